@@ -1,1 +1,5 @@
-//! placeholder
+//! The control plane of weft: what a cluster knows (`model`), who keeps it (`controller`, `store`), how it reaches the
+//! hosts (`channel`), who may speak (`identity`), and the agent that turns it into ports, tables and tunnels.
+
+pub mod model;
+pub mod api;

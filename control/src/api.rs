@@ -1,0 +1,431 @@
+//! The local API, version 1: requests and replies of the HTTP/JSON service on the agent's unix socket.
+//!
+//! The CLI, the Docker plugin and the CNI plugin speak it. Fields are only ever added; an unknown field is ignored by
+//! both sides. Routes (all replies JSON; an error is [`ErrorReply`] with a 4xx or 5xx status):
+//!
+//! | method, path | body | reply |
+//! |---|---|---|
+//! | GET /v1/status?wait=SECS | | [`Status`] (503 with `code` `not_in_sync` when the wait ran out) |
+//! | GET /v1/peers | | [`Peers`] |
+//! | GET /v1/ports | | `Vec<`[`Port`]`>` |
+//! | GET /v1/fdb | | `Vec<`[`FdbEntry`]`>` |
+//! | GET /v1/subnets | | `Vec<`[`SubnetBlock`]`>` |
+//! | GET /v1/nodes | | `Vec<`[`NodeInfo`]`>` |
+//! | DELETE /v1/nodes/NAME | | `{}` |
+//! | GET /v1/networks | | `Vec<`[`NetworkInfo`]`>` |
+//! | POST /v1/networks | [`NetworkCreate`] | [`NetworkInfo`] |
+//! | GET /v1/networks/NAME | | [`NetworkDetail`] |
+//! | PATCH /v1/networks/NAME | [`NetworkChange`] | [`NetworkInfo`] |
+//! | DELETE /v1/networks/NAME | | `{}` |
+//! | POST /v1/networks-prune | | [`Pruned`] |
+//! | GET /v1/networks/NAME/vteps | | `Vec<IpAddr>` |
+//! | PUT, DELETE /v1/networks/NAME/vteps/IP | | `{}` |
+//! | POST /v1/networks/NAME/connect | [`Connect`] | [`Port`] |
+//! | POST /v1/networks/NAME/disconnect | [`Disconnect`] | [`Port`] (as it was) |
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use weft_wire::{MacAddr, Mtu, Vni};
+
+use crate::model::Transport;
+
+/// Where the agent listens when nobody says otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/weft/weft.sock";
+/// The environment variable that names another socket.
+pub const SOCKET_ENV: &str = "WEFT_SOCKET";
+
+/// Why a request was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorReply {
+    /// For programs: snake_case, stable (`not_found`, `name_taken`, `subnet_overlaps`, ...).
+    pub code: String,
+    /// Names the object and the cause.
+    pub message: String,
+    /// The next thing to do, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+/// How the agent is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// This node's name.
+    pub node: String,
+    /// This node's id.
+    pub node_id: String,
+    /// The cluster's id.
+    pub cluster: String,
+    /// The agent's version.
+    pub version: String,
+    /// Seconds since the agent started.
+    pub uptime_secs: u64,
+    /// The address tunnels are bound to.
+    pub underlay: IpAddr,
+    /// The link that has it.
+    pub underlay_ifname: String,
+    /// That link's MTU in bytes.
+    pub underlay_mtu: Mtu,
+    /// UDP port for VXLAN.
+    pub vxlan_port: u16,
+    /// The control channel.
+    pub controller: ControllerStatus,
+    /// The newest revision of the cluster map that this agent forwards by.
+    pub revision: u64,
+    /// The map is current and everything in it has been carried out.
+    pub in_sync: bool,
+    /// Why not, when not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_in_sync: Option<String>,
+    /// Forwarding threads.
+    pub workers: usize,
+    /// Ports of this host.
+    pub ports: usize,
+    /// Networks in the cluster.
+    pub networks: usize,
+    /// Tunnel peers.
+    pub peers: usize,
+    /// Whether ports would survive the agent now (the fd holder answers).
+    pub ports_survive: bool,
+    /// What an operator should look at.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+}
+
+/// The control channel of an agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ControllerStatus {
+    /// Controllers this agent knows.
+    pub addresses: Vec<SocketAddr>,
+    /// Which one answers now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connected: Option<SocketAddr>,
+    /// Seconds since it went up or down.
+    pub since_secs: u64,
+    /// Why it is down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Frames, bytes and drops of a port or peer since the agent started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Frames taken from the port or peer (a superframe is one).
+    pub rx_frames: u64,
+    /// Bytes of them.
+    pub rx_bytes: u64,
+    /// Frames given to the port or peer.
+    pub tx_frames: u64,
+    /// Bytes of them.
+    pub tx_bytes: u64,
+    /// Frames dropped, by reason (docs/drops.md); reasons that never occurred are left out.
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// All tunnel peers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peers {
+    /// Known tunnel ends.
+    pub peers: Vec<Peer>,
+    /// Datagrams from addresses that are no peer, and others that no peer can be blamed for.
+    pub strangers: Strangers,
+}
+
+/// What came from addresses that are no peer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Strangers {
+    /// By reason.
+    pub drops: BTreeMap<String, u64>,
+    /// The last such address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<IpAddr>,
+}
+
+/// A tunnel peer (VTEP).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// The node's name, or `static` for a VTEP that no agent runs.
+    pub name: String,
+    /// Underlay address.
+    pub address: IpAddr,
+    /// How frames get there.
+    pub transport: Transport,
+    /// `node` or `static`.
+    pub kind: String,
+    /// Inner MTU towards it in bytes.
+    pub mtu: Mtu,
+    /// Networks of this host's map that are flooded to it.
+    pub networks: Vec<String>,
+    /// Counters.
+    #[serde(flatten)]
+    pub traffic: Traffic,
+}
+
+/// A port of this host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Port {
+    /// The endpoint's name.
+    pub name: String,
+    /// The endpoint's id.
+    pub endpoint: String,
+    /// Network name.
+    pub network: String,
+    /// VNI of the network.
+    pub vni: Vni,
+    /// As given to connect.
+    pub netns: String,
+    /// Name of the interface in the container.
+    pub ifname: String,
+    /// MAC of the interface.
+    pub mac: MacAddr,
+    /// Addresses with their prefix lengths.
+    pub addresses: Vec<IpNet>,
+    /// Further names.
+    pub aliases: Vec<String>,
+    /// `offload` (vnet header, superframes) or `plain`.
+    pub kind: String,
+    /// MTU of the interface in bytes.
+    pub mtu: Mtu,
+    /// `up`, or what is wrong with it.
+    pub state: String,
+    /// Counters, from the container's side: `rx` came from the container.
+    #[serde(flatten)]
+    pub traffic: Traffic,
+}
+
+/// One entry of the forwarding database.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FdbEntry {
+    /// Network name.
+    pub network: String,
+    /// VNI.
+    pub vni: Vni,
+    /// VLAN inside the network, 0 for untagged.
+    pub vlan: u16,
+    /// The address.
+    pub mac: MacAddr,
+    /// `port` or `peer`.
+    pub via: String,
+    /// Name of the port or peer.
+    pub name: String,
+    /// The peer's underlay address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
+    /// `owned` (given by the control plane, never aged) or `learned`.
+    pub kind: String,
+    /// Seconds since a learned address was last seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age_secs: Option<u64>,
+    /// Epoch of an owned address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
+}
+
+/// One row of the subnet map.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubnetBlock {
+    /// Network name.
+    pub network: String,
+    /// The block.
+    pub prefix: IpNet,
+    /// The node that gives out its addresses.
+    pub node: String,
+    /// That node's underlay address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub underlay: Option<IpAddr>,
+    /// Addresses of it that endpoints have.
+    pub used: u64,
+}
+
+/// A node of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeInfo {
+    /// Name.
+    pub name: String,
+    /// Id.
+    pub id: String,
+    /// Underlay address.
+    pub underlay: IpAddr,
+    /// MTU of the underlay link.
+    pub underlay_mtu: Mtu,
+    /// What its agent can carry.
+    pub transports: Vec<Transport>,
+    /// Version of its agent.
+    pub version: String,
+    /// Endpoints on it.
+    pub endpoints: usize,
+    /// `connected` or `disconnected` as the controller sees it, `unknown` while no controller answers.
+    pub state: String,
+    /// It is the node that answers.
+    pub this: bool,
+}
+
+/// A network to be made.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkCreate {
+    /// Its name.
+    pub name: String,
+    /// Address ranges; none for plain L2.
+    #[serde(default)]
+    pub subnets: Vec<IpNet>,
+    /// Where automatic addresses come from; each inside one of `subnets`.
+    #[serde(default)]
+    pub ip_ranges: Vec<IpNet>,
+    /// Each inside one of `subnets`; the first host address when not given.
+    #[serde(default)]
+    pub gateways: Vec<IpAddr>,
+    /// Chosen by the controller when `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vni: Option<Vni>,
+    /// Frames must travel encrypted between hosts.
+    #[serde(default)]
+    pub encrypted: bool,
+    /// No way out.
+    #[serde(default)]
+    pub internal: bool,
+    /// Follows the underlay when `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<Mtu>,
+    /// Seconds after which a learned address is forgotten.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ageing_secs: Option<u32>,
+}
+
+/// What is to be changed of a network; `None` leaves it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkChange {
+    /// MTU in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<Mtu>,
+    /// Seconds after which a learned address is forgotten.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ageing_secs: Option<u32>,
+}
+
+/// A subnet of a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubnetInfo {
+    /// The range.
+    pub cidr: IpNet,
+    /// Where automatic addresses come from, if narrower.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip_range: Option<IpNet>,
+    /// The gateway's address.
+    pub gateway: IpAddr,
+}
+
+/// A network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkInfo {
+    /// Name.
+    pub name: String,
+    /// Id.
+    pub id: String,
+    /// VNI.
+    pub vni: Vni,
+    /// Address ranges.
+    pub subnets: Vec<SubnetInfo>,
+    /// How its frames travel between hosts.
+    pub transport: Transport,
+    /// Frames between hosts are encrypted, or don't travel.
+    pub encrypted: bool,
+    /// No way out.
+    pub internal: bool,
+    /// Inner MTU in force, in bytes.
+    pub mtu: Mtu,
+    /// It was set by the operator (else it follows the underlay).
+    pub mtu_set: bool,
+    /// Seconds after which a learned address is forgotten.
+    pub ageing_secs: u32,
+    /// Static VTEPs.
+    pub vteps: Vec<IpAddr>,
+    /// Endpoints in the cluster.
+    pub endpoints: usize,
+}
+
+/// A network with what is on it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkDetail {
+    /// The network.
+    #[serde(flatten)]
+    pub network: NetworkInfo,
+    /// Its endpoints on all nodes.
+    pub members: Vec<EndpointInfo>,
+    /// Who gives out which addresses.
+    pub blocks: Vec<SubnetBlock>,
+}
+
+/// An endpoint anywhere in the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointInfo {
+    /// Name.
+    pub name: String,
+    /// Id.
+    pub id: String,
+    /// The node's name.
+    pub node: String,
+    /// MAC.
+    pub mac: MacAddr,
+    /// Addresses.
+    pub ips: Vec<IpAddr>,
+    /// Further names.
+    pub aliases: Vec<String>,
+}
+
+/// The names of the networks that were removed because nothing was on them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pruned {
+    /// Names.
+    pub removed: Vec<String>,
+}
+
+/// Which network namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NetnsArg {
+    /// A name as `ip netns` has it.
+    Name(String),
+    /// An absolute path of a namespace file.
+    Path(PathBuf),
+    /// The namespace of a process.
+    Pid(u32),
+}
+
+/// Connect a namespace to a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connect {
+    /// The container's namespace.
+    pub netns: NetnsArg,
+    /// Fixed addresses, one per subnet at most; free ones are taken for the other subnets.
+    #[serde(default)]
+    pub ips: Vec<IpAddr>,
+    /// Fixed MAC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<MacAddr>,
+    /// Interface name in the container; `eth0`, or the next free `ethN`, when `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ifname: Option<String>,
+    /// Endpoint name; made from the namespace when `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Further names.
+    #[serde(default)]
+    pub aliases: Vec<String>,
+    /// A plain TAP: frames exactly as on the wire.
+    #[serde(default)]
+    pub no_offload: bool,
+}
+
+/// Disconnect a namespace from a network: by namespace or by endpoint name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disconnect {
+    /// The container's namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns: Option<NetnsArg>,
+    /// The endpoint's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}

@@ -1,0 +1,362 @@
+//! What a cluster knows: nodes, networks, subnet blocks and endpoints, and the map that holds them.
+//!
+//! The controller owns the map and gives every change a revision; agents hold a copy. An object carries the revision
+//! that last changed it. Nothing here does IO: both sides apply the same [`Change`]s to the same [`ClusterMap`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use weft_wire::{MacAddr, Mtu, Vni};
+
+/// Counts the changes of a cluster: 0 is the empty map, each accepted change has the next number.
+pub type Revision = u64;
+
+macro_rules! text_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub struct $name(pub String);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+text_id! {
+    /// A cluster: 32 hexadecimal digits, minted by its first controller. Two cluster ids never merge.
+    ClusterId
+}
+text_id! {
+    /// A node: the first 16 bytes of the SHA-256 of its public key (SubjectPublicKeyInfo), in hexadecimal.
+    NodeId
+}
+text_id! {
+    /// A network: 16 hexadecimal digits, minted by the controller; a network made anew under an old name has a new id.
+    NetworkId
+}
+text_id! {
+    /// An endpoint: 16 hexadecimal digits, minted by the agent that has its port.
+    EndpointId
+}
+
+/// How frames travel between hosts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// VXLAN over UDP in clear (RFC 7348).
+    Vxlan,
+    /// QUIC datagrams with mutual TLS (RFC 9221).
+    Quic,
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Vxlan => "vxlan",
+            Self::Quic => "quic",
+        })
+    }
+}
+
+/// A host that runs an agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// From its key.
+    pub id: NodeId,
+    /// Unique in the cluster.
+    pub name: String,
+    /// Where its tunnels end; unique in the cluster.
+    pub underlay: IpAddr,
+    /// MTU of the link that has `underlay`, in bytes.
+    pub underlay_mtu: Mtu,
+    /// UDP port on which it takes VXLAN.
+    pub vxlan_port: u16,
+    /// What its agent can carry.
+    pub transports: Vec<Transport>,
+    /// Version of its agent, for people.
+    pub version: String,
+}
+
+/// One address range of a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subnet {
+    /// The range; its host bits are zero.
+    pub cidr: IpNet,
+    /// Where blocks are taken from; all of `cidr` when `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip_range: Option<IpNet>,
+    /// Inside `cidr`, never given to an endpoint.
+    pub gateway: IpAddr,
+}
+
+impl Subnet {
+    /// Where automatic addresses come from.
+    pub fn pool(&self) -> IpNet {
+        self.ip_range.unwrap_or(self.cidr)
+    }
+
+    /// Whether an endpoint may have `ip`: inside the range and none of network, broadcast and gateway address.
+    pub fn is_host_address(&self, ip: IpAddr) -> bool {
+        if !self.cidr.contains(&ip) || ip == self.gateway {
+            return false;
+        }
+        match (self.cidr, ip) {
+            (IpNet::V4(net), IpAddr::V4(ip)) => {
+                net.prefix_len() >= 31 || (ip != net.network() && ip != net.broadcast())
+            }
+            // The all-zeros host part is the subnet-router anycast address (RFC 4291 section 2.6.1).
+            (IpNet::V6(net), IpAddr::V6(ip)) => net.prefix_len() >= 127 || ip != net.network(),
+            (IpNet::V4(_), IpAddr::V6(_)) | (IpNet::V6(_), IpAddr::V4(_)) => false,
+        }
+    }
+}
+
+/// Seconds after which a learned address is forgotten when nobody says otherwise (IEEE 802.1D's default).
+pub const DEFAULT_AGEING_SECS: u32 = 300;
+
+/// An overlay network: one Ethernet segment across hosts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// Minted by the controller.
+    pub id: NetworkId,
+    /// Unique in the cluster.
+    pub name: String,
+    /// Unique in the cluster.
+    pub vni: Vni,
+    /// Address ranges; none makes it plain L2: no IPAM, no gateway, no spoof check.
+    pub subnets: Vec<Subnet>,
+    /// How its frames travel between hosts.
+    pub transport: Transport,
+    /// Has no way out: endpoints get no default route.
+    pub internal: bool,
+    /// As the operator set it; `None` follows the underlay.
+    pub mtu: Option<Mtu>,
+    /// Seconds after which a learned address is forgotten.
+    pub ageing_secs: u32,
+    /// Static VTEPs: tunnel ends that no agent runs (a kernel VXLAN device, a hardware switch, OVS).
+    pub vteps: BTreeSet<IpAddr>,
+}
+
+impl Network {
+    /// A network without a subnet is a plain learning switch.
+    pub fn is_plain_l2(&self) -> bool {
+        self.subnets.is_empty()
+    }
+
+    /// The subnet that contains `ip`.
+    pub fn subnet_of(&self, ip: IpAddr) -> Option<&Subnet> {
+        self.subnets.iter().find(|subnet| subnet.cidr.contains(&ip))
+    }
+}
+
+/// A part of a network's addresses that one node gives out by itself. Blocks may nest: the most specific block that
+/// contains an address says whose it is (a fixed address claimed by another node is a block of one address).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Block {
+    /// The network.
+    pub network: NetworkId,
+    /// The addresses.
+    pub prefix: IpNet,
+    /// Who gives them out.
+    pub node: NodeId,
+}
+
+/// One interface of a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Minted by its agent.
+    pub id: EndpointId,
+    /// The network it is on.
+    pub network: NetworkId,
+    /// The node that has its port.
+    pub node: NodeId,
+    /// Unique in its network.
+    pub name: String,
+    /// Further names; several endpoints may share one.
+    #[serde(default)]
+    pub aliases: Vec<String>,
+    /// Its interface's address; unique in its network. Behind a port of a plain L2 network other addresses may appear.
+    pub mac: MacAddr,
+    /// Its addresses, each unique in its network; none in a plain L2 network.
+    pub ips: Vec<IpAddr>,
+    /// Grows with each new owner of the address: in the FDB the newest owner wins.
+    pub epoch: u64,
+}
+
+/// Names one object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Key {
+    /// A node.
+    Node(NodeId),
+    /// A network.
+    Network(NetworkId),
+    /// A subnet block.
+    Block(NetworkId, IpNet),
+    /// An endpoint.
+    Endpoint(EndpointId),
+}
+
+/// Any object of the map.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Object {
+    /// A node.
+    Node(Node),
+    /// A network.
+    Network(Network),
+    /// A subnet block.
+    Block(Block),
+    /// An endpoint.
+    Endpoint(Endpoint),
+}
+
+impl Object {
+    /// What names it.
+    pub fn key(&self) -> Key {
+        match self {
+            Self::Node(node) => Key::Node(node.id.clone()),
+            Self::Network(network) => Key::Network(network.id.clone()),
+            Self::Block(block) => Key::Block(block.network.clone(), block.prefix),
+            Self::Endpoint(endpoint) => Key::Endpoint(endpoint.id.clone()),
+        }
+    }
+}
+
+/// One step from a revision to the next.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Change {
+    /// The object is new or replaces the one of the same key.
+    Put(Object),
+    /// The object is gone.
+    Delete(Key),
+}
+
+/// An object with the revision that last changed it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Versioned<T> {
+    /// The revision of the change.
+    pub revision: Revision,
+    /// The object.
+    pub object: T,
+}
+
+/// All that a cluster knows at one revision.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterMap {
+    /// The newest change in it.
+    pub revision: Revision,
+    /// By id.
+    pub nodes: BTreeMap<NodeId, Versioned<Node>>,
+    /// By id.
+    pub networks: BTreeMap<NetworkId, Versioned<Network>>,
+    /// By network and prefix.
+    pub blocks: BTreeMap<(NetworkId, IpNet), Versioned<Block>>,
+    /// By id.
+    pub endpoints: BTreeMap<EndpointId, Versioned<Endpoint>>,
+}
+
+impl ClusterMap {
+    /// Carries out one change. Changes of an older revision than the map's are the caller's mistake; they're applied.
+    pub fn apply(&mut self, revision: Revision, change: Change) {
+        self.revision = self.revision.max(revision);
+        match change {
+            Change::Put(Object::Node(object)) => {
+                self.nodes.insert(object.id.clone(), Versioned { revision, object });
+            }
+            Change::Put(Object::Network(object)) => {
+                self.networks.insert(object.id.clone(), Versioned { revision, object });
+            }
+            Change::Put(Object::Block(object)) => {
+                let key = (object.network.clone(), object.prefix);
+                self.blocks.insert(key, Versioned { revision, object });
+            }
+            Change::Put(Object::Endpoint(object)) => {
+                self.endpoints.insert(object.id.clone(), Versioned { revision, object });
+            }
+            Change::Delete(Key::Node(id)) => {
+                self.nodes.remove(&id);
+            }
+            Change::Delete(Key::Network(id)) => {
+                self.networks.remove(&id);
+            }
+            Change::Delete(Key::Block(network, prefix)) => {
+                self.blocks.remove(&(network, prefix));
+            }
+            Change::Delete(Key::Endpoint(id)) => {
+                self.endpoints.remove(&id);
+            }
+        }
+    }
+
+    /// The node of that name.
+    pub fn node_named(&self, name: &str) -> Option<&Node> {
+        self.nodes.values().map(|node| &node.object).find(|node| node.name == name)
+    }
+
+    /// The network of that name.
+    pub fn network_named(&self, name: &str) -> Option<&Network> {
+        self.networks.values().map(|network| &network.object).find(|network| network.name == name)
+    }
+
+    /// The network of that id.
+    pub fn network(&self, id: &NetworkId) -> Option<&Network> {
+        self.networks.get(id).map(|network| &network.object)
+    }
+
+    /// Blocks of one network, in order of prefix.
+    pub fn blocks_of<'a>(&'a self, network: &'a NetworkId) -> impl Iterator<Item = &'a Block> {
+        self.blocks.iter().filter(move |((of, _), _)| of == network).map(|(_, block)| &block.object)
+    }
+
+    /// Endpoints of one network.
+    pub fn endpoints_of<'a>(
+        &'a self,
+        network: &'a NetworkId,
+    ) -> impl Iterator<Item = &'a Endpoint> {
+        self.endpoints
+            .values()
+            .map(|endpoint| &endpoint.object)
+            .filter(move |endpoint| endpoint.network == *network)
+    }
+
+    /// The most specific block that contains `ip`: it says whose the address is.
+    pub fn block_of(&self, network: &NetworkId, ip: IpAddr) -> Option<&Block> {
+        self.blocks
+            .iter()
+            .filter(|((of, prefix), _)| of == network && prefix.contains(&ip))
+            .max_by_key(|((_, prefix), _)| prefix.prefix_len())
+            .map(|(_, block)| &block.object)
+    }
+}
+
+/// Checks a name of a node, network, endpoint or alias: 1 to 63 letters, digits, `_`, `.` and `-`, the first a letter
+/// or digit (what Docker takes, and short enough for a DNS label, RFC 1035 section 2.3.4).
+///
+/// # Errors
+/// A sentence that says what is wrong with it.
+pub fn check_name(kind: &str, name: &str) -> Result<(), String> {
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
+    let fine = (1..=63).contains(&name.len())
+        && name.bytes().all(good)
+        && name.as_bytes()[0].is_ascii_alphanumeric();
+    if fine {
+        return Ok(());
+    }
+    Err(format!(
+        "{kind} name {name:?} is not usable: take 1 to 63 letters, digits, '_', '.' or '-', the first a letter or digit"
+    ))
+}

@@ -1,0 +1,316 @@
+//! From any frame to frames that may go on a wire: the one place where superframes are cut and unfinished checksums
+//! are finished. Comes last on a frame's way, before a plain port or a tunnel writes it.
+//!
+//! Payload is not copied. A plan says for each segment which header bytes to write beside it ([`MAX_HEADER_LEN`] at
+//! most, into a buffer of the caller's) and which slice of the superframe follows. It follows what Linux does in
+//! `tcp_gso_segment`, `__udp_gso_segment` and `inet_gso_segment`, so that the receiver can't tell who did the cutting:
+//! IPv4 identification counts up, FIN and PSH are on the last segment only, CWR (with ECN offload) on the first only.
+//!
+//! A superframe whose IP packet does not end where the frame ends is refused, not trimmed: nobody pads a frame of
+//! more than 60 bytes, and an IPv4 total length of 0 (BIG TCP) says nothing that could be trusted. In a frame that
+//! only lacks its checksum, padding is summed like the rest, as Linux does: it is zeros.
+
+use std::ops::Range;
+
+use crate::checksum::Sum;
+use crate::error::WireError;
+use crate::frame::{FrameRef, Gso, GsoKind, PartialChecksum};
+use crate::layout::{Addresses, Layout};
+use crate::tcp::TcpFlags;
+use crate::vnet::{VnetError, check_superframe};
+use crate::{ipv4, ipv6, tcp, udp};
+
+/// The longest header copy of a segment: Ethernet 18 + IP with options or extension headers + TCP 60.
+pub const MAX_HEADER_LEN: usize = 256;
+
+/// The most segments a superframe is cut into: 64 KiB of 16 bytes each, what TCP with timestamps has left of the
+/// smallest MTU there is (68). A sender that asks for more wants to make us work.
+pub const MAX_SEGMENTS: usize = 4096;
+
+/// A frame that cannot be made ready for a wire; it is to be dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SegmentError {
+    /// A superframe needs both a gso and a checksum offload, which must fit it.
+    #[error("the frame contradicts its offload: {0}")]
+    Offload(#[from] VnetError),
+    /// The field of an unfinished checksum lies beyond the frame.
+    #[error("checksum at {at} lies beyond the frame of {len} bytes")]
+    ChecksumBeyondEnd {
+        /// Where the field starts.
+        at: usize,
+        /// Bytes of the frame.
+        len: usize,
+    },
+    /// More than [`MAX_HEADER_LEN`] bytes before the payload.
+    #[error("headers of {len} bytes, 256 is the most that is written")]
+    HeaderTooLong {
+        /// Bytes of all headers.
+        len: usize,
+    },
+    /// More than [`MAX_SEGMENTS`].
+    #[error("superframe of {count} segments, 4096 is the most it is cut into")]
+    TooManySegments {
+        /// How many it would be.
+        count: usize,
+    },
+}
+
+impl From<WireError> for SegmentError {
+    fn from(error: WireError) -> Self {
+        Self::Offload(error.into())
+    }
+}
+
+/// How a frame becomes one or more frames ready for a wire. Small, made on the stack for each frame.
+#[derive(Clone, Copy, Debug)]
+pub struct SegmentPlan {
+    work: Work,
+    header_len: usize,
+    frame_len: usize,
+    /// Payload bytes of each segment but the last.
+    size: usize,
+    count: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Work {
+    /// Goes out as it is.
+    Nothing,
+    /// Sum from `start`, result at `field`.
+    Checksum { start: usize, field: usize },
+    /// Cut; `base` is what all segments' transport checksums have in common.
+    Segment { layout: Layout, gso: Gso },
+}
+
+impl SegmentPlan {
+    /// Looks at the frame and decides how it is to be cut.
+    ///
+    /// # Errors
+    /// [`SegmentError`] if the frame contradicts its offload, or if there is more to do than there are limits.
+    #[inline]
+    pub fn new(frame: FrameRef<'_>) -> Result<Self, SegmentError> {
+        match (frame.offload.gso, frame.offload.checksum) {
+            (None, None) => Ok(Self::single(frame, Work::Nothing, 0)),
+            (None, Some(checksum)) => Self::checksum(frame, checksum),
+            (Some(gso), Some(checksum)) => Self::superframe(frame, gso, checksum),
+            (Some(_), None) => Err(VnetError::GsoWithoutChecksum.into()),
+        }
+    }
+
+    fn single(frame: FrameRef<'_>, work: Work, header_len: usize) -> Self {
+        let frame_len = frame.bytes.len();
+        Self {
+            work,
+            header_len,
+            frame_len,
+            size: frame_len - header_len,
+            count: 1,
+        }
+    }
+
+    fn checksum(frame: FrameRef<'_>, checksum: PartialChecksum) -> Result<Self, SegmentError> {
+        let start = usize::from(checksum.start);
+        let field = start + usize::from(checksum.offset);
+        let header_len = field + 2;
+        if header_len > frame.bytes.len() {
+            let len = frame.bytes.len();
+            return Err(SegmentError::ChecksumBeyondEnd { at: field, len });
+        }
+        if header_len > MAX_HEADER_LEN {
+            return Err(SegmentError::HeaderTooLong { len: header_len });
+        }
+        Ok(Self::single(
+            frame,
+            Work::Checksum { start, field },
+            header_len,
+        ))
+    }
+
+    fn superframe(
+        frame: FrameRef<'_>,
+        gso: Gso,
+        checksum: PartialChecksum,
+    ) -> Result<Self, SegmentError> {
+        let layout = Layout::of(frame.bytes)?.ok_or(VnetError::NotIp)?;
+        check_superframe(frame.bytes, &layout, gso, checksum)?;
+        let header_len = layout.transport
+            + match gso.kind {
+                GsoKind::Tcp4 | GsoKind::Tcp6 => {
+                    usize::from(frame.bytes[layout.transport + tcp::field::DATA_OFFSET] >> 4) * 4
+                }
+                GsoKind::Udp => udp::UDP_HEADER_LEN,
+            };
+        if header_len > MAX_HEADER_LEN {
+            return Err(SegmentError::HeaderTooLong { len: header_len });
+        }
+        let size = usize::from(gso.size.get());
+        let frame_len = frame.bytes.len();
+        let count = (frame_len - header_len).div_ceil(size).max(1);
+        if count > MAX_SEGMENTS {
+            return Err(SegmentError::TooManySegments { count });
+        }
+        Ok(Self {
+            work: Work::Segment { layout, gso },
+            header_len,
+            frame_len,
+            size,
+            count,
+        })
+    }
+
+    /// How many frames it becomes, at least 1.
+    pub const fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Bytes that [`Self::write_header`] writes before each segment's payload, the same for all; 0 if the frame goes
+    /// out as it is.
+    pub const fn header_len(&self) -> usize {
+        self.header_len
+    }
+
+    /// The bytes of the frame that follow segment `i`'s header; empty for an `i` that is none.
+    #[inline]
+    pub fn payload(&self, i: usize) -> Range<usize> {
+        let start = self.size.saturating_mul(i).saturating_add(self.header_len);
+        let start = start.min(self.frame_len);
+        start..start.saturating_add(self.size).min(self.frame_len)
+    }
+
+    /// Bytes of segment `i` on the wire, Ethernet header included.
+    #[inline]
+    pub fn wire_len(&self, i: usize) -> usize {
+        self.header_len + self.payload(i).len()
+    }
+
+    /// Writes the header of segment `i` of `frame` to the first [`Self::header_len`] bytes of `out`.
+    ///
+    /// # Panics
+    /// If `frame` is not the one the plan was made of, or `out` is shorter than [`Self::header_len`].
+    #[inline]
+    pub fn write_header(&self, frame: FrameRef<'_>, i: usize, out: &mut [u8]) {
+        let out = &mut out[..self.header_len];
+        out.copy_from_slice(&frame.bytes[..self.header_len]);
+        match &self.work {
+            Work::Nothing => {}
+            Work::Checksum { start, field } => {
+                put16(
+                    out,
+                    *field,
+                    Sum::of(&frame.bytes[*start..]).finish_nonzero(),
+                );
+            }
+            Work::Segment { layout, gso } => {
+                let payload = &frame.bytes[self.payload(i)];
+                write_network(layout, i, payload.len(), out);
+                match gso.kind {
+                    GsoKind::Tcp4 | GsoKind::Tcp6 => self.write_tcp(layout, *gso, i, out),
+                    GsoKind::Udp => {
+                        let len = length16(udp::UDP_HEADER_LEN + payload.len());
+                        put16(out, layout.transport + udp::field::LENGTH, len);
+                    }
+                }
+                self.finish_checksum(frame, layout, *gso, payload, out);
+            }
+        }
+    }
+
+    /// Sequence number and flags of segment `i`.
+    fn write_tcp(&self, layout: &Layout, gso: Gso, i: usize, out: &mut [u8]) {
+        let sequence = layout.transport + tcp::field::SEQUENCE;
+        let flags = layout.transport + tcp::field::FLAGS;
+        if let Some(field) = out[sequence..].first_chunk_mut::<4>() {
+            let advance = length32(i * self.size);
+            *field = u32::from_be_bytes(*field)
+                .wrapping_add(advance)
+                .to_be_bytes();
+        }
+        let mut value = TcpFlags(out[flags]);
+        if i + 1 < self.count {
+            value = value.without(TcpFlags::FIN.with(TcpFlags::PSH));
+        }
+        // Without ECN offload CWR is no event but a bit of AccECN's counter (RFC 9768): it stays on every segment.
+        if i > 0 && gso.ecn {
+            value = value.without(TcpFlags::CWR);
+        }
+        out[flags] = value.0;
+    }
+
+    /// The whole transport checksum over the header in `out` and the payload.
+    fn finish_checksum(
+        &self,
+        frame: FrameRef<'_>,
+        layout: &Layout,
+        gso: Gso,
+        payload: &[u8],
+        out: &mut [u8],
+    ) {
+        let place = match gso.kind {
+            GsoKind::Tcp4 | GsoKind::Tcp6 => tcp::field::CHECKSUM,
+            GsoKind::Udp => udp::field::CHECKSUM,
+        };
+        let field = layout.transport + place;
+        let len = length16(self.header_len - layout.transport + payload.len());
+        let pseudo = if layout.in_transit {
+            // The pseudo header has the final destination (RFC 8200 section 8.1), which only the sender's own sum in
+            // the field knows: exchange the length in it.
+            let [high, low] = [frame.bytes[field], frame.bytes[field + 1]];
+            let whole = length16(frame.bytes.len() - layout.transport);
+            Sum::ZERO
+                .and_u16(u16::from_be_bytes([high, low]))
+                .less_u16(whole)
+                .and_u16(len)
+        } else {
+            layout.pseudo_header(len)
+        };
+        put16(out, field, 0);
+        let sum = pseudo.and(&out[layout.transport..]).and(payload);
+        put16(out, field, sum.finish_nonzero());
+    }
+}
+
+/// Lengths, identification and header checksum of the IP header of segment `i`.
+fn write_network(layout: &Layout, i: usize, payload_len: usize, out: &mut [u8]) {
+    let packet_len = out.len() - layout.network + payload_len;
+    match layout.addresses {
+        Addresses::V4 { .. } => {
+            let header = &mut out[layout.network..layout.transport];
+            put16(header, ipv4::field::TOTAL_LENGTH, length16(packet_len));
+            let id = &mut header[ipv4::field::IDENTIFICATION..];
+            if let Some(field) = id.first_chunk_mut::<2>() {
+                *field = u16::from_be_bytes(*field)
+                    .wrapping_add(length16(i))
+                    .to_be_bytes();
+            }
+            put16(header, ipv4::field::CHECKSUM, 0);
+            let checksum = Sum::of(header).finish();
+            put16(header, ipv4::field::CHECKSUM, checksum);
+        }
+        Addresses::V6 { .. } => {
+            let len = length16(packet_len - ipv6::IPV6_HEADER_LEN);
+            put16(out, layout.network + ipv6::field::PAYLOAD_LENGTH, len);
+        }
+    }
+}
+
+fn put16(bytes: &mut [u8], at: usize, value: u16) {
+    bytes[at..at + 2].copy_from_slice(&value.to_be_bytes());
+}
+
+/// A length within a superframe, whose own length field has 16 bits.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a segment is never longer than its superframe"
+)]
+const fn length16(len: usize) -> u16 {
+    len as u16
+}
+
+/// An offset within a superframe.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a superframe is below 2^17 bytes"
+)]
+const fn length32(len: usize) -> u32 {
+    len as u32
+}

@@ -13,19 +13,20 @@ use crate::ipv6::{self, IPV6_HEADER_LEN};
 /// Bytes that every ICMP and ICMPv6 message starts with: type, code, checksum, four of the message's own.
 pub const ICMP_HEADER_LEN: usize = 8;
 /// Bytes of a neighbor message with one link-layer address option.
-pub const NEIGHBOR_LEN: usize = NEIGHBOR_FIXED_LEN + OPTION_LEN;
+pub const NEIGHBOR_LEN: usize = NEIGHBOR_LEN_U8 as usize;
 /// Bytes of an Ethernet frame with such a message.
 pub const NEIGHBOR_FRAME_LEN: usize = ETHERNET_HEADER_LEN + IPV6_HEADER_LEN + NEIGHBOR_LEN;
 /// Hop limit that proves a neighbor message was not routed (RFC 4861 section 7.1).
 pub const NEIGHBOR_HOP_LIMIT: u8 = 255;
 
+const NEIGHBOR_LEN_U8: u8 = 32;
 const NEIGHBOR_FIXED_LEN: usize = 24;
 const OPTION_LEN: usize = 8;
 
-mod field {
+pub(crate) mod field {
     pub(super) const TYPE: usize = 0;
     pub(super) const CODE: usize = 1;
-    pub(super) const CHECKSUM: usize = 2;
+    pub(crate) const CHECKSUM: usize = 2;
     pub(super) const FLAGS: usize = 4;
     pub(super) const TARGET: usize = 8;
     pub(super) const OPTIONS: usize = 24;
@@ -277,7 +278,8 @@ impl NeighborMessage {
     }
 
     /// The whole frame with checksum. Carries the one option that belongs to the kind (source link-layer address in a
-    /// solicitation, target link-layer address in an advertisement); all zeros there if the message has none.
+    /// solicitation, target link-layer address in an advertisement), which is the Ethernet source unless the message
+    /// names another.
     pub fn to_frame(&self, ends: &NeighborEnds) -> [u8; NEIGHBOR_FRAME_LEN] {
         let mut frame = [0; NEIGHBOR_FRAME_LEN];
         let (ethernet, packet) = frame.split_at_mut(ETHERNET_HEADER_LEN);
@@ -288,18 +290,17 @@ impl NeighborMessage {
         ));
         let (header, message) = packet.split_at_mut(IPV6_HEADER_LEN);
         header[ipv6::field::VERSION_CLASS_FLOW] = 0x60;
-        header[ipv6::field::PAYLOAD_LENGTH + 1] = NEIGHBOR_LEN as u8;
+        header[ipv6::field::PAYLOAD_LENGTH + 1] = NEIGHBOR_LEN_U8;
         header[ipv6::field::NEXT_HEADER] = IpProtocol::ICMP6.0;
         header[ipv6::field::HOP_LIMIT] = NEIGHBOR_HOP_LIMIT;
         header[ipv6::field::SOURCE..ipv6::field::DESTINATION]
             .copy_from_slice(&ends.source.octets());
         header[ipv6::field::DESTINATION..].copy_from_slice(&ends.destination.octets());
-        message.copy_from_slice(&self.to_bytes(ends.source, ends.destination));
+        message.copy_from_slice(&self.to_bytes(ends));
         frame
     }
 
-    /// The ICMPv6 message with the checksum for these addresses.
-    pub fn to_bytes(&self, source: Ipv6Addr, destination: Ipv6Addr) -> [u8; NEIGHBOR_LEN] {
+    fn to_bytes(self, ends: &NeighborEnds) -> [u8; NEIGHBOR_LEN] {
         let mut message = [0; NEIGHBOR_LEN];
         let (kind, flags, option, link) = match self.kind {
             NeighborKind::Solicitation => (
@@ -320,9 +321,14 @@ impl NeighborMessage {
         message[field::TARGET..field::OPTIONS].copy_from_slice(&self.target.octets());
         message[field::OPTIONS] = option;
         message[field::OPTIONS + 1] = 1;
-        let link = link.unwrap_or(MacAddr::ZERO).octets();
+        let link = link.unwrap_or(ends.source_mac).octets();
         message[field::OPTIONS + 2..].copy_from_slice(&link);
-        let pseudo = pseudo_header_v6(source, destination, IpProtocol::ICMP6, NEIGHBOR_LEN as u32);
+        let pseudo = pseudo_header_v6(
+            ends.source,
+            ends.destination,
+            IpProtocol::ICMP6,
+            u32::from(NEIGHBOR_LEN_U8),
+        );
         let checksum = pseudo.and(&message).finish();
         message[field::CHECKSUM..field::FLAGS].copy_from_slice(&checksum.to_be_bytes());
         message

@@ -10,7 +10,6 @@ use crate::error::{Layer, WireError, array_at, be16, head, until};
 pub const IPV4_HEADER_LEN: usize = 20;
 
 pub(crate) mod field {
-    pub(crate) const VERSION_IHL: usize = 0;
     pub(crate) const TRAFFIC_CLASS: usize = 1;
     pub(crate) const TOTAL_LENGTH: usize = 2;
     pub(crate) const IDENTIFICATION: usize = 4;

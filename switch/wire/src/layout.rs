@@ -4,10 +4,14 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::checksum::{Sum, pseudo_header_v4, pseudo_header_v6};
-use crate::error::WireError;
-use crate::ethernet::{EtherType, EthernetFrame};
+use crate::error::{Layer, WireError, be16, head};
+use crate::ethernet::{EtherType, EthernetFrame, VLAN_TAG_LEN};
 use crate::ipv4::{IpProtocol, Ipv4};
 use crate::ipv6::Ipv6;
+
+/// Tags looked through behind the first: a container may stack VLAN devices, and its kernel leaves checksums unfinished
+/// below them too.
+const MAX_INNER_TAGS: usize = 2;
 
 /// Addresses of the network layer.
 #[derive(Clone, Copy, Debug)]
@@ -40,14 +44,24 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// `None` if the frame carries no IP (behind at most one tag).
+    /// `None` if the frame carries no IP (behind at most three tags).
     #[inline]
     pub(crate) fn of(bytes: &[u8]) -> Result<Option<Self>, WireError> {
         let ethernet = EthernetFrame::new(bytes)?;
-        let network = ethernet.payload_offset();
-        match ethernet.ethertype() {
+        let (mut ethertype, mut network) = (ethernet.ethertype(), ethernet.payload_offset());
+        for _ in 0..MAX_INNER_TAGS {
+            if !ethertype.is_tag() {
+                break;
+            }
+            let tag =
+                head::<VLAN_TAG_LEN>(bytes.get(network..).unwrap_or_default(), Layer::Ethernet)?;
+            ethertype = EtherType(be16(tag, 2));
+            network += VLAN_TAG_LEN;
+        }
+        let packet = bytes.get(network..).unwrap_or_default();
+        match ethertype {
             EtherType::IPV4 => {
-                let ip = Ipv4::new(ethernet.payload())?;
+                let ip = Ipv4::new(packet)?;
                 Ok(Some(Self {
                     addresses: Addresses::V4 {
                         source: ip.source(),
@@ -62,7 +76,7 @@ impl Layout {
                 }))
             }
             EtherType::IPV6 => {
-                let ip = Ipv6::new(ethernet.payload())?;
+                let ip = Ipv6::new(packet)?;
                 let upper = ip.upper_layer()?;
                 Ok(Some(Self {
                     addresses: Addresses::V6 {

@@ -29,6 +29,8 @@ pub mod flow;
 pub mod checksum;
 pub mod segment;
 pub mod vxlan;
+#[doc(hidden)]
+pub mod fuzz;
 
 pub use arp::{Arp, ArpMessage, ArpOperation};
 pub use error::{Layer, WireError};

@@ -78,7 +78,7 @@ enum Work {
     Nothing,
     /// Sum from `start`, result at `field`.
     Checksum { start: usize, field: usize },
-    /// Cut; `base` is what all segments' transport checksums have in common.
+    /// Cut into segments.
     Segment { layout: Layout, gso: Gso },
 }
 

@@ -2,17 +2,18 @@
 //! machine's byte order): raw here, turned into an [`Offload`] only after it was checked against the frame.
 //!
 //! The check is also a security border. A container writes this header, and whoever finishes the checksum later writes
-//! two bytes where it points, after the spoof check has looked at the frame. So a checksum is accepted only behind the
-//! headers that were checked: in an IP packet, from the transport header on. It need not be the outermost transport
-//! header's: a tunnel inside the container leaves the inner one unfinished.
+//! two bytes where it points, after the spoof check has looked at the frame. So a checksum is accepted only behind what
+//! that check looks at: in an IP packet, from the transport header on, and in TCP and ICMP nowhere but in the field
+//! that is made for it. Over UDP and protocols unknown here it may lie further in: a tunnel inside the container leaves
+//! the inner checksum unfinished.
 
 use std::num::NonZeroU16;
 
-use crate::error::WireError;
+use crate::error::{Layer, WireError, head};
 use crate::frame::{Gso, GsoKind, Offload, PartialChecksum};
 use crate::ipv4::IpProtocol;
 use crate::layout::{Addresses, Layout};
-use crate::{tcp, udp};
+use crate::{icmp, tcp, udp};
 
 /// Bytes of the header (without `num_buffers`).
 pub const VNET_HDR_LEN: usize = 10;
@@ -187,7 +188,7 @@ impl VnetHdr {
 /// Bytes of the transport header at `start`, from its own length field for TCP.
 fn transport_header_len(kind: GsoKind, start: u16, frame: &[u8]) -> u16 {
     match kind {
-        GsoKind::Udp => udp::UDP_HEADER_LEN as u16,
+        GsoKind::Udp => 8,
         GsoKind::Tcp4 | GsoKind::Tcp6 => {
             let data_offset = frame.get(usize::from(start) + tcp::field::DATA_OFFSET);
             u16::from(data_offset.copied().unwrap_or_default() >> 4) * 4
@@ -195,15 +196,28 @@ fn transport_header_len(kind: GsoKind, start: u16, frame: &[u8]) -> u16 {
     }
 }
 
-/// A checksum in the transport header of any protocol, or further in (a tunnel of the container's own).
+/// A checksum where the protocol has it, or further in if it may be a tunnel of the container's own. Nobody leaves a
+/// fragment's checksum to be finished: it could not be.
 fn check_checksum(
     frame: &[u8],
     layout: &Layout,
     checksum: PartialChecksum,
 ) -> Result<(), VnetError> {
     let PartialChecksum { start, offset } = checksum;
+    let beyond = usize::from(start)
+        .checked_sub(layout.transport)
+        .filter(|_| !layout.fragment);
+    let right_place = beyond.is_some_and(|beyond| match (layout.protocol, beyond) {
+        (IpProtocol::TCP, _) => beyond == 0 && usize::from(offset) == tcp::field::CHECKSUM,
+        // What neighbor discovery says is checked for spoofing too.
+        (IpProtocol::ICMP4 | IpProtocol::ICMP6, _) => {
+            beyond == 0 && usize::from(offset) == icmp::field::CHECKSUM
+        }
+        (IpProtocol::UDP, 0) => usize::from(offset) == udp::field::CHECKSUM,
+        _ => true,
+    });
     let field_end = usize::from(start) + usize::from(offset) + 2;
-    if usize::from(start) < layout.transport || field_end > frame.len() {
+    if !right_place || field_end > frame.len() {
         return Err(VnetError::BadChecksumPlace { start, offset });
     }
     Ok(())
@@ -238,7 +252,7 @@ pub(crate) fn check_superframe(
         GsoKind::Tcp4 | GsoKind::Tcp6 => tcp::Tcp::new(transport).map(|_| ())?,
         // The length field is not looked at: segmentation writes one for each datagram.
         GsoKind::Udp => {
-            crate::error::head::<{ udp::UDP_HEADER_LEN }>(transport, crate::error::Layer::Udp)?;
+            head::<{ udp::UDP_HEADER_LEN }>(transport, Layer::Udp)?;
         }
     }
     Ok(())

@@ -1,0 +1,175 @@
+//! What the fuzz targets (testbed/fuzz) run on their input, here so that `cargo test` replays the corpus through the
+//! same functions. Not for use by weft itself: a broken promise of this crate panics.
+
+use crate::checksum::Sum;
+use crate::error::WireError;
+use crate::ethernet::EthernetFrame;
+use crate::frame::{FrameRef, Gso, GsoKind, Offload, PartialChecksum};
+use crate::layout::Layout;
+use crate::segment::{MAX_HEADER_LEN, SegmentPlan};
+use crate::vnet::{VNET_HDR_LEN, VnetHdr};
+use crate::{Arp, Icmp4, Icmp6, IpProtocol, Ipv4, Ipv6, Tcp, Udp, VxlanHeader, flow_hash};
+
+/// Every view over the frame and over every layer it finds.
+///
+/// # Panics
+/// If a view shows bytes that are not the frame's.
+pub fn frame_views(data: &[u8]) {
+    flow_hash(data);
+    let _ = Arp::new(data).map(|arp| arp.message());
+    let _ = Icmp4::new(data).map(|icmp| (icmp.message_type(), icmp.payload().len()));
+    let _ = Icmp6::new(data).and_then(|icmp| icmp.neighbor());
+    let Ok(frame) = EthernetFrame::new(data) else {
+        return;
+    };
+    assert_eq!(frame.payload_offset() + frame.payload().len(), data.len());
+    let _ = frame
+        .vlan()
+        .map(|tci| (tci.id(), tci.priority(), tci.drop_eligible()));
+    let _ = Arp::new(frame.payload()).map(|arp| arp.message().answer(frame.source()).to_frame());
+    let _ = look_at_ipv4(frame.payload());
+    let _ = look_at_ipv6(frame.payload());
+}
+
+fn look_at_ipv4(bytes: &[u8]) -> Result<(), WireError> {
+    let ip = Ipv4::new(bytes)?;
+    assert_eq!(ip.header().len() + ip.payload().len(), ip.total_len());
+    ip.checksum_is_valid();
+    assert_eq!(
+        ip.is_fragment(),
+        ip.more_fragments() || ip.fragment_offset() > 0
+    );
+    look_at_transport(ip.payload())
+}
+
+fn look_at_ipv6(bytes: &[u8]) -> Result<(), WireError> {
+    let ip = Ipv6::new(bytes)?;
+    let upper = ip.upper_layer()?;
+    assert!(upper.offset <= ip.total_len());
+    let payload = ip.upper_payload(&upper);
+    if let Ok(icmp) = Icmp6::new(payload) {
+        icmp.checksum_is_valid(ip.source(), ip.destination());
+        let _ = icmp.neighbor();
+    }
+    look_at_transport(payload)
+}
+
+fn look_at_transport(bytes: &[u8]) -> Result<(), WireError> {
+    if let Ok(udp) = Udp::new(bytes) {
+        assert!(udp.payload().len() + 8 <= bytes.len());
+    }
+    let tcp = Tcp::new(bytes)?;
+    assert_eq!(20 + tcp.options().len() + tcp.payload().len(), bytes.len());
+    Ok(())
+}
+
+/// The input is a vnet header and a frame: what is accepted can be cut, and what is cut is right.
+///
+/// # Panics
+/// If an accepted frame can't be written back as it came, or a segment's lengths or checksum are wrong.
+pub fn vnet_segment(data: &[u8]) {
+    let Some((header, bytes)) = data.split_first_chunk::<VNET_HDR_LEN>() else {
+        return;
+    };
+    let header = VnetHdr::parse(header);
+    unchecked_offload(header, bytes);
+    let Ok(offload) = header.offload(bytes) else {
+        return;
+    };
+    let written = VnetHdr::from_offload(&offload, bytes);
+    assert_eq!(written.offload(bytes), Ok(offload));
+    assert!(usize::from(written.hdr_len) <= bytes.len());
+    let frame = FrameRef { bytes, offload };
+    if let Ok(plan) = SegmentPlan::new(frame) {
+        check_segments(frame, &plan);
+    }
+}
+
+/// An offload that nobody checked is refused or survived.
+fn unchecked_offload(header: VnetHdr, bytes: &[u8]) {
+    let kind = [GsoKind::Tcp4, GsoKind::Tcp6, GsoKind::Udp][usize::from(header.gso_type % 3)];
+    let gso = header.gso_size.try_into().ok().map(|size| Gso {
+        kind,
+        size,
+        ecn: false,
+    });
+    let checksum = PartialChecksum {
+        start: header.csum_start,
+        offset: header.csum_offset,
+    };
+    for (checksum, gso) in [(Some(checksum), gso), (Some(checksum), None), (None, gso)] {
+        let frame = FrameRef {
+            bytes,
+            offload: Offload { checksum, gso },
+        };
+        let Ok(plan) = SegmentPlan::new(frame) else {
+            continue;
+        };
+        plan.write_header(frame, plan.count() - 1, &mut [0; MAX_HEADER_LEN]);
+    }
+}
+
+fn check_segments(frame: FrameRef<'_>, plan: &SegmentPlan) {
+    let mut next = plan.header_len();
+    for i in 0..plan.count() {
+        let payload = plan.payload(i);
+        assert_eq!(payload.start, next);
+        assert_eq!(plan.wire_len(i), plan.header_len() + payload.len());
+        next = payload.end;
+        let mut header = [0; MAX_HEADER_LEN];
+        plan.write_header(frame, i, &mut header);
+        if frame.offload.gso.is_some() {
+            let header = &header[..plan.header_len()];
+            check_segment(frame, header, &frame.bytes[payload]);
+        }
+    }
+    assert_eq!(next, frame.bytes.len());
+    assert!(plan.payload(plan.count()).is_empty());
+}
+
+/// Lengths and checksum, as the receiver would verify them. With a routing header under way the sum is the sender's.
+fn check_segment(frame: FrameRef<'_>, header: &[u8], payload: &[u8]) {
+    let Ok(Some(layout)) = Layout::of(frame.bytes) else {
+        unreachable!("the plan found one")
+    };
+    let transport_len = header.len() - layout.transport + payload.len();
+    let packet_len = header.len() - layout.network + payload.len();
+    let ip = &header[layout.network..layout.transport];
+    let stated = if ip[0] >> 4 == 4 {
+        assert_eq!(Sum::of(ip).finish(), 0, "IPv4 header checksum");
+        usize::from(u16::from_be_bytes([ip[2], ip[3]]))
+    } else {
+        usize::from(u16::from_be_bytes([ip[4], ip[5]])) + 40
+    };
+    assert_eq!(stated, packet_len, "IP length");
+    if layout.protocol == IpProtocol::UDP {
+        let udp = &header[layout.transport..];
+        assert_eq!(
+            usize::from(u16::from_be_bytes([udp[4], udp[5]])),
+            transport_len
+        );
+    }
+    let Ok(len) = u16::try_from(transport_len) else {
+        unreachable!("below the superframe's")
+    };
+    if !layout.in_transit {
+        let sum = layout
+            .pseudo_header(len)
+            .and(&header[layout.transport..])
+            .and(payload);
+        assert_eq!(sum.finish(), 0, "transport checksum");
+    }
+}
+
+/// A UDP payload from a stranger.
+///
+/// # Panics
+/// If an accepted header, written again, is not read the same.
+pub fn vxlan(data: &[u8]) {
+    let Ok((vni, inner)) = VxlanHeader::parse(data) else {
+        return;
+    };
+    let again = VxlanHeader::to_bytes(vni);
+    assert_eq!(VxlanHeader::parse(&again), Ok((vni, &[][..])));
+    frame_views(inner);
+}

@@ -1,0 +1,169 @@
+//! The grammar of the command line (design.md section 6); one file per noun that has verbs.
+//!
+//! Flags that the config file may set too are `Option`s here: `config` lays file, environment and flags over each other
+//! and knows the defaults. Whether a value makes sense in the cluster is for the agent and the controller to say.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::NonEmptyStringValueParser;
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+pub(crate) mod agent;
+pub(crate) mod controller;
+pub(crate) mod network;
+pub(crate) mod values;
+
+const EXAMPLES: &str = "\
+Examples:
+  weft controller run --data /var/lib/weft-controller
+  weft controller token --ttl 1h
+  weft agent run --join 10.99.0.1:6783 --token TOKEN --underlay 10.99.0.2
+  weft network create blue --subnet 10.32.0.0/16
+  weft network connect blue --netns web
+  weft status --wait
+
+Exit codes: 0 done, 1 refused or failed, 2 usage.";
+
+/// Userspace virtual switch and overlay router for containers.
+#[derive(Debug, Parser)]
+#[command(name = "weft", version, propagate_version = true, max_term_width = 100)]
+#[command(arg_required_else_help = true, after_help = EXAMPLES)]
+pub(crate) struct Cli {
+    /// Flags that every command takes.
+    #[command(flatten)]
+    pub(crate) global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags that every command takes, before or after its words.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// The agent's socket [env: WEFT_SOCKET] [default: /run/weft/weft.sock]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+    /// Print JSON for programs; errors too, as an object on stderr
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Read this config file, whose keys are the names of the flags [env: WEFT_CONFIG] [default:
+    /// /etc/weft/weft.toml, if it is there]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// What to log to stderr: error, warn, info, debug, trace, or a filter like `info,weft_control=debug`
+    /// [env: WEFT_LOG] [default: info for `run`, else warn]
+    #[arg(long, global = true, value_name = "FILTER", value_parser = values::log_filter)]
+    pub(crate) log: Option<String>,
+    /// Log more: -v debug, -vv trace
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, conflicts_with = "log")]
+    pub(crate) verbose: u8,
+}
+
+/// The nouns.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Overlay networks: create, connect containers, inspect
+    #[command(subcommand, visible_alias = "net")]
+    Network(network::Network),
+    /// How the agent is: controller, revision, ports, warnings
+    Status(Status),
+    /// Tunnel peers with their counters and drops
+    Peers,
+    /// Ports of this host with their counters and drops
+    Ports(OfNetwork),
+    /// The forwarding database: which MAC is behind which port or peer
+    Fdb(OfNetwork),
+    /// The subnet map: which node gives out which addresses
+    Subnets(OfNetwork),
+    /// Nodes of the cluster
+    #[command(alias = "node")]
+    Nodes(Nodes),
+    /// The agent of this host
+    #[command(subcommand)]
+    Agent(agent::Agent),
+    /// The controller of a cluster
+    #[command(subcommand)]
+    Controller(controller::Controller),
+    /// Keeps the TAPs of an agent alive while it is restarted (started by the agent)
+    #[command(hide = true)]
+    FdHolder,
+    /// Print a completion script
+    #[command(after_help = "Example: weft completion bash > /etc/bash_completion.d/weft")]
+    Completion {
+        /// For which shell
+        shell: Shell,
+    },
+    /// Print the manual page, or write the pages of all commands
+    Man {
+        /// Write one page per command into this directory
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+}
+
+/// `weft status`.
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// Wait until the agent is in sync, at most SECS; exit 1 with the reason when it isn't by then
+    #[arg(long, value_name = "SECS", num_args = 0..=1, default_missing_value = "30")]
+    #[arg(value_parser = values::seconds)]
+    pub(crate) wait: Option<Duration>,
+}
+
+/// Lists that can be narrowed to one network.
+#[derive(Debug, Default, Args)]
+pub(crate) struct OfNetwork {
+    /// Only what belongs to this network
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) network: Option<String>,
+}
+
+/// `weft nodes`, alone or with a verb.
+#[derive(Debug, Args)]
+pub(crate) struct Nodes {
+    /// What to do; list them when not said.
+    #[command(subcommand)]
+    pub(crate) verb: Option<NodesVerb>,
+}
+
+/// What can be done with nodes.
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodesVerb {
+    /// List them
+    #[command(alias = "list")]
+    Ls,
+    /// Remove nodes from the cluster, with their endpoints and subnet blocks
+    #[command(visible_alias = "remove")]
+    Rm {
+        /// Names of the nodes
+        #[arg(required = true, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+        names: Vec<String>,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_grammar_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn global_flags_go_before_and_after_the_words() {
+        for line in [
+            &["weft", "--socket", "/s", "--json", "network", "ls"],
+            &["weft", "network", "ls", "--socket", "/s", "--json"],
+        ] {
+            let cli = Cli::try_parse_from(line).unwrap();
+            assert_eq!(cli.global.socket.as_deref(), Some("/s".as_ref()));
+            assert!(cli.global.json);
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! `weft agent`: the daemon of a host.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::builder::NonEmptyStringValueParser;
+use clap::{Args, Subcommand};
+
+use super::values;
+
+/// What can be done with an agent.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Agent {
+    /// Run the agent of this host until SIGTERM or SIGINT
+    #[command(after_help = "\
+--join and a token are needed the first time only: the state directory knows the rest.
+An agent started in a network namespace works there.")]
+    Run(Box<Run>),
+}
+
+/// Flags of `weft agent run`; the config file has the same keys.
+#[derive(Debug, Default, Args)]
+pub(crate) struct Run {
+    /// Controllers of the cluster to join
+    #[arg(long, value_name = "IP:PORT", value_delimiter = ',')]
+    #[arg(value_parser = values::controller_address)]
+    pub(crate) join: Vec<SocketAddr>,
+    /// Join token, as `weft controller token` prints it [env: WEFT_TOKEN]
+    #[arg(long, value_name = "TOKEN", value_parser = NonEmptyStringValueParser::new())]
+    #[arg(conflicts_with = "token_file")]
+    pub(crate) token: Option<String>,
+    /// File with the join token, so that it is in no process list
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// This node's name, unique in the cluster [default: the host's name]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) node: Option<String>,
+    /// Address of this host that tunnels are bound to [default: the one that reaches the controller]
+    #[arg(long, value_name = "IP")]
+    pub(crate) underlay: Option<IpAddr>,
+    /// Where keys, ports and the last map are kept [default: /var/lib/weft]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state: Option<PathBuf>,
+    /// One host with a controller inside: nothing to join
+    #[arg(long, conflicts_with_all = ["join", "token", "token_file"])]
+    pub(crate) standalone: bool,
+    /// Forwarding threads [default: one per core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) workers: Option<u16>,
+    /// UDP port for VXLAN [default: 4789]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) vxlan_port: Option<u16>,
+}

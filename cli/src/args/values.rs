@@ -1,0 +1,94 @@
+//! Values of flags that need more than `FromStr`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use tracing_subscriber::EnvFilter;
+use weft_control::api::NetnsArg;
+
+use crate::config::CONTROLLER_PORT;
+
+/// Seconds as a number (`30`) or with units (`1m 30s`).
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
+    if let Ok(seconds) = text.parse() {
+        return Ok(Duration::from_secs(seconds));
+    }
+    duration(text)
+}
+
+/// A duration with units (`24h`, `1h 30m`).
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|error| format!("{error} (write it like `24h` or `90s`)"))
+}
+
+/// A filter for the log; only checked here.
+pub(crate) fn log_filter(text: &str) -> Result<String, String> {
+    EnvFilter::try_new(text)
+        .map(|_| text.to_owned())
+        .map_err(|error| error.to_string())
+}
+
+/// `IP:PORT`, or an `IP` alone with the controller's usual port.
+pub(crate) fn controller_address(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(text);
+    bare.parse::<IpAddr>()
+        .map(|ip| SocketAddr::new(ip, CONTROLLER_PORT))
+        .map_err(|_| "want IP:PORT, like 10.99.0.1:6783 or [fd00::1]:6783".to_owned())
+}
+
+/// A network namespace: a value with a `/` is the path of a namespace file (made absolute, as the agent runs
+/// elsewhere), any other a name as `ip netns` has it.
+pub(crate) fn netns(text: &str) -> Result<NetnsArg, String> {
+    if text.is_empty() {
+        return Err("want the name of a namespace, or the path of a namespace file".to_owned());
+    }
+    if !text.contains('/') {
+        return Ok(NetnsArg::Name(text.to_owned()));
+    }
+    std::path::absolute(text)
+        .map(NetnsArg::Path)
+        .map_err(|error| format!("cannot make the path absolute: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_netns_with_a_slash_is_a_path_and_becomes_absolute() {
+        assert_eq!(netns("web"), Ok(NetnsArg::Name("web".into())));
+        assert_eq!(
+            netns("/proc/7/ns/net"),
+            Ok(NetnsArg::Path("/proc/7/ns/net".into()))
+        );
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(netns("./ns"), Ok(NetnsArg::Path(here.join("ns"))));
+        assert!(netns("").is_err());
+    }
+
+    #[test]
+    fn a_controller_address_has_a_usual_port() {
+        let v4 = |port| Ok(SocketAddr::new([10, 0, 0, 1].into(), port));
+        assert_eq!(controller_address("10.0.0.1"), v4(CONTROLLER_PORT));
+        assert_eq!(controller_address("10.0.0.1:99"), v4(99));
+        let v6 = SocketAddr::new("fd00::1".parse().unwrap(), CONTROLLER_PORT);
+        assert_eq!(controller_address("fd00::1"), Ok(v6));
+        assert_eq!(controller_address("[fd00::1]"), Ok(v6));
+        assert!(controller_address("controller:1").is_err());
+    }
+
+    #[test]
+    fn seconds_go_with_and_without_units() {
+        assert_eq!(seconds("30"), Ok(Duration::from_secs(30)));
+        assert_eq!(seconds("1m 30s"), Ok(Duration::from_secs(90)));
+        assert!(seconds("soon").is_err());
+        assert!(duration("24").is_err());
+    }
+}

@@ -1,0 +1,236 @@
+//! Where a setting comes from: config file < environment < flags, then the default. All defaults are here.
+//!
+//! The file (/etc/weft/weft.toml, `--config FILE` or WEFT_CONFIG) is TOML whose keys are the names of the flags, flat, so
+//! that one file serves agent, controller and client of a host. Only WEFT_CONFIG, WEFT_SOCKET, WEFT_LOG and WEFT_TOKEN are
+//! read from the environment. An empty variable counts as not set.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use weft_control::api::{DEFAULT_SOCKET, SOCKET_ENV};
+
+use crate::args::{Cli, Command, agent, controller, values};
+use crate::failure::Failure;
+
+mod file;
+
+use file::File;
+
+/// The config file that is read when nobody names another.
+const DEFAULT_CONFIG: &str = "/etc/weft/weft.toml";
+/// The agent's state directory.
+const DEFAULT_STATE: &str = "/var/lib/weft";
+/// The controller's data directory.
+const DEFAULT_DATA: &str = "/var/lib/weft-controller";
+/// The UDP port of a controller when nobody says otherwise (no service is registered for it).
+pub(crate) const CONTROLLER_PORT: u16 = 6783;
+/// RFC 7348 section 5: the UDP port assigned to VXLAN.
+const VXLAN_PORT: u16 = 4789;
+/// How long a join token can be used.
+const DEFAULT_TOKEN_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What holds for every command, and the file for the rest.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    /// The agent's socket.
+    pub(crate) socket: PathBuf,
+    /// JSON for programs.
+    pub(crate) json: bool,
+    /// Filter of the log, if one was asked for.
+    pub(crate) log: Option<String>,
+    file: File,
+    token_from_environment: Option<String>,
+}
+
+/// What `weft agent run` was asked to do.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct AgentSettings {
+    pub(crate) controllers: Vec<SocketAddr>,
+    pub(crate) token: Option<String>,
+    pub(crate) node: String,
+    pub(crate) underlay: Option<IpAddr>,
+    pub(crate) state: PathBuf,
+    pub(crate) standalone: bool,
+    pub(crate) workers: usize,
+    pub(crate) vxlan_port: u16,
+}
+
+/// What `weft controller run` was asked to do.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct ControllerSettings {
+    pub(crate) data: PathBuf,
+    pub(crate) listen: SocketAddr,
+    pub(crate) store: Option<String>,
+}
+
+/// What `weft controller token` was asked to do.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct TokenSettings {
+    pub(crate) data: PathBuf,
+    pub(crate) ttl: Duration,
+}
+
+/// Reads the config file and the environment and lays the global flags over them.
+///
+/// # Errors
+/// The config file is unreadable or wrong, or WEFT_LOG is no filter.
+pub(crate) fn load(cli: &Cli) -> Result<Settings, Failure> {
+    load_with(cli, &|name| {
+        std::env::var(name).ok().filter(|value| !value.is_empty())
+    })
+}
+
+fn load_with(cli: &Cli, environment: &dyn Fn(&str) -> Option<String>) -> Result<Settings, Failure> {
+    let file = match &cli.command {
+        Command::FdHolder | Command::Completion { .. } | Command::Man { .. } => File::default(),
+        command => {
+            let is_daemon = matches!(command, Command::Agent(_) | Command::Controller(_));
+            let named = cli.global.config.clone();
+            let named = named.or_else(|| environment("WEFT_CONFIG").map(PathBuf::from));
+            match named {
+                Some(path) => File::read(&path)?,
+                None => File::read_if_there(DEFAULT_CONFIG.as_ref(), is_daemon)?,
+            }
+        }
+    };
+    let log_from_environment = environment("WEFT_LOG");
+    if let Some(filter) = &log_from_environment {
+        values::log_filter(filter).map_err(|error| {
+            Failure::new(
+                "invalid_log_filter",
+                format!("WEFT_LOG is {filter:?}: {error}"),
+            )
+            .hint("use error, warn, info, debug, trace, or a filter like info,weft_control=debug")
+        })?;
+    }
+    let verbosity = match cli.global.verbose {
+        0 => None,
+        1 => Some("info,weft=debug,weft_control=debug,weft_switch=debug,weft_tunnel=debug"),
+        _ => Some("trace"),
+    };
+    Ok(Settings {
+        socket: (cli.global.socket.clone())
+            .or_else(|| environment(SOCKET_ENV).map(PathBuf::from))
+            .or_else(|| file.socket.clone())
+            .unwrap_or_else(|| DEFAULT_SOCKET.into()),
+        json: cli.global.json || file.json.unwrap_or(false),
+        log: (cli.global.log.clone())
+            .or_else(|| verbosity.map(str::to_owned))
+            .or(log_from_environment)
+            .or_else(|| file.log.clone()),
+        token_from_environment: environment("WEFT_TOKEN"),
+        file,
+    })
+}
+
+impl Settings {
+    /// Flags of `weft agent run` over environment and file.
+    ///
+    /// # Errors
+    /// The token file is unreadable or empty, or the host has no usable name and none was given.
+    pub(crate) fn agent(&self, flags: agent::Run) -> Result<AgentSettings, Failure> {
+        let file = &self.file;
+        // A flag overrides its opposite in the file.
+        let standalone =
+            flags.standalone || (file.standalone == Some(true) && flags.join.is_empty());
+        let controllers = match (standalone, flags.join.is_empty()) {
+            (true, _) => Vec::new(),
+            (false, true) => file.join.clone().unwrap_or_default(),
+            (false, false) => flags.join,
+        };
+        Ok(AgentSettings {
+            controllers,
+            token: if standalone {
+                None
+            } else {
+                self.token(flags.token, flags.token_file)?
+            },
+            node: match flags.node.or_else(|| file.node.clone()) {
+                Some(name) => name,
+                None => host_name()?,
+            },
+            underlay: flags.underlay.or(file.underlay),
+            state: absolute(
+                flags
+                    .state
+                    .or_else(|| file.state.clone())
+                    .unwrap_or_else(|| DEFAULT_STATE.into()),
+            ),
+            standalone,
+            workers: flags
+                .workers
+                .or(file.workers)
+                .map_or_else(cores, usize::from),
+            vxlan_port: flags.vxlan_port.or(file.vxlan_port).unwrap_or(VXLAN_PORT),
+        })
+    }
+
+    /// Flags of `weft controller run` over the file.
+    pub(crate) fn controller(&self, flags: controller::Run) -> ControllerSettings {
+        let any = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), CONTROLLER_PORT);
+        ControllerSettings {
+            data: self.data(flags.data),
+            listen: flags.listen.or(self.file.listen).unwrap_or(any),
+            store: flags.store.or_else(|| self.file.store.clone()),
+        }
+    }
+
+    /// Flags of `weft controller token` over the file.
+    pub(crate) fn controller_token(&self, flags: controller::Token) -> TokenSettings {
+        TokenSettings {
+            data: self.data(flags.data),
+            ttl: flags.ttl.or(self.file.ttl).unwrap_or(DEFAULT_TOKEN_TTL),
+        }
+    }
+
+    fn data(&self, flag: Option<PathBuf>) -> PathBuf {
+        let data = flag.or_else(|| self.file.data.clone());
+        absolute(data.unwrap_or_else(|| DEFAULT_DATA.into()))
+    }
+
+    fn token(
+        &self,
+        flag: Option<String>,
+        token_file: Option<PathBuf>,
+    ) -> Result<Option<String>, Failure> {
+        if flag.is_some() {
+            return Ok(flag);
+        }
+        if let Some(path) = token_file {
+            return file::read_token(&path).map(Some);
+        }
+        if let Some(token) = &self.token_from_environment {
+            return Ok(Some(token.clone()));
+        }
+        match &self.file.token_file {
+            Some(path) => file::read_token(path).map(Some),
+            None => Ok(self.file.token.clone()),
+        }
+    }
+}
+
+/// The path from the root, as a daemon may change its directory.
+fn absolute(path: PathBuf) -> PathBuf {
+    std::path::absolute(&path).unwrap_or(path)
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+fn host_name() -> Result<String, Failure> {
+    let name = nix::unistd::gethostname()
+        .ok()
+        .and_then(|name| name.into_string().ok());
+    name.filter(|name| !name.is_empty()).ok_or_else(|| {
+        Failure::new(
+            "no_host_name",
+            "this host has no name that could be the node's name",
+        )
+        .hint("name the node with --node NAME")
+    })
+}
+
+#[cfg(test)]
+mod tests;

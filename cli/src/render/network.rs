@@ -1,0 +1,57 @@
+//! Networks as a table.
+
+use weft_control::api::NetworkInfo;
+
+use super::table::Table;
+use super::units;
+
+/// One row per network.
+pub(crate) fn table(networks: &[NetworkInfo]) -> String {
+    let headings = [
+        "NAME",
+        ">VNI",
+        "SUBNETS",
+        "GATEWAYS",
+        "TRANSPORT",
+        ">MTU",
+        ">ENDPOINTS",
+        "VTEPS",
+        "NOTES",
+    ];
+    let mut table = Table::new(&headings);
+    for network in networks {
+        let subnets: Vec<_> = network.subnets.iter().map(|subnet| subnet.cidr).collect();
+        let gateways: Vec<_> = network
+            .subnets
+            .iter()
+            .map(|subnet| subnet.gateway)
+            .collect();
+        table.row([
+            network.name.clone(),
+            network.vni.to_string(),
+            units::list(&subnets),
+            units::list(&gateways),
+            network.transport.to_string(),
+            network.mtu.to_string(),
+            network.endpoints.to_string(),
+            units::list(&network.vteps),
+            notes(network),
+        ]);
+    }
+    table.to_string()
+}
+
+fn notes(network: &NetworkInfo) -> String {
+    let notes = [
+        (network.subnets.is_empty(), "plain-l2"),
+        (network.encrypted, "encrypted"),
+        (network.internal, "internal"),
+        (network.mtu_set, "mtu-set"),
+    ];
+    let notes: Vec<_> = notes
+        .iter()
+        .filter(|(holds, _)| *holds)
+        .map(|(_, note)| *note)
+        .collect();
+    units::list(&notes)
+}

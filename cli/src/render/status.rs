@@ -1,0 +1,57 @@
+//! How an agent is, for people.
+
+use weft_control::api::{ControllerStatus, Status};
+
+use super::units;
+
+/// One fact per line, then the warnings.
+pub(crate) fn text(status: &Status) -> String {
+    let sync = match (&status.not_in_sync, status.in_sync) {
+        (_, true) => "yes".to_owned(),
+        (Some(reason), false) => format!("no: {reason}"),
+        (None, false) => "no".to_owned(),
+    };
+    let underlay = format!(
+        "{} on {} (MTU {}), VXLAN on UDP port {}",
+        status.underlay, status.underlay_ifname, status.underlay_mtu, status.vxlan_port
+    );
+    let survive = if status.ports_survive {
+        "yes"
+    } else {
+        "no: the fd holder does not answer"
+    };
+    let facts = [
+        ("node", format!("{} ({})", status.node, status.node_id)),
+        ("cluster", status.cluster.clone()),
+        ("version", status.version.clone()),
+        ("up", units::seconds(status.uptime_secs)),
+        ("underlay", underlay),
+        ("controller", controller(&status.controller)),
+        ("in sync", sync),
+        ("revision", status.revision.to_string()),
+        ("networks", status.networks.to_string()),
+        ("peers", status.peers.to_string()),
+        ("ports", status.ports.to_string()),
+        ("workers", status.workers.to_string()),
+        ("ports survive a restart", survive.to_owned()),
+    ];
+    let mut text = String::new();
+    for (name, value) in facts {
+        text.push_str(&format!("{:<24}{value}\n", format!("{name}:")));
+    }
+    for warning in &status.warnings {
+        text.push_str(&format!("warning: {warning}\n"));
+    }
+    text
+}
+
+fn controller(controller: &ControllerStatus) -> String {
+    let since = units::seconds(controller.since_secs);
+    let known = units::list(&controller.addresses);
+    match (&controller.connected, &controller.error) {
+        (Some(address), _) => format!("connected to {address} for {since}"),
+        (None, Some(error)) => format!("not connected for {since}: {error} (known: {known})"),
+        (None, None) if controller.addresses.is_empty() => "inside this agent".to_owned(),
+        (None, None) => format!("not connected for {since} (known: {known})"),
+    }
+}

@@ -1,0 +1,219 @@
+//! The agent: one per host. It keeps the host's ports alive, holds a copy of the cluster map, and makes switch and
+//! tunnel hold what the map and the ports ask for.
+//!
+//! | file | what |
+//! |---|---|
+//! | `startup` | from a configuration to a running agent: identity, join, what survived the last one |
+//! | `attach` | connect and disconnect: the life of a port |
+//! | `session` | the control channel's events, and telling the controller what it missed |
+//! | `reconcile` | map and ports -> [`plan`] -> [`assemble::Fabric`] |
+//! | `ipam` | which address |
+//! | `state` | what is on disk |
+//! | `requests`, `views` | the API's writing and reading half |
+//! | `serve` | the API's HTTP |
+//!
+//! Locks: `inner` before `fabric`; neither is held across an await or a system call that can wait for long.
+
+mod assemble;
+mod attach;
+mod error;
+mod ipam;
+mod keeper;
+mod plan;
+mod reconcile;
+mod requests;
+mod serve;
+mod session;
+mod startup;
+mod state;
+mod views;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::{Notify, watch};
+use weft_wire::{Mtu, PortId};
+
+pub use error::ApiError;
+pub use serve::SocketError;
+pub use startup::{AgentError, run};
+pub use state::StateError;
+
+use crate::channel::Link;
+use crate::model::{ClusterId, ClusterMap, Endpoint, EndpointId, NetworkId, NodeId, Revision};
+use assemble::Fabric;
+use keeper::Keeper;
+use state::{PortRecord, StateDir};
+
+/// How an agent is to run.
+#[derive(Clone, Debug)]
+pub struct AgentConfig {
+    /// This node's name in the cluster; the host's name the first time when `None`.
+    pub node: Option<String>,
+    /// The address tunnels are bound to; needed but for a standalone agent.
+    pub underlay: Option<IpAddr>,
+    /// Where the agent's state is.
+    pub state: PathBuf,
+    /// The local API's unix socket.
+    pub socket: PathBuf,
+    /// Controllers; needed the first time, remembered afterwards.
+    pub controllers: Vec<SocketAddr>,
+    /// Join token; needed the first time.
+    pub token: Option<String>,
+    /// One host with a controller of its own inside the agent.
+    pub standalone: bool,
+    /// Forwarding threads.
+    pub workers: usize,
+    /// UDP port for VXLAN; 4789 when `None`.
+    pub vxlan_port: Option<u16>,
+    /// The `weft` program, to start the fd holder with.
+    pub exe: PathBuf,
+}
+
+/// What is fixed for an agent's life.
+#[derive(Clone, Debug)]
+struct Facts {
+    cluster: ClusterId,
+    node: NodeId,
+    node_name: String,
+    underlay: IpAddr,
+    underlay_ifname: String,
+    underlay_mtu: Mtu,
+    vxlan_port: u16,
+    workers: usize,
+    started: Instant,
+}
+
+/// A running agent.
+#[derive(Debug)]
+pub struct Agent {
+    facts: Facts,
+    state: StateDir,
+    link: Link,
+    keeper: Keeper,
+    inner: Mutex<Inner>,
+    fabric: Mutex<Fabric>,
+    /// Something in `inner` changed that the fabric doesn't follow yet.
+    changed: Notify,
+    /// Orders the writes of `ports.json`.
+    saving: Mutex<()>,
+    /// The controller has to be told of our endpoints again.
+    resync: Notify,
+    /// Revision of the map that the fabric follows.
+    applied: watch::Sender<Applied>,
+}
+
+/// How far the agent has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Applied {
+    /// The map's revision that the fabric follows.
+    revision: Revision,
+    /// Why the agent isn't in sync; `None` when it is.
+    behind: Option<String>,
+}
+
+/// What changes.
+#[derive(Debug)]
+struct Inner {
+    map: ClusterMap,
+    incarnation: String,
+    ports: BTreeMap<EndpointId, Port>,
+    /// Attaches under way: theirs are names and addresses that nobody else may take.
+    pending: BTreeMap<EndpointId, Pending>,
+    /// Endpoints that are just being taken down: a dead namespace and a disconnect may come together.
+    leaving: BTreeSet<EndpointId>,
+    /// Addresses of our blocks promised to another node a moment ago.
+    yielded: BTreeMap<(NetworkId, IpAddr), Instant>,
+    channel: Channel,
+    /// Highest epoch given so far.
+    epoch: u64,
+    warnings: Vec<String>,
+}
+
+/// An attach under way.
+#[derive(Debug)]
+struct Pending {
+    endpoint: Endpoint,
+    /// Addresses and MAC are decided: it may be told to the controller.
+    complete: bool,
+}
+
+/// The control channel as seen from here.
+#[derive(Clone, Debug)]
+struct Channel {
+    addresses: Vec<SocketAddr>,
+    connected: Option<SocketAddr>,
+    since: Instant,
+    error: Option<String>,
+    /// The map is as new as the controller said it is.
+    caught_up: bool,
+    /// The controller knows our endpoints as they are.
+    told: bool,
+}
+
+/// A port of this host.
+#[derive(Debug)]
+struct Port {
+    record: PortRecord,
+    id: PortId,
+    /// The TAP's queues, beside the switch's own: to reach its namespace by, and to fill a new holder with.
+    fds: Vec<OwnedFd>,
+    /// What is wrong with it.
+    trouble: Option<String>,
+}
+
+impl Agent {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fabric(&self) -> MutexGuard<'_, Fabric> {
+        self.fabric.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn here(&self) -> plan::Here<'_> {
+        plan::Here {
+            node: &self.facts.node,
+            underlay: self.facts.underlay,
+            underlay_mtu: self.facts.underlay_mtu,
+        }
+    }
+}
+
+impl Inner {
+    /// Addresses that the map doesn't show as taken, but are.
+    fn taken(&self) -> ipam::Taken {
+        let endpoints = self
+            .pending
+            .values()
+            .map(|pending| &pending.endpoint)
+            .chain(self.ports.values().map(|port| &port.record.endpoint));
+        let own = endpoints
+            .flat_map(|endpoint| endpoint.ips.iter().map(|ip| (endpoint.network.clone(), *ip)));
+        own.chain(self.yielded.keys().cloned()).collect()
+    }
+
+    /// An epoch newer than all that this node has seen.
+    fn next_epoch(&mut self) -> u64 {
+        self.epoch = self.epoch.max(self.map.revision) + 1;
+        self.epoch
+    }
+
+    /// All endpoints of this node, also those about to be.
+    fn endpoints(&self) -> Vec<Endpoint> {
+        self.ports
+            .values()
+            .map(|port| &port.record.endpoint)
+            .chain(self.pending.values().filter(|p| p.complete).map(|p| &p.endpoint))
+            .cloned()
+            .collect()
+    }
+
+    fn records(&self) -> Vec<PortRecord> {
+        self.ports.values().map(|port| port.record.clone()).collect()
+    }
+}

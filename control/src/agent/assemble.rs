@@ -1,0 +1,307 @@
+//! The only place where switch and tunnel are plugged together: the fabric of this host. It starts both, carries out
+//! what [`super::plan`] wants by comparing it with what was applied before, and reads their counters.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use weft_switch::port::Queue;
+use weft_switch::{
+    DropReason, FdbRow, NetworkMode, NetworkSpec, Place, PortEvent, PortGuard, PortSpec, Switch,
+    SwitchConfig, SwitchError, Uplink,
+};
+use weft_tunnel::{
+    PeerNetworks, PeerSpec, Peers, TunnelDrop, TunnelError, VxlanConfig, VxlanTunnel, VxlanWorker,
+};
+use weft_wire::{FrameRef, PeerId, PortId, Vni};
+
+use super::plan::{Wanted, WantedNetwork, WantedPlace};
+use super::state::PortRecord;
+use crate::api::{Strangers, Traffic};
+use crate::model::EndpointId;
+
+/// Source ports per worker that carry flow entropy: enough to spread over a receiver's queues.
+const SOURCE_PORTS: usize = 16;
+
+/// Why forwarding can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum FabricError {
+    /// The tunnel's sockets can't be had.
+    #[error(transparent)]
+    Tunnel(#[from] TunnelError),
+    /// The workers can't be started.
+    #[error(transparent)]
+    Switch(#[from] SwitchError),
+}
+
+/// Switch and tunnel of this host, and what was applied to them.
+#[derive(Debug)]
+pub struct Fabric {
+    switch: Switch,
+    peers: Peers,
+    peer_ids: HashMap<IpAddr, PeerId>,
+    ports: BTreeMap<EndpointId, PortId>,
+    applied: Wanted,
+}
+
+/// One worker's end of the VXLAN tunnels, as the switch asks for it.
+struct VxlanUplink(VxlanWorker);
+
+impl Uplink for VxlanUplink {
+    fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        self.0.fds()
+    }
+
+    fn send(&mut self, peer: PeerId, vni: Vni, frame: FrameRef<'_>) -> Result<(), DropReason> {
+        self.0.send(peer, vni, frame).map_err(|reason| match reason {
+            TunnelDrop::TooBig => DropReason::TunnelTooBig,
+            TunnelDrop::SocketFull => DropReason::TunnelFull,
+            _ => DropReason::TunnelUnreachable,
+        })
+    }
+
+    fn receive(&mut self, sink: &mut dyn FnMut(PeerId, Vni, FrameRef<'_>)) -> usize {
+        self.0.receive(sink)
+    }
+}
+
+impl Fabric {
+    /// Binds the tunnel to the underlay address and starts the workers. What happens to ports comes out of the channel.
+    ///
+    /// # Errors
+    /// [`FabricError`], naming the address or port that can't be had.
+    pub fn start(
+        underlay: IpAddr,
+        vxlan_port: u16,
+        workers: usize,
+    ) -> Result<(Self, mpsc::UnboundedReceiver<PortEvent>), FabricError> {
+        let peers = Peers::default();
+        let config =
+            VxlanConfig { local: underlay, port: vxlan_port, workers, source_ports: SOURCE_PORTS };
+        let uplinks = VxlanTunnel::bind(config, peers.clone())?
+            .into_iter()
+            .map(|worker| Box::new(VxlanUplink(worker)) as Box<dyn Uplink>)
+            .collect();
+        let (events, received) = mpsc::unbounded_channel();
+        let notify = Box::new(move |event| {
+            // Nobody listens any more only while the agent stops.
+            let _ = events.send(event);
+        });
+        let switch = Switch::start(SwitchConfig { workers }, uplinks, notify)?;
+        let fabric = Self {
+            switch,
+            peers,
+            peer_ids: HashMap::new(),
+            ports: BTreeMap::new(),
+            applied: Wanted::default(),
+        };
+        Ok((fabric, received))
+    }
+
+    /// What was applied last.
+    pub fn applied(&self) -> &Wanted {
+        &self.applied
+    }
+
+    /// Makes switch and tunnel hold what is wanted. Order matters: peers are there before anything points to them, and
+    /// go after nothing does.
+    pub fn apply(&mut self, wanted: Wanted) {
+        self.add_peers(&wanted);
+        for (vni, network) in &wanted.networks {
+            if self.applied.networks.get(vni) != Some(network) {
+                self.switch.set_network(self.network_spec(*vni, network));
+            }
+        }
+        self.apply_macs(&wanted);
+        for vni in self.applied.networks.keys() {
+            if !wanted.networks.contains_key(vni) {
+                self.switch.remove_network(*vni);
+            }
+        }
+        self.applied = wanted;
+        self.drop_peers();
+    }
+
+    fn add_peers(&mut self, wanted: &Wanted) {
+        if wanted.peers == self.applied.peers {
+            return;
+        }
+        for address in wanted.peers.keys() {
+            if !self.peer_ids.contains_key(address) {
+                let id = free_id(&self.peer_ids);
+                self.peer_ids.insert(*address, id);
+            }
+        }
+        // Those that leave stay known until nothing points to them.
+        let all = self.applied.peers.iter().chain(&wanted.peers);
+        let all: BTreeMap<_, _> = all.collect();
+        self.peers.set(all.into_iter().map(|(address, peer)| self.peer_spec(*address, peer)).collect());
+    }
+
+    fn drop_peers(&mut self) {
+        let gone: Vec<IpAddr> = self
+            .peer_ids
+            .keys()
+            .filter(|address| !self.applied.peers.contains_key(address))
+            .copied()
+            .collect();
+        if gone.is_empty() {
+            return;
+        }
+        let left = self.applied.peers.iter();
+        self.peers.set(left.map(|(address, peer)| self.peer_spec(*address, peer)).collect());
+        for address in gone {
+            if let Some(id) = self.peer_ids.remove(&address) {
+                self.switch.flush_peer(id);
+            }
+        }
+    }
+
+    fn peer_spec(&self, address: IpAddr, peer: &super::plan::WantedPeer) -> PeerSpec {
+        let networks = match &peer.only {
+            None => PeerNetworks::All,
+            Some(only) => PeerNetworks::Only(only.iter().copied().collect()),
+        };
+        PeerSpec { id: self.peer_ids[&address], address, port: peer.port, networks }
+    }
+
+    fn network_spec(&self, vni: Vni, network: &WantedNetwork) -> NetworkSpec {
+        NetworkSpec {
+            vni,
+            name: network.name.clone(),
+            mtu: network.mtu,
+            ageing: Duration::from_secs(u64::from(network.ageing_secs)),
+            mode: if network.plain_l2 { NetworkMode::PlainL2 } else { NetworkMode::Routed },
+            flood_peers: network
+                .flood
+                .iter()
+                .filter_map(|address| self.peer_ids.get(address).copied())
+                .collect(),
+        }
+    }
+
+    fn apply_macs(&mut self, wanted: &Wanted) {
+        for (key @ (vni, mac), (_, epoch)) in &self.applied.macs {
+            if !wanted.macs.contains_key(key) {
+                self.switch.disown_mac(*vni, *mac, *epoch);
+            }
+        }
+        for station @ (vni, mac) in &self.applied.remote_stations {
+            if !wanted.remote_stations.contains(station) {
+                self.switch.forget_mac(*vni, *mac);
+            }
+        }
+        for (key @ (vni, mac), (place, epoch)) in &wanted.macs {
+            match self.applied.macs.get(key) {
+                Some((before, since)) if before == place && since == epoch => continue,
+                // The newer owner went and an older one is left: the switch would refuse the older epoch.
+                Some((_, since)) if since >= epoch => self.switch.disown_mac(*vni, *mac, *since),
+                Some(_) | None => {}
+            }
+            let place = match place {
+                WantedPlace::Port(id) => self.ports.get(id).copied().map(Place::Port),
+                WantedPlace::Peer(address) => self.peer_ids.get(address).copied().map(Place::Peer),
+            };
+            if let Some(place) = place {
+                self.switch.own_mac(*vni, *mac, place, *epoch);
+            }
+        }
+    }
+
+    /// Plugs a port in. Its network needn't be known yet.
+    ///
+    /// # Errors
+    /// [`SwitchError`] when there is no room for it.
+    pub fn add_port(
+        &mut self,
+        record: &PortRecord,
+        queues: Vec<Queue>,
+    ) -> Result<PortId, SwitchError> {
+        let guard = (!record.addresses.is_empty()).then(|| PortGuard {
+            mac: record.endpoint.mac,
+            ips: record.endpoint.ips.clone(),
+        });
+        let id = self.switch.add_port(PortSpec {
+            name: record.endpoint.name.clone(),
+            network: record.vni,
+            guard,
+            queues,
+        })?;
+        self.ports.insert(record.endpoint.id.clone(), id);
+        Ok(id)
+    }
+
+    /// Pulls a port out; its file descriptors are closed when this returns.
+    pub fn remove_port(&mut self, endpoint: &EndpointId) {
+        if let Some(id) = self.ports.remove(endpoint) {
+            self.switch.remove_port(id);
+        }
+    }
+
+    /// The forwarding database.
+    pub fn fdb(&self) -> Vec<FdbRow> {
+        self.switch.fdb()
+    }
+
+    /// The underlay address of a peer.
+    pub fn peer_address(&self, id: PeerId) -> Option<IpAddr> {
+        self.peer_ids.iter().find(|(_, of)| **of == id).map(|(address, _)| *address)
+    }
+
+    /// Counters of a port.
+    pub fn port_traffic(&self, id: PortId) -> Traffic {
+        let Some(stats) = self.switch.port_stats(id) else { return Traffic::default() };
+        Traffic {
+            rx_frames: stats.rx_frames,
+            rx_bytes: stats.rx_bytes,
+            tx_frames: stats.tx_frames,
+            tx_bytes: stats.tx_bytes,
+            drops: named(stats.drops.iter().map(|(reason, count)| (reason.name(), count))),
+        }
+    }
+
+    /// Counters of a peer: what the tunnel and what the switch decided about its frames.
+    pub fn peer_traffic(&self, address: IpAddr) -> Traffic {
+        let Some(id) = self.peer_ids.get(&address).copied() else { return Traffic::default() };
+        let Some(stats) = self.peers.stats(id) else { return Traffic::default() };
+        let mut drops = named(stats.drops.iter().map(|(reason, count)| (reason.name(), count)));
+        if let Some(switch) = self.switch.peer_stats(id) {
+            for (name, count) in
+                named(switch.drops.iter().map(|(reason, count)| (reason.name(), count)))
+            {
+                *drops.entry(name).or_default() += count;
+            }
+        }
+        Traffic {
+            rx_frames: stats.rx_frames,
+            rx_bytes: stats.rx_bytes,
+            tx_frames: stats.tx_frames,
+            tx_bytes: stats.tx_bytes,
+            drops,
+        }
+    }
+
+    /// What came from addresses that are no peer.
+    pub fn strangers(&self) -> Strangers {
+        let stats = self.peers.stranger_stats();
+        Strangers {
+            drops: named(stats.drops.iter().map(|(reason, count)| (reason.name(), count))),
+            last: stats.last,
+        }
+    }
+}
+
+fn free_id(taken: &HashMap<IpAddr, PeerId>) -> PeerId {
+    let mut id = 0;
+    while taken.values().any(|of| of.0 == id) {
+        id += 1;
+    }
+    PeerId(id)
+}
+
+fn named(drops: impl Iterator<Item = (&'static str, u64)>) -> BTreeMap<String, u64> {
+    drops.filter(|(_, count)| *count > 0).map(|(name, count)| (name.to_owned(), count)).collect()
+}

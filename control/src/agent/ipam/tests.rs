@@ -1,0 +1,142 @@
+use super::*;
+use crate::model::{Block, Change, Endpoint, EndpointId, Object, Transport};
+use weft_wire::Vni;
+
+const HERE: &str = "here";
+const THERE: &str = "there";
+
+fn network(cidr: &str, gateway: &str) -> Network {
+    Network {
+        id: NetworkId("n".into()),
+        name: "blue".into(),
+        vni: Vni::new(4096).unwrap(),
+        subnets: vec![Subnet {
+            cidr: cidr.parse().unwrap(),
+            ip_range: None,
+            gateway: gateway.parse().unwrap(),
+        }],
+        transport: Transport::Vxlan,
+        internal: false,
+        mtu: None,
+        ageing_secs: 300,
+        vteps: BTreeSet::new(),
+    }
+}
+
+struct World {
+    map: ClusterMap,
+    taken: Taken,
+    network: Network,
+}
+
+impl World {
+    fn new(cidr: &str, gateway: &str) -> Self {
+        let network = network(cidr, gateway);
+        let mut map = ClusterMap::default();
+        map.apply(1, Change::Put(Object::Network(network.clone())));
+        Self { map, taken: Taken::new(), network }
+    }
+
+    fn block(&mut self, prefix: &str, node: &str) {
+        let block = Block {
+            network: self.network.id.clone(),
+            prefix: prefix.parse().unwrap(),
+            node: NodeId(node.into()),
+        };
+        self.map.apply(self.map.revision + 1, Change::Put(Object::Block(block)));
+    }
+
+    fn endpoint(&mut self, ip: &str, node: &str) {
+        let endpoint = Endpoint {
+            id: EndpointId(ip.into()),
+            network: self.network.id.clone(),
+            node: NodeId(node.into()),
+            name: format!("e{ip}"),
+            aliases: vec![],
+            mac: MacAddr([2, 0, 0, 0, 0, 1]),
+            ips: vec![ip.parse().unwrap()],
+            epoch: 1,
+        };
+        self.map.apply(self.map.revision + 1, Change::Put(Object::Endpoint(endpoint)));
+    }
+
+    fn choose(&self) -> Choice {
+        let subnet = &self.network.subnets[0];
+        choose(&self.map, &self.taken, &NodeId(HERE.into()), (&self.network, subnet))
+    }
+
+    fn judge(&self, ip: &str) -> Fixed {
+        let ip = ip.parse().unwrap();
+        judge(&self.map, &self.taken, &NodeId(HERE.into()), (&self.network, ip))
+    }
+}
+
+fn address(ip: &str) -> Choice {
+    Choice::Address(ip.parse().unwrap())
+}
+
+#[test]
+fn the_lowest_free_address_of_our_blocks_is_chosen() {
+    let mut world = World::new("10.32.0.0/16", "10.32.0.1");
+    assert_eq!(world.choose(), Choice::NeedBlock);
+    world.block("10.32.0.64/26", THERE);
+    assert_eq!(world.choose(), Choice::NeedBlock);
+    world.block("10.32.0.0/26", HERE);
+    assert_eq!(world.choose(), address("10.32.0.2"));
+    world.endpoint("10.32.0.2", HERE);
+    world.taken.insert((world.network.id.clone(), "10.32.0.3".parse().unwrap()));
+    assert_eq!(world.choose(), address("10.32.0.4"));
+}
+
+#[test]
+fn an_address_claimed_by_another_node_inside_our_block_is_skipped() {
+    let mut world = World::new("10.32.0.0/16", "10.32.0.1");
+    world.block("10.32.0.0/26", HERE);
+    world.block("10.32.0.2/32", THERE);
+    assert_eq!(world.choose(), address("10.32.0.3"));
+    assert_eq!(world.judge("10.32.0.2"), Fixed::Claim);
+}
+
+#[test]
+fn network_broadcast_and_gateway_are_never_given() {
+    let mut world = World::new("10.0.0.0/29", "10.0.0.6");
+    world.block("10.0.0.0/29", HERE);
+    for last in 1..=5 {
+        let ip = format!("10.0.0.{last}");
+        assert_eq!(world.choose(), address(&ip));
+        world.endpoint(&ip, HERE);
+    }
+    assert_eq!(world.choose(), Choice::NeedBlock);
+    for ip in ["10.0.0.0", "10.0.0.6", "10.0.0.7"] {
+        assert!(matches!(world.judge(ip), Fixed::Unusable(_)), "{ip}");
+    }
+}
+
+#[test]
+fn ipv6_blocks_are_walked_lazily_and_skip_the_anycast_address() {
+    let mut world = World::new("fd00:32::/64", "fd00:32::1");
+    world.block("fd00:32::/68", HERE);
+    assert_eq!(world.choose(), address("fd00:32::2"));
+}
+
+#[test]
+fn a_fixed_address_is_judged_by_who_has_it() {
+    let mut world = World::new("10.32.0.0/16", "10.32.0.1");
+    world.block("10.32.0.0/26", HERE);
+    assert_eq!(world.judge("10.32.0.9"), Fixed::Ours);
+    assert_eq!(world.judge("10.32.9.9"), Fixed::Claim);
+    world.endpoint("10.32.0.9", THERE);
+    let held = Fixed::Held { endpoint: "e10.32.0.9".into(), node: NodeId(THERE.into()) };
+    assert_eq!(world.judge("10.32.0.9"), held);
+    world.taken.insert((world.network.id.clone(), "10.32.0.10".parse().unwrap()));
+    assert_eq!(world.judge("10.32.0.10"), Fixed::Busy);
+    assert!(matches!(world.judge("10.33.0.1"), Fixed::Unusable(_)));
+}
+
+#[test]
+fn a_mac_follows_its_ipv4_address_and_is_a_local_station() {
+    let mac = mac_for(&["fd00::2".parse().unwrap(), "10.32.0.2".parse().unwrap()], 1);
+    assert_eq!(mac.to_string(), "02:57:0a:20:00:02");
+    let mac = mac_for(&[], 0x1234_5678_9abc_def0);
+    assert!(mac.is_station() && mac.octets()[0] & 2 == 2);
+}

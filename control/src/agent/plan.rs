@@ -1,0 +1,221 @@
+//! From what the cluster knows to what this host's switch and tunnel must hold: pure, level-triggered. The whole
+//! wanted state is computed anew from the map and the local ports, and compared with what was applied before.
+
+#![deny(clippy::disallowed_methods)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use weft_wire::{MacAddr, Mtu, Vni};
+
+use crate::model::{ClusterMap, EndpointId, Network, NetworkId, Node, NodeId, Transport};
+
+/// UDP port of a VTEP that no agent runs (RFC 7348 section 5).
+const STATIC_VTEP_PORT: u16 = weft_wire::vxlan::VXLAN_PORT;
+
+/// A tunnel end other than our own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WantedPeer {
+    /// Node name, or `None` for a static VTEP.
+    pub node: Option<String>,
+    /// UDP port for VXLAN.
+    pub port: u16,
+    /// For a static VTEP the only networks whose frames it may send; `None`: all.
+    pub only: Option<BTreeSet<Vni>>,
+}
+
+/// A network as this host forwards it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WantedNetwork {
+    /// For people.
+    pub name: String,
+    /// In force on this host.
+    pub mtu: Mtu,
+    /// Of learned addresses.
+    pub ageing_secs: u32,
+    /// No subnet: a plain learning switch.
+    pub plain_l2: bool,
+    /// Who gets a copy of what is flooded (head-end replication), by underlay address.
+    pub flood: BTreeSet<IpAddr>,
+}
+
+/// Where an address of the control plane's is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WantedPlace {
+    /// Behind the port of that endpoint of this host.
+    Port(EndpointId),
+    /// Behind the peer with that underlay address.
+    Peer(IpAddr),
+}
+
+/// All that the switch and the tunnel of this host are to hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// By underlay address.
+    pub peers: BTreeMap<IpAddr, WantedPeer>,
+    /// By VNI.
+    pub networks: BTreeMap<Vni, WantedNetwork>,
+    /// Owned addresses with their epoch.
+    pub macs: BTreeMap<(Vni, MacAddr), (WantedPlace, u64)>,
+    /// MACs of endpoints on other hosts of plain L2 networks, which are learned, not owned: when one goes, what was
+    /// learned of it must go too.
+    pub remote_stations: BTreeSet<(Vni, MacAddr)>,
+    /// What an operator should know about the map.
+    pub warnings: Vec<String>,
+}
+
+/// This host, as far as planning needs to know it.
+#[derive(Clone, Debug)]
+pub struct Here<'a> {
+    /// Our node id.
+    pub node: &'a NodeId,
+    /// Our tunnel address.
+    pub underlay: IpAddr,
+    /// MTU of the link that has it.
+    pub underlay_mtu: Mtu,
+}
+
+/// A port of this host, as far as planning needs to know it.
+#[derive(Clone, Debug)]
+pub struct LocalPort<'a> {
+    /// Its endpoint.
+    pub id: &'a EndpointId,
+    /// Its VNI.
+    pub vni: Vni,
+    /// Its interface's address.
+    pub mac: MacAddr,
+    /// Of that address's ownership.
+    pub epoch: u64,
+}
+
+/// Computes what this host is to hold.
+pub fn plan<'a>(
+    map: &ClusterMap,
+    here: &Here<'_>,
+    ports: impl Iterator<Item = LocalPort<'a>>,
+) -> Wanted {
+    let mut wanted = Wanted::default();
+    plan_peers(map, here, &mut wanted);
+    let members = members(map, here, &wanted.peers);
+    for network in map.networks.values().map(|network| &network.object) {
+        let mut flood = members.get(&network.id).cloned().unwrap_or_default();
+        flood.extend(network.vteps.iter().copied().filter(|ip| wanted.peers.contains_key(ip)));
+        let wanted_network = WantedNetwork {
+            name: network.name.clone(),
+            mtu: effective_mtu(map, here, network),
+            ageing_secs: network.ageing_secs,
+            plain_l2: network.is_plain_l2(),
+            flood,
+        };
+        wanted.networks.insert(network.vni, wanted_network);
+    }
+    plan_macs(map, here, &mut wanted);
+    for port in ports {
+        let plain = wanted.networks.get(&port.vni).is_none_or(|network| network.plain_l2);
+        if !plain {
+            let place = WantedPlace::Port(port.id.clone());
+            wanted.macs.insert((port.vni, port.mac), (place, port.epoch));
+        }
+    }
+    wanted
+}
+
+fn plan_peers(map: &ClusterMap, here: &Here<'_>, wanted: &mut Wanted) {
+    for node in others(map, here) {
+        if !reachable(here, node) {
+            wanted.warnings.push(format!(
+                "no tunnel to node {}: its underlay address {} and ours ({}) are of different families, or it offers no vxlan",
+                node.name, node.underlay, here.underlay
+            ));
+            continue;
+        }
+        let peer = WantedPeer { node: Some(node.name.clone()), port: node.vxlan_port, only: None };
+        wanted.peers.insert(node.underlay, peer);
+    }
+    for network in map.networks.values().map(|network| &network.object) {
+        for vtep in &network.vteps {
+            if vtep.is_ipv4() != here.underlay.is_ipv4() || *vtep == here.underlay {
+                wanted.warnings.push(format!(
+                    "no tunnel to static VTEP {vtep} of network {}: it is not of the family of our underlay address {}",
+                    network.name, here.underlay
+                ));
+                continue;
+            }
+            let peer = wanted.peers.entry(*vtep).or_insert_with(|| WantedPeer {
+                node: None,
+                port: STATIC_VTEP_PORT,
+                only: Some(BTreeSet::new()),
+            });
+            // A VTEP that is also a node may send for every network anyway.
+            if let Some(only) = &mut peer.only {
+                only.insert(network.vni);
+            }
+        }
+    }
+}
+
+fn others<'a>(map: &'a ClusterMap, here: &'a Here<'_>) -> impl Iterator<Item = &'a Node> {
+    map.nodes.values().map(|node| &node.object).filter(|node| node.id != *here.node)
+}
+
+fn reachable(here: &Here<'_>, node: &Node) -> bool {
+    node.underlay.is_ipv4() == here.underlay.is_ipv4()
+        && node.underlay != here.underlay
+        && node.transports.contains(&Transport::Vxlan)
+}
+
+/// Underlay addresses of the other nodes that have an endpoint on each network.
+fn members(
+    map: &ClusterMap,
+    here: &Here<'_>,
+    peers: &BTreeMap<IpAddr, WantedPeer>,
+) -> BTreeMap<NetworkId, BTreeSet<IpAddr>> {
+    let mut members: BTreeMap<NetworkId, BTreeSet<IpAddr>> = BTreeMap::new();
+    for endpoint in map.endpoints.values().map(|endpoint| &endpoint.object) {
+        if endpoint.node == *here.node {
+            continue;
+        }
+        let Some(node) = map.nodes.get(&endpoint.node) else { continue };
+        if peers.contains_key(&node.object.underlay) {
+            members.entry(endpoint.network.clone()).or_default().insert(node.object.underlay);
+        }
+    }
+    members
+}
+
+fn plan_macs(map: &ClusterMap, here: &Here<'_>, wanted: &mut Wanted) {
+    for endpoint in map.endpoints.values().map(|endpoint| &endpoint.object) {
+        if endpoint.node == *here.node {
+            continue;
+        }
+        let (Some(network), Some(node)) =
+            (map.network(&endpoint.network), map.nodes.get(&endpoint.node))
+        else {
+            continue;
+        };
+        if !wanted.peers.contains_key(&node.object.underlay) {
+            continue;
+        }
+        if network.is_plain_l2() {
+            wanted.remote_stations.insert((network.vni, endpoint.mac));
+        } else {
+            let place = WantedPlace::Peer(node.object.underlay);
+            wanted.macs.insert((network.vni, endpoint.mac), (place, endpoint.epoch));
+        }
+    }
+}
+
+/// The MTU of a network's interfaces: the operator's, else what fits every underlay of the cluster.
+pub fn effective_mtu(map: &ClusterMap, here: &Here<'_>, network: &Network) -> Mtu {
+    if let Some(mtu) = network.mtu {
+        return mtu;
+    }
+    let ours = weft_tunnel::inner_mtu(here.underlay_mtu, here.underlay);
+    others(map, here)
+        .filter(|node| reachable(here, node))
+        .map(|node| weft_tunnel::inner_mtu(node.underlay_mtu, node.underlay))
+        .fold(ours, Mtu::min)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,134 @@
+//! Keeps the fabric at what the map and the ports ask for: woken by every change, it plans anew and applies the
+//! difference. It also lets the containers' MTU follow, saves the map, and says how far the agent has come.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::warn;
+use weft_wire::{Mtu, Vni};
+
+use super::plan::{LocalPort, WantedNetwork, plan};
+use super::state::SavedMap;
+use super::{Agent, Applied, Inner};
+use crate::link;
+use crate::model::{EndpointId, Revision};
+
+/// The map is saved at most this often: it is a cache.
+const SAVE_EVERY: Duration = Duration::from_secs(1);
+/// A yielded address is the controller's by then, or was never claimed.
+const YIELD_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Follows changes until the agent stops.
+pub(super) async fn follow(agent: Arc<Agent>) {
+    loop {
+        agent.changed.notified().await;
+        let again = Arc::clone(&agent);
+        if tokio::task::spawn_blocking(move || again.reconcile()).await.is_err() {
+            warn!("applying the cluster map failed; it is tried again at the next change");
+        }
+    }
+}
+
+/// Saves the map when it has changed, until the agent stops.
+pub(super) async fn save_map(agent: Arc<Agent>) {
+    let mut saved: Revision = agent.applied.borrow().revision;
+    let mut applied = agent.applied.subscribe();
+    loop {
+        if applied.changed().await.is_err() {
+            return;
+        }
+        if applied.borrow_and_update().revision != saved {
+            let again = Arc::clone(&agent);
+            match tokio::task::spawn_blocking(move || again.save_map_now()).await {
+                Ok(Ok(revision)) => saved = revision,
+                Ok(Err(error)) => warn!(%error, "the cluster map could not be saved"),
+                Err(_) => {}
+            }
+            tokio::time::sleep(SAVE_EVERY).await;
+        }
+    }
+}
+
+impl Agent {
+    /// Writes the map as it is now and says which revision that is.
+    pub(super) fn save_map_now(&self) -> Result<Revision, super::StateError> {
+        let (incarnation, map) = {
+            let inner = self.inner();
+            (inner.incarnation.clone(), inner.map.clone())
+        };
+        let revision = map.revision;
+        self.state.save_map(&self.facts.cluster, SavedMap { incarnation, map })?;
+        Ok(revision)
+    }
+
+    pub(super) fn reconcile(&self) {
+        let mut inner = self.inner();
+        inner.yielded.retain(|_, since| since.elapsed() < YIELD_PATIENCE);
+        let ports = inner.ports.iter().map(|(id, port)| LocalPort {
+            id,
+            vni: port.record.vni,
+            mac: port.record.endpoint.mac,
+            epoch: port.record.endpoint.epoch,
+        });
+        let wanted = plan(&inner.map, &self.here(), ports);
+        let stale_mtus = stale_mtus(&mut inner, &wanted.networks);
+        let progress = Applied { revision: inner.map.revision, behind: behind(&inner) };
+        self.fabric().apply(wanted);
+        drop(inner);
+        for (id, tap, ifname, mtu) in stale_mtus {
+            match link::set_mtu_of_tap(&tap, &ifname, mtu) {
+                Ok(()) => self.note_mtu(&id, mtu),
+                Err(error) => {
+                    warn!(%error, port = %id, %mtu, "the interface's MTU could not be changed");
+                }
+            }
+        }
+        self.applied.send_if_modified(|applied| {
+            let changed = *applied != progress;
+            *applied = progress;
+            changed
+        });
+    }
+
+    fn note_mtu(&self, id: &EndpointId, mtu: Mtu) {
+        if let Some(port) = self.inner().ports.get_mut(id) {
+            port.record.mtu = mtu;
+        }
+    }
+}
+
+/// Ports whose interface has another MTU than their network now.
+fn stale_mtus(
+    inner: &mut Inner,
+    networks: &BTreeMap<Vni, WantedNetwork>,
+) -> Vec<(EndpointId, OwnedFd, String, Mtu)> {
+    let ports = inner.ports.values();
+    ports
+        .filter_map(|port| {
+            let mtu = networks.get(&port.record.vni)?.mtu;
+            if port.record.mtu == mtu {
+                return None;
+            }
+            let tap = port.fds.first()?.try_clone().ok()?;
+            Some((port.record.endpoint.id.clone(), tap, port.record.ifname.clone(), mtu))
+        })
+        .collect()
+}
+
+/// Why the agent isn't in sync.
+fn behind(inner: &Inner) -> Option<String> {
+    let channel = &inner.channel;
+    if channel.connected.is_none() {
+        let why = channel.error.clone().unwrap_or_else(|| "still connecting".to_owned());
+        return Some(format!("no controller is connected ({why})"));
+    }
+    if !channel.caught_up {
+        return Some("the cluster map is still coming".to_owned());
+    }
+    if !channel.told {
+        return Some("the controller hasn't taken our endpoints yet".to_owned());
+    }
+    None
+}

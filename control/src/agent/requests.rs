@@ -1,0 +1,233 @@
+//! The API's writing half that the controller decides: networks, VTEPs, nodes. A request returns when this agent's own
+//! map shows what it did, so that the next command sees it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::views::node_name;
+use super::{Agent, ApiError};
+use crate::api;
+use crate::channel::{Refusal, Reply, Request, RequestError};
+use crate::model::{Network, Revision};
+
+/// How long a change may take from the controller's word to this agent's map.
+const ARRIVAL_PATIENCE: Duration = Duration::from_secs(5);
+
+impl Agent {
+    /// Asks the controller and waits until this agent follows what it did.
+    pub(super) async fn ask(&self, request: Request) -> Result<Reply, ApiError> {
+        let reply = self.link.request(request).await?;
+        self.wait_revision(reply.revision).await?;
+        Ok(reply)
+    }
+
+    /// Waits until the fabric follows `revision`.
+    async fn wait_revision(&self, revision: Revision) -> Result<(), ApiError> {
+        let mut applied = self.applied.subscribe();
+        let arrived = applied.wait_for(|applied| applied.revision >= revision);
+        match tokio::time::timeout(ARRIVAL_PATIENCE, arrived).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(ApiError::unavailable(
+                "lagging",
+                format!("the controller did it (revision {revision}), but this agent hasn't heard of it yet"),
+            )
+            .hint("see `weft status`")),
+        }
+    }
+
+    /// The network of that name. One that was made elsewhere a moment ago may not have come here yet: the controller is
+    /// asked how far the cluster is before a name is called unknown.
+    pub(super) async fn find_network(&self, name: &str) -> Result<Network, ApiError> {
+        if let Some(network) = self.inner().map.network_named(name) {
+            return Ok(network.clone());
+        }
+        let asked = self.ask(Request::Presence).await;
+        if let Some(network) = self.inner().map.network_named(name) {
+            return Ok(network.clone());
+        }
+        let error = ApiError::not_found("unknown_network", format!("network {name:?} is not known"));
+        Err(match asked {
+            Ok(_) => error.hint("see `weft network ls`, or make it with `weft network create`"),
+            Err(_) => error.hint("no controller answers, so it may be newer than this agent's map; see `weft status`"),
+        })
+    }
+
+    pub(super) async fn network_create(
+        &self,
+        create: api::NetworkCreate,
+    ) -> Result<api::NetworkInfo, ApiError> {
+        let name = create.name.clone();
+        self.ask(Request::CreateNetwork { create }).await?;
+        self.network_info(&name)
+    }
+
+    pub(super) async fn network_change(
+        &self,
+        name: String,
+        change: api::NetworkChange,
+    ) -> Result<api::NetworkInfo, ApiError> {
+        self.ask(Request::ChangeNetwork { name: name.clone(), change }).await?;
+        self.network_info(&name)
+    }
+
+    fn network_info(&self, name: &str) -> Result<api::NetworkInfo, ApiError> {
+        let inner = self.inner();
+        let network = inner.map.network_named(name).ok_or_else(|| {
+            ApiError::conflict("gone", format!("network {name} was removed again by somebody else"))
+        })?;
+        Ok(self.network_view(&inner.map, network))
+    }
+
+    pub(super) async fn network_rm(&self, name: String) -> Result<(), ApiError> {
+        self.ask(Request::RemoveNetwork { name }).await.map(drop)
+    }
+
+    pub(super) async fn network_prune(&self) -> Result<api::Pruned, ApiError> {
+        let reply = self.ask(Request::PruneNetworks).await?;
+        Ok(api::Pruned { removed: reply.names })
+    }
+
+    pub(super) async fn network_inspect(&self, name: &str) -> Result<api::NetworkDetail, ApiError> {
+        let network = self.find_network(name).await?;
+        let inner = self.inner();
+        Ok(self.network_detail(&inner.map, &network))
+    }
+
+    pub(super) async fn vtep_add(&self, network: String, address: IpAddr) -> Result<(), ApiError> {
+        self.ask(Request::AddVtep { network, address }).await.map(drop)
+    }
+
+    pub(super) async fn vtep_rm(&self, network: String, address: IpAddr) -> Result<(), ApiError> {
+        self.ask(Request::RemoveVtep { network, address }).await.map(drop)
+    }
+
+    pub(super) async fn node_rm(&self, name: String) -> Result<(), ApiError> {
+        self.ask(Request::RemoveNode { name, force: false }).await.map(drop)
+    }
+
+    /// `weft nodes`: the map's nodes, and who is connected as far as the controller can be asked.
+    pub(super) async fn nodes(&self) -> Vec<api::NodeInfo> {
+        let connected = self.link.request(Request::Presence).await.ok().map(|reply| reply.connected);
+        let inner = self.inner();
+        let mut endpoints: BTreeMap<_, usize> = BTreeMap::new();
+        for endpoint in inner.map.endpoints.values() {
+            *endpoints.entry(&endpoint.object.node).or_default() += 1;
+        }
+        let nodes = inner.map.nodes.values().map(|node| &node.object);
+        let mut rows: Vec<api::NodeInfo> = nodes
+            .map(|node| api::NodeInfo {
+                name: node_name(&inner.map, &node.id),
+                id: node.id.to_string(),
+                underlay: node.underlay,
+                underlay_mtu: node.underlay_mtu,
+                transports: node.transports.clone(),
+                version: node.version.clone(),
+                endpoints: endpoints.get(&node.id).copied().unwrap_or(0),
+                state: match &connected {
+                    None => "unknown",
+                    Some(ids) if ids.contains(&node.id) => "connected",
+                    Some(_) => "disconnected",
+                }
+                .to_owned(),
+                this: node.id == self.facts.node,
+            })
+            .collect();
+        rows.sort_by(|a, b| a.name.cmp(&b.name));
+        rows
+    }
+
+    /// `weft status`.
+    pub(super) fn status(&self) -> api::Status {
+        let applied = self.applied.borrow().clone();
+        let inner = self.inner();
+        let fabric = self.fabric();
+        let channel = &inner.channel;
+        let mut warnings = inner.warnings.clone();
+        warnings.extend(fabric.applied().warnings.iter().cloned());
+        let survive = self.keeper.answers();
+        if !survive {
+            warnings.push("the fd holder doesn't answer: ports would not survive the agent now".to_owned());
+        }
+        api::Status {
+            node: self.facts.node_name.clone(),
+            node_id: self.facts.node.to_string(),
+            cluster: self.facts.cluster.to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_secs: self.facts.started.elapsed().as_secs(),
+            underlay: self.facts.underlay,
+            underlay_ifname: self.facts.underlay_ifname.clone(),
+            underlay_mtu: self.facts.underlay_mtu,
+            vxlan_port: self.facts.vxlan_port,
+            controller: api::ControllerStatus {
+                addresses: channel.addresses.clone(),
+                connected: channel.connected,
+                since_secs: channel.since.elapsed().as_secs(),
+                error: channel.error.clone(),
+            },
+            revision: applied.revision,
+            in_sync: applied.behind.is_none(),
+            not_in_sync: applied.behind,
+            workers: self.facts.workers,
+            ports: inner.ports.len(),
+            networks: inner.map.networks.len(),
+            peers: fabric.applied().peers.len(),
+            ports_survive: survive,
+            warnings,
+        }
+    }
+
+    /// `weft status --wait`: in sync with what the cluster is at the moment of asking.
+    pub(super) async fn wait_in_sync(
+        self: &Arc<Self>,
+        deadline: Instant,
+    ) -> Result<api::Status, ApiError> {
+        loop {
+            let mut applied = self.applied.subscribe();
+            let in_sync = applied.wait_for(|applied| applied.behind.is_none());
+            if tokio::time::timeout_at(deadline, in_sync).await.is_err() {
+                let why = self.applied.borrow().behind.clone().unwrap_or_default();
+                return Err(ApiError::unavailable("not_in_sync", format!("the agent is not in sync: {why}"))
+                    .hint("see `weft status` and the agent's log"));
+            }
+            // The controller may know of changes that are still under way to here.
+            if let Ok(asked) = tokio::time::timeout_at(deadline, self.ask(Request::Presence)).await
+                && asked.is_ok()
+            {
+                return Ok(self.status());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        let Refusal { code, message, hint } = refusal;
+        let status = match code.as_str() {
+            code if code.starts_with("unknown") || code.starts_with("not_") => 404,
+            code if code.starts_with("bad_") || code.starts_with("invalid") => 400,
+            _ => 409,
+        };
+        Self { status, reply: api::ErrorReply { code, message, hint } }
+    }
+}
+
+impl From<RequestError> for ApiError {
+    fn from(error: RequestError) -> Self {
+        match error {
+            RequestError::Refused(refusal) => refusal.into(),
+            RequestError::Offline { why } => {
+                Self::unavailable("offline", format!("no controller answers: {why}"))
+                    .hint("traffic goes on; see `weft status`, and start or reach a controller")
+            }
+            RequestError::TimedOut => {
+                Self::unavailable("timed_out", "the controller did not answer in time")
+                    .hint("it may have been done or not: look, then try again")
+            }
+        }
+    }
+}

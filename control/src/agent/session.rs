@@ -1,0 +1,152 @@
+//! The control channel's events, and telling the controller what it missed while it was away.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tracing::{debug, info, warn};
+
+use super::Agent;
+use crate::channel::{Answer, Ask, LinkEvent, Request, RequestError};
+use crate::model::ClusterMap;
+
+/// Between two tries to tell the controller what it didn't take.
+const TELL_AGAIN: Duration = Duration::from_millis(500);
+
+/// Follows the channel until the agent stops.
+pub(super) async fn follow(agent: Arc<Agent>, mut events: mpsc::Receiver<LinkEvent>) {
+    while let Some(event) = events.recv().await {
+        agent.handle_link(event);
+        agent.changed.notify_one();
+    }
+}
+
+/// Tells the controller of our endpoints whenever it doesn't know them as they are.
+pub(super) async fn tell(agent: Arc<Agent>) {
+    loop {
+        agent.resync.notified().await;
+        while agent.must_tell() {
+            if agent.tell_endpoints().await.is_err() {
+                tokio::time::sleep(TELL_AGAIN).await;
+            }
+        }
+    }
+}
+
+impl Agent {
+    fn handle_link(&self, event: LinkEvent) {
+        match event {
+            LinkEvent::Up { controller } => {
+                info!(%controller, "control channel up");
+                let mut inner = self.inner();
+                inner.channel.connected = Some(controller);
+                inner.channel.since = Instant::now();
+                inner.channel.error = None;
+                inner.channel.told = false;
+                drop(inner);
+                self.resync.notify_one();
+            }
+            LinkEvent::Down { reason } => {
+                let mut inner = self.inner();
+                if inner.channel.connected.take().is_some() {
+                    warn!(%reason, "control channel down; forwarding goes on by the last map");
+                    inner.channel.since = Instant::now();
+                }
+                inner.channel.error = Some(reason);
+                inner.channel.caught_up = false;
+            }
+            LinkEvent::Refused { refusal } => {
+                let mut inner = self.inner();
+                if inner.channel.error.as_deref() != Some(refusal.message.as_str()) {
+                    warn!(code = %refusal.code, "the controller refuses this node: {}", refusal.message);
+                }
+                inner.channel.connected = None;
+                inner.channel.caught_up = false;
+                inner.channel.error = Some(refusal.message);
+            }
+            LinkEvent::Snapshot { incarnation, map } => self.take_snapshot(incarnation, map),
+            LinkEvent::Changes { changes, up_to } => {
+                debug!(changes = changes.len(), up_to, "cluster map changes");
+                let mut inner = self.inner();
+                for (revision, change) in changes {
+                    inner.map.apply(revision, change);
+                }
+                inner.map.revision = inner.map.revision.max(up_to);
+            }
+            LinkEvent::CaughtUp => self.inner().channel.caught_up = true,
+            LinkEvent::Ask { ask, answer } => {
+                // A controller that went away meanwhile asks again.
+                let _ = answer.send(self.answer(ask));
+            }
+        }
+    }
+
+    fn take_snapshot(&self, incarnation: String, map: ClusterMap) {
+        info!(revision = map.revision, nodes = map.nodes.len(), networks = map.networks.len(),
+            endpoints = map.endpoints.len(), "cluster map received");
+        let mut inner = self.inner();
+        inner.incarnation = incarnation;
+        inner.map = map;
+    }
+
+    /// Another node wants an address of our blocks.
+    fn answer(&self, ask: Ask) -> Answer {
+        let Ask::Yield { network, ip } = ask;
+        let mut inner = self.inner();
+        let holder = inner
+            .pending
+            .values()
+            .map(|pending| &pending.endpoint)
+            .chain(inner.ports.values().map(|port| &port.record.endpoint))
+            .find(|endpoint| endpoint.network == network && endpoint.ips.contains(&ip))
+            .map(|endpoint| endpoint.name.clone());
+        match holder {
+            Some(endpoint) => Answer::InUse { endpoint },
+            None => {
+                inner.yielded.insert((network, ip), Instant::now());
+                Answer::Yielded
+            }
+        }
+    }
+
+    fn must_tell(&self) -> bool {
+        let inner = self.inner();
+        inner.channel.connected.is_some() && !inner.channel.told
+    }
+
+    /// The full report: the controller adds what it misses and drops what we no longer have.
+    async fn tell_endpoints(&self) -> Result<(), RequestError> {
+        let endpoints = {
+            let mut inner = self.inner();
+            // Whatever changes from here on makes it untold again.
+            inner.channel.told = true;
+            inner.endpoints()
+        };
+        let reply = self.link.request(Request::SyncEndpoints { endpoints }).await;
+        let mut inner = self.inner();
+        let reply = match reply {
+            Ok(reply) => reply,
+            Err(error) => {
+                inner.channel.told = false;
+                debug!(%error, "the controller didn't take our endpoints");
+                return Err(error);
+            }
+        };
+        for port in inner.ports.values_mut() {
+            port.trouble = None;
+        }
+        inner.warnings.clear();
+        for (id, refusal) in reply.rejected {
+            let Some(port) = inner.ports.get_mut(&id) else { continue };
+            let message = refusal.message;
+            warn!(port = %port.record.endpoint.name, code = %refusal.code, "endpoint refused by the controller: {message}");
+            let warning = format!("port {} is not known to the cluster: {message}", port.record.endpoint.name);
+            port.trouble = Some(format!("refused: {message}"));
+            inner.warnings.push(warning);
+        }
+        drop(inner);
+        self.changed.notify_one();
+        Ok(())
+    }
+}
+

@@ -1,0 +1,487 @@
+//! From a configuration to a running agent, and its orderly end.
+//!
+//! The order serves the gap that a restart leaves: what the last agent left (map, ports, the file descriptors in the
+//! holder) is forwarding again before the controller is even called.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, mpsc, watch};
+use tracing::{info, warn};
+use weft_switch::PortEvent;
+use weft_tunnel::TunnelError;
+use weft_wire::Mtu;
+
+use super::assemble::{Fabric, FabricError};
+use super::serve::{self, Phase, SocketError};
+use super::state::{StateDir, StateError};
+use super::{Agent, AgentConfig, Applied, Channel, Facts, Inner, keeper::Keeper};
+use super::{reconcile, session};
+use crate::channel::{self, JoinError, JoinRequest, Link, LinkConfig, NodeFacts};
+use crate::controller::{self, ControllerConfig, ControllerError, ControllerHandle};
+use crate::identity::{Identity, IdentityError, JoinToken};
+use crate::link;
+use crate::model::{self, EndpointId, Transport};
+
+/// What a standalone agent's tunnels are bound to when nobody says otherwise: nothing comes or goes there.
+const STANDALONE_UNDERLAY: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+/// With this underlay MTU a standalone host's networks get Ethernet's 1500.
+const STANDALONE_UNDERLAY_MTU: u32 = 1550;
+/// Between two tries to reach a controller to join.
+const JOIN_AGAIN: Duration = Duration::from_millis(500);
+/// A predecessor that is just dying may hold the tunnel's port a moment longer than the state directory's lock.
+const PORT_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Why an agent doesn't run.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The local API's socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// This node's certificate and key.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// Switch or tunnel.
+    #[error(transparent)]
+    Fabric(#[from] FabricError),
+    /// The controller inside a standalone agent.
+    #[error(transparent)]
+    Controller(#[from] ControllerError),
+    /// The cluster won't have us.
+    #[error("cannot join the cluster: {0}")]
+    Join(#[source] JoinError),
+    /// Something must be given the first time.
+    #[error("{what} is missing: {why}; give {flag}")]
+    Missing {
+        /// In words.
+        what: &'static str,
+        /// Why it is needed.
+        why: &'static str,
+        /// The flag.
+        flag: &'static str,
+    },
+    /// A name or token that can't be used.
+    #[error("{0}")]
+    Invalid(String),
+    /// The underlay address isn't this host's.
+    #[error("this host has no address {address}: tunnels can't be bound to it; give --underlay one of {have}")]
+    NotOurAddress {
+        /// What was asked for.
+        address: IpAddr,
+        /// What is there.
+        have: String,
+    },
+    /// The node belongs to another name.
+    #[error("state directory {dir} belongs to node {is}, not {wanted}; leave out --node, or give another --state", dir = dir.display())]
+    OtherName {
+        /// The directory.
+        dir: PathBuf,
+        /// Who it belongs to.
+        is: String,
+        /// Who it should be.
+        wanted: String,
+    },
+    /// The operating system.
+    #[error("cannot {what}: {source}")]
+    System {
+        /// The verb.
+        what: &'static str,
+        /// The cause.
+        source: io::Error,
+    },
+}
+
+/// What the state directory remembers of the flags.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Settings {
+    pub(super) underlay: Option<IpAddr>,
+    pub(super) vxlan_port: Option<u16>,
+    #[serde(default)]
+    pub(super) standalone: bool,
+}
+
+/// Runs an agent until SIGTERM or SIGINT. Ports outlive it.
+///
+/// # Errors
+/// [`AgentError`], naming object, cause and next step.
+pub fn run(config: AgentConfig) -> Result<(), AgentError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("weft-control")
+        .enable_all()
+        .build()
+        .map_err(|source| AgentError::System { what: "start the runtime", source })?;
+    runtime.block_on(run_until_told(config))
+}
+
+async fn run_until_told(config: AgentConfig) -> Result<(), AgentError> {
+    let system = |source| AgentError::System { what: "listen for signals", source };
+    let mut terminate = signal(SignalKind::terminate()).map_err(system)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(system)?;
+    let told = async move {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
+    };
+    tokio::pin!(told);
+    let socket = config.socket.clone();
+    let started = tokio::select! {
+        started = Running::start(config) => started?,
+        signal = &mut told => {
+            info!(signal, "stopped before the agent was up");
+            let _ = std::fs::remove_file(&socket);
+            return Ok(());
+        }
+    };
+    let signal = told.await;
+    info!(signal, "stopping; ports stay with the fd holder");
+    started.stop().await;
+    let _ = std::fs::remove_file(&socket);
+    Ok(())
+}
+
+/// A running agent with what must not be dropped before it ends.
+struct Running {
+    agent: Arc<Agent>,
+    controller: Option<ControllerHandle>,
+}
+
+impl Running {
+    async fn start(config: AgentConfig) -> Result<Self, AgentError> {
+        let state = StateDir::open(&config.state)?;
+        let listener = serve::bind(&config.socket)?;
+        let (phase, phases) = watch::channel(Phase::Joining("the agent is starting".to_owned()));
+        tokio::spawn(serve::serve(listener, phases));
+
+        let mut settings: Settings = state.load_settings()?;
+        settings.underlay = config.underlay.or(settings.underlay);
+        settings.vxlan_port = config.vxlan_port.or(settings.vxlan_port);
+        settings.standalone |= config.standalone;
+        let underlay = find_underlay(&settings).await?;
+        let controller = match settings.standalone {
+            true => Some(start_own_controller(&state).await?),
+            false => None,
+        };
+        let facts = NodeFacts {
+            underlay: underlay.address,
+            underlay_mtu: underlay.mtu,
+            vxlan_port: settings.vxlan_port.unwrap_or(weft_wire::vxlan::VXLAN_PORT),
+            transports: vec![Transport::Vxlan],
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let identity = match Identity::load(&state.path("identity"))? {
+            Some(identity) => check_name(identity, &config)?,
+            None => join(&config, &state, controller.as_ref(), &facts, &phase).await?,
+        };
+        state.save_settings(&settings)?;
+        let controllers = match (&controller, config.controllers.is_empty()) {
+            (Some(controller), _) => vec![controller.address()],
+            (None, true) => identity.controllers.clone(),
+            (None, false) => config.controllers.clone(),
+        };
+        let agent = bring_up(&config, state, identity, controllers, (facts, underlay)).await?;
+        phase.send_replace(Phase::Running(Arc::clone(&agent)));
+        Ok(Self { agent, controller })
+    }
+
+    async fn stop(self) {
+        let agent = Arc::clone(&self.agent);
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || agent.save_map_now()).await {
+            warn!(%error, "the cluster map could not be saved");
+        }
+        self.agent.link.close().await;
+        if let Some(controller) = self.controller {
+            controller.stop().await;
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Underlay {
+    address: IpAddr,
+    ifname: String,
+    mtu: Mtu,
+}
+
+async fn find_underlay(settings: &Settings) -> Result<Underlay, AgentError> {
+    let address = match (settings.underlay, settings.standalone) {
+        (Some(address), _) => address,
+        (None, true) => STANDALONE_UNDERLAY,
+        (None, false) => {
+            return Err(AgentError::Missing {
+                what: "the underlay address",
+                why: "tunnels are bound to it and other hosts reach this one by it",
+                flag: "--underlay IP",
+            });
+        }
+    };
+    if settings.standalone && address.is_loopback() {
+        // In a fresh network namespace even loopback is down.
+        link::ensure_loopback_up()
+            .await
+            .map_err(|error| AgentError::System { what: "bring up loopback", source: io::Error::other(error) })?;
+        let mtu = Mtu::new(STANDALONE_UNDERLAY_MTU).expect("a constant in range");
+        return Ok(Underlay { address, ifname: "lo".to_owned(), mtu });
+    }
+    let failed = |error| AgentError::System {
+        what: "list this host's addresses",
+        source: io::Error::other(error),
+    };
+    match link::local_link_of_address(address).await.map_err(failed)? {
+        Some(found) => {
+            let mtu = Mtu::new(found.mtu.min(Mtu::MAX)).unwrap_or(Mtu::ETHERNET);
+            Ok(Underlay { address, ifname: found.ifname, mtu })
+        }
+        None => {
+            let have = link::local_addresses().await.map_err(failed)?;
+            let have = have.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ");
+            Err(AgentError::NotOurAddress { address, have })
+        }
+    }
+}
+
+async fn start_own_controller(state: &StateDir) -> Result<ControllerHandle, AgentError> {
+    let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let config = ControllerConfig { data: state.path("controller"), listen };
+    let handle = controller::start(config).await?;
+    info!(address = %handle.address(), "standalone: own controller started");
+    Ok(handle)
+}
+
+fn check_name(identity: Identity, config: &AgentConfig) -> Result<Identity, AgentError> {
+    match &config.node {
+        Some(wanted) if *wanted != identity.node_name => Err(AgentError::OtherName {
+            dir: config.state.clone(),
+            is: identity.node_name,
+            wanted: wanted.clone(),
+        }),
+        Some(_) | None => Ok(identity),
+    }
+}
+
+/// Becomes a member: asks the controllers in turn until one answers; a refusal is final.
+async fn join(
+    config: &AgentConfig,
+    state: &StateDir,
+    own: Option<&ControllerHandle>,
+    facts: &NodeFacts,
+    phase: &watch::Sender<Phase>,
+) -> Result<Identity, AgentError> {
+    let name = match &config.node {
+        Some(name) => name.clone(),
+        None => hostname()?,
+    };
+    model::check_name("node", &name).map_err(|why| AgentError::Invalid(format!("{why}; give --node")))?;
+    let (controllers, token) = match own {
+        Some(own) => (vec![own.address()], own.mint_token(Duration::from_secs(60)).await?),
+        None => (config.controllers.clone(), given_token(config)?),
+    };
+    let request = JoinRequest { node_name: name, facts: facts.clone() };
+    let mut said = None;
+    loop {
+        match channel::join(&controllers, &token, &request, &state.path("identity")).await {
+            Ok(identity) => {
+                info!(node = %identity.node_name, cluster = %identity.cluster, "joined the cluster");
+                return Ok(identity);
+            }
+            Err(error) if error.is_final() => return Err(AgentError::Join(error)),
+            Err(error) => {
+                let why = format!("the agent can't join its cluster yet: {error}");
+                if said.as_ref() != Some(&why) {
+                    warn!("{why}; trying again");
+                    phase.send_replace(Phase::Joining(why.clone()));
+                    said = Some(why);
+                }
+                tokio::time::sleep(JOIN_AGAIN).await;
+            }
+        }
+    }
+}
+
+fn given_token(config: &AgentConfig) -> Result<JoinToken, AgentError> {
+    const FIRST: &str = "this state directory isn't a member of a cluster yet";
+    if config.controllers.is_empty() {
+        let flag = "--join IP:PORT of a controller (or --standalone for a single host)";
+        return Err(AgentError::Missing { what: "a controller", why: FIRST, flag });
+    }
+    let Some(token) = &config.token else {
+        let flag = "--token with what `weft controller token` prints on the controller";
+        return Err(AgentError::Missing { what: "a join token", why: FIRST, flag });
+    };
+    token.trim().parse().map_err(|error| AgentError::Invalid(format!("join token: {error}")))
+}
+
+fn hostname() -> Result<String, AgentError> {
+    let name = nix::unistd::gethostname()
+        .map_err(|errno| AgentError::System { what: "read the host's name", source: errno.into() })?;
+    Ok(name.to_string_lossy().into_owned())
+}
+
+/// Starts forwarding with what the last agent left, then calls the controller.
+async fn bring_up(
+    config: &AgentConfig,
+    state: StateDir,
+    identity: Identity,
+    controllers: Vec<SocketAddr>,
+    (node_facts, underlay): (NodeFacts, Underlay),
+) -> Result<Arc<Agent>, AgentError> {
+    let saved = state.load_map(&identity.cluster)?;
+    let records = state.load_ports()?;
+    let (fabric, port_events) = start_fabric(underlay.address, node_facts.vxlan_port, config.workers)?;
+    let keeper = Keeper::start(state.path("holder.sock"), config.exe.clone());
+    let facts = Facts {
+        cluster: identity.cluster.clone(),
+        node: identity.node_id.clone(),
+        node_name: identity.node_name.clone(),
+        underlay: underlay.address,
+        underlay_ifname: underlay.ifname,
+        underlay_mtu: underlay.mtu,
+        vxlan_port: node_facts.vxlan_port,
+        workers: config.workers,
+        started: Instant::now(),
+    };
+    let link_config = LinkConfig {
+        identity,
+        controllers: controllers.clone(),
+        facts: node_facts,
+        have: saved.map.revision,
+        incarnation: saved.incarnation.clone(),
+    };
+    let (link, link_events) = Link::start(link_config)
+        .map_err(|source| AgentError::System { what: "open the control channel's socket", source })?;
+    let epoch = records.iter().map(|record| record.endpoint.epoch).max().unwrap_or(0);
+    let inner = Inner {
+        epoch: epoch.max(saved.map.revision),
+        map: saved.map,
+        incarnation: saved.incarnation,
+        ports: BTreeMap::new(),
+        pending: BTreeMap::new(),
+        leaving: BTreeSet::new(),
+        yielded: BTreeMap::new(),
+        channel: Channel::new(controllers),
+        warnings: Vec::new(),
+    };
+    let agent = Arc::new(Agent {
+        facts,
+        state,
+        link,
+        keeper,
+        inner: Mutex::new(inner),
+        fabric: Mutex::new(fabric),
+        saving: Mutex::new(()),
+        changed: Notify::new(),
+        resync: Notify::new(),
+        applied: watch::Sender::new(Applied {
+            revision: 0,
+            behind: Some("the agent is starting".to_owned()),
+        }),
+    });
+    agent.restore(records).await?;
+    spawn_tasks(&agent, port_events, link_events);
+    Ok(agent)
+}
+
+fn start_fabric(
+    underlay: IpAddr,
+    vxlan_port: u16,
+    workers: usize,
+) -> Result<(Fabric, mpsc::UnboundedReceiver<PortEvent>), FabricError> {
+    let patience = Instant::now() + PORT_PATIENCE;
+    loop {
+        match Fabric::start(underlay, vxlan_port, workers) {
+            Err(FabricError::Tunnel(TunnelError::PortTaken { .. })) if Instant::now() < patience => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            result => return result,
+        }
+    }
+}
+
+fn spawn_tasks(
+    agent: &Arc<Agent>,
+    port_events: mpsc::UnboundedReceiver<PortEvent>,
+    link_events: mpsc::Receiver<channel::LinkEvent>,
+) {
+    tokio::spawn(reconcile::follow(Arc::clone(agent)));
+    tokio::spawn(reconcile::save_map(Arc::clone(agent)));
+    tokio::spawn(session::follow(Arc::clone(agent), link_events));
+    tokio::spawn(session::tell(Arc::clone(agent)));
+    tokio::spawn(follow_ports(Arc::clone(agent), port_events));
+    tokio::spawn(super::keeper::watch(Arc::clone(agent)));
+    agent.changed.notify_one();
+}
+
+/// Takes down ports whose namespace died.
+async fn follow_ports(agent: Arc<Agent>, mut events: mpsc::UnboundedReceiver<PortEvent>) {
+    while let Some(PortEvent::Gone(port)) = events.recv().await {
+        let gone = {
+            let inner = agent.inner();
+            let gone = inner.ports.values().find(|candidate| candidate.id == port);
+            gone.map(|port| (port.record.endpoint.clone(), port.record.netns.clone()))
+        };
+        if let Some((endpoint, netns)) = gone {
+            info!(port = %endpoint.name, %netns, "namespace is gone");
+            let agent = Arc::clone(&agent);
+            // Each on its own: a hundred namespaces may die at once.
+            tokio::spawn(async move { agent.take_down(&endpoint.id).await });
+        }
+    }
+}
+
+impl Agent {
+    /// Plugs in again what survived the last agent, and forgets what didn't.
+    async fn restore(self: &Arc<Self>, records: Vec<super::state::PortRecord>) -> Result<(), AgentError> {
+        let known: BTreeSet<EndpointId> =
+            records.iter().map(|record| record.endpoint.id.clone()).collect();
+        for name in self.keeper.names() {
+            if !known.contains(&EndpointId(name.clone())) {
+                info!(port = name, "half-made port of the last agent destroyed");
+                self.keeper.forget(&name);
+            }
+        }
+        let total = records.len();
+        let mut restored = 0;
+        for record in records {
+            let id = record.endpoint.id.clone();
+            let (name, netns) = (record.endpoint.name.clone(), record.netns.clone());
+            let fds = self.keeper.fetch(&id.0);
+            if !fds.is_empty() && self.add_port(record, fds).is_ok() {
+                restored += 1;
+            } else {
+                info!(port = %name, %netns, "port did not survive; its addresses are free again");
+                self.keeper.forget(&id.0);
+            }
+        }
+        self.reconcile();
+        if restored != total {
+            self.save_ports().await.map_err(|error| AgentError::Invalid(error.reply.message))?;
+        }
+        if total > 0 {
+            info!(restored, lost = total - restored, "ports of the last agent");
+        }
+        Ok(())
+    }
+}
+
+impl Channel {
+    fn new(addresses: Vec<SocketAddr>) -> Self {
+        Self {
+            addresses,
+            connected: None,
+            since: Instant::now(),
+            error: None,
+            caught_up: false,
+            told: false,
+        }
+    }
+}

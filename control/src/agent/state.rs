@@ -1,0 +1,382 @@
+//! What an agent keeps on disk, so that a new start goes on where the old one ended.
+//!
+//! | file in the state directory | what | written |
+//! |---|---|---|
+//! | `ports.json` | the ports of this host: owned facts | durably, before a change is answered |
+//! | `settings.json` | the flags that a later start needn't repeat | at each start |
+//! | `map.cbor` | the last cluster map: a cache, to forward by while no controller answers | within a second |
+//! | `lock` | held by the agent that runs here | |
+//!
+//! Files are replaced whole (write beside, sync, rename), so that a crash leaves the old or the new one. A file
+//! that can't be read is refused by name: guessing would give addresses twice.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+use nix::fcntl::{Flock, FlockArg};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use weft_wire::{Mtu, Vni};
+
+use crate::model::{ClusterId, ClusterMap, Endpoint};
+
+/// Version of both files' layout. A reader refuses what is newer than itself.
+const LAYOUT: u32 = 1;
+
+/// How long a start waits for a predecessor that is just dying.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Why the state directory can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// The directory or a file in it can't be made, read or written.
+    #[error("cannot {what} {path}: {source}", path = path.display())]
+    Io {
+        /// The verb.
+        what: &'static str,
+        /// The object.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// Another agent runs on it.
+    #[error("state directory {dir} is in use by another agent (pid {pid}); stop that one or give this one its own --state", dir = dir.display())]
+    InUse {
+        /// The directory.
+        dir: PathBuf,
+        /// Who holds it, as far as it says.
+        pid: String,
+    },
+    /// The file isn't what an agent writes.
+    #[error("state file {path} is corrupt ({cause}); {next}", path = path.display())]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: String,
+        /// What to do.
+        next: &'static str,
+    },
+    /// A newer weft wrote it.
+    #[error("state file {path} has layout {found}, this weft knows {LAYOUT}; start the newer weft again", path = path.display())]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its layout.
+        found: u32,
+    },
+}
+
+/// A port as it survives the agent: everything that isn't in its file descriptors.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortRecord {
+    /// What the cluster knows of it.
+    pub endpoint: Endpoint,
+    /// The network's name when it was connected, for people.
+    pub network_name: String,
+    /// The network's VNI.
+    pub vni: Vni,
+    /// The namespace as the caller named it.
+    pub netns: String,
+    /// The namespace's device and inode: what it is.
+    pub netns_id: (u64, u64),
+    /// Interface name in the namespace.
+    pub ifname: String,
+    /// Addresses with the prefix lengths of their subnets.
+    pub addresses: Vec<IpNet>,
+    /// Without vnet header: frames exactly as on a wire.
+    pub plain: bool,
+    /// MTU that the interface was given last, in bytes.
+    pub mtu: Mtu,
+}
+
+#[derive(Serialize, Deserialize)]
+struct PortsFile {
+    layout: u32,
+    ports: Vec<PortRecord>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct MapFile {
+    layout: u32,
+    cluster: ClusterId,
+    incarnation: String,
+    map: ClusterMap,
+}
+
+/// The cluster map as it was when it was last saved.
+#[derive(Debug, Default)]
+pub struct SavedMap {
+    /// Which life of the controller's store its revisions belong to.
+    pub incarnation: String,
+    /// The map.
+    pub map: ClusterMap,
+}
+
+/// The state directory, held for this process.
+#[derive(Debug)]
+pub struct StateDir {
+    dir: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl StateDir {
+    /// Makes the directory if it isn't there and takes its lock.
+    ///
+    /// # Errors
+    /// [`StateError::InUse`] when another agent holds it for more than two seconds; [`StateError::Io`].
+    pub fn open(dir: &Path) -> Result<Self, StateError> {
+        let failed = |what, source| StateError::Io { what, path: dir.to_owned(), source };
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(|source| failed("make directory", source))?;
+        let path = dir.join("lock");
+        let patience = Instant::now() + LOCK_PATIENCE;
+        loop {
+            let file = OpenOptions::new()
+                .create(true)
+                .truncate(false)
+                .read(true)
+                .write(true)
+                .mode(0o600)
+                .open(&path)
+                .map_err(|source| StateError::Io { what: "open", path: path.clone(), source })?;
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(mut lock) => {
+                    // The pid in it is for people; the lock is what counts.
+                    let _ = lock.set_len(0);
+                    let _ = writeln!(lock, "{}", std::process::id());
+                    return Ok(Self { dir: dir.to_owned(), _lock: lock });
+                }
+                Err(_) if Instant::now() < patience => {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                Err(_) => {
+                    let pid = fs::read_to_string(&path).unwrap_or_default().trim().to_owned();
+                    return Err(StateError::InUse { dir: dir.to_owned(), pid });
+                }
+            }
+        }
+    }
+
+    /// A path in the directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// The ports of this host as they were last saved; none when there is no such file.
+    ///
+    /// # Errors
+    /// [`StateError::Corrupt`], [`StateError::Newer`], [`StateError::Io`].
+    pub fn load_ports(&self) -> Result<Vec<PortRecord>, StateError> {
+        let path = self.path("ports.json");
+        let Some(bytes) = read(&path)? else { return Ok(Vec::new()) };
+        const NEXT: &str = "move it away to start without these ports (their containers lose them)";
+        let corrupt = |cause: String| StateError::Corrupt { path: path.clone(), cause, next: NEXT };
+        let value: serde_json::Value =
+            serde_json::from_slice(&bytes).map_err(|error| corrupt(error.to_string()))?;
+        check_layout(&path, value.get("layout").and_then(serde_json::Value::as_u64))?;
+        let file: PortsFile =
+            serde_json::from_value(value).map_err(|error| corrupt(error.to_string()))?;
+        Ok(file.ports)
+    }
+
+    /// Replaces the saved ports; durable when it returns.
+    ///
+    /// # Errors
+    /// [`StateError::Io`]; the old file is still there then.
+    pub fn save_ports(&self, ports: &[PortRecord]) -> Result<(), StateError> {
+        let file = PortsFile { layout: LAYOUT, ports: ports.to_vec() };
+        let mut text = serde_json::to_vec_pretty(&file).expect("records have text keys only");
+        text.push(b'\n');
+        replace(&self.path("ports.json"), &text)
+    }
+
+    /// What earlier starts were told; nothing when there is no such file.
+    ///
+    /// # Errors
+    /// [`StateError::Corrupt`], [`StateError::Io`].
+    pub fn load_settings<T: DeserializeOwned + Default>(&self) -> Result<T, StateError> {
+        let path = self.path("settings.json");
+        let Some(bytes) = read(&path)? else { return Ok(T::default()) };
+        serde_json::from_slice(&bytes).map_err(|error| StateError::Corrupt {
+            path,
+            cause: error.to_string(),
+            next: "delete it and give --underlay (and --standalone, --vxlan-port if they were used) again",
+        })
+    }
+
+    /// Remembers what this start was told.
+    ///
+    /// # Errors
+    /// [`StateError::Io`]; the old file is still there then.
+    pub fn save_settings<T: Serialize>(&self, settings: &T) -> Result<(), StateError> {
+        let mut text = serde_json::to_vec_pretty(settings).expect("settings have text keys only");
+        text.push(b'\n');
+        replace(&self.path("settings.json"), &text)
+    }
+
+    /// The last saved map, if it is of this cluster; an empty one when there is none.
+    ///
+    /// # Errors
+    /// [`StateError::Corrupt`], [`StateError::Newer`], [`StateError::Io`].
+    pub fn load_map(&self, cluster: &ClusterId) -> Result<SavedMap, StateError> {
+        let path = self.path("map.cbor");
+        let Some(bytes) = read(&path)? else { return Ok(SavedMap::default()) };
+        const NEXT: &str = "delete it: the controller sends the map again (until then this host forwards only locally)";
+        let corrupt = |cause: String| StateError::Corrupt { path: path.clone(), cause, next: NEXT };
+        let value: ciborium::Value =
+            ciborium::from_reader(bytes.as_slice()).map_err(|error| corrupt(error.to_string()))?;
+        let layout = value.as_map().and_then(|fields| {
+            let (_, layout) = fields.iter().find(|(key, _)| key.as_text() == Some("layout"))?;
+            u64::try_from(layout.as_integer()?).ok()
+        });
+        check_layout(&path, layout)?;
+        let file: MapFile = value.deserialized().map_err(|error| corrupt(error.to_string()))?;
+        if file.cluster != *cluster {
+            let cause = format!("it is of cluster {}, this node belongs to {cluster}", file.cluster);
+            return Err(corrupt(cause));
+        }
+        Ok(SavedMap { incarnation: file.incarnation, map: file.map })
+    }
+
+    /// Replaces the saved map.
+    ///
+    /// # Errors
+    /// [`StateError::Io`]; the old file is still there then.
+    pub fn save_map(&self, cluster: &ClusterId, saved: SavedMap) -> Result<(), StateError> {
+        let SavedMap { incarnation, map } = saved;
+        let file = MapFile { layout: LAYOUT, cluster: cluster.clone(), incarnation, map };
+        let mut bytes = Vec::new();
+        ciborium::into_writer(&file, &mut bytes).expect("a Vec takes every write");
+        replace(&self.path("map.cbor"), &bytes)
+    }
+}
+
+fn check_layout(path: &Path, found: Option<u64>) -> Result<(), StateError> {
+    match found {
+        Some(layout) if layout <= u64::from(LAYOUT) => Ok(()),
+        Some(layout) => Err(StateError::Newer {
+            path: path.to_owned(),
+            found: u32::try_from(layout).unwrap_or(u32::MAX),
+        }),
+        None => Err(StateError::Corrupt {
+            path: path.to_owned(),
+            cause: "no layout number in it".to_owned(),
+            next: "move it away and start again",
+        }),
+    }
+}
+
+fn read(path: &Path) -> Result<Option<Vec<u8>>, StateError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(StateError::Io { what: "read", path: path.to_owned(), source }),
+    }
+}
+
+/// Writes beside, syncs, renames, and syncs the directory.
+fn replace(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
+    let new = path.with_extension("new");
+    let write = || -> io::Result<()> {
+        let mut file =
+            OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&new, path)?;
+        if let Some(dir) = path.parent() {
+            File::open(dir)?.sync_all()?;
+        }
+        Ok(())
+    };
+    write().map_err(|source| StateError::Io { what: "write", path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{EndpointId, NetworkId, NodeId};
+
+    fn record() -> PortRecord {
+        PortRecord {
+            endpoint: Endpoint {
+                id: EndpointId("00112233aabbccdd".into()),
+                network: NetworkId("1".into()),
+                node: NodeId("2".into()),
+                name: "c1".into(),
+                aliases: vec!["web".into()],
+                mac: "02:57:0a:20:00:02".parse().unwrap(),
+                ips: vec!["10.32.0.2".parse().unwrap()],
+                epoch: 7,
+            },
+            network_name: "blue".into(),
+            vni: Vni::new(4096).unwrap(),
+            netns: "c1".into(),
+            netns_id: (4, 4026),
+            ifname: "eth0".into(),
+            addresses: vec!["10.32.0.2/16".parse().unwrap()],
+            plain: false,
+            mtu: Mtu::new(1450).unwrap(),
+        }
+    }
+
+    #[test]
+    fn ports_and_map_come_back_as_they_were_saved() {
+        let dir = tempfile::tempdir().unwrap();
+        let cluster = ClusterId("c".into());
+        let state = StateDir::open(dir.path()).unwrap();
+        assert!(state.load_ports().unwrap().is_empty());
+        assert_eq!(state.load_map(&cluster).unwrap().map, ClusterMap::default());
+        state.save_ports(&[record()]).unwrap();
+        assert_eq!(state.load_ports().unwrap(), [record()]);
+        let mut map = ClusterMap::default();
+        map.apply(9, crate::model::Change::Put(crate::model::Object::Endpoint(record().endpoint)));
+        let saved = SavedMap { incarnation: "a".into(), map: map.clone() };
+        state.save_map(&cluster, saved).unwrap();
+        let again = state.load_map(&cluster).unwrap();
+        assert_eq!((again.incarnation.as_str(), again.map), ("a", map));
+    }
+
+    #[test]
+    fn a_corrupt_or_newer_file_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        for (text, expected) in [
+            ("{", "ports.json is corrupt"),
+            ("{}", "no layout number"),
+            (r#"{"layout":1,"ports":[{}]}"#, "missing field"),
+            (r#"{"layout":2}"#, "start the newer weft again"),
+        ] {
+            fs::write(dir.path().join("ports.json"), text).unwrap();
+            let error = state.load_ports().unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        fs::write(dir.path().join("map.cbor"), [0xff, 0x00]).unwrap();
+        let error = state.load_map(&ClusterId("c".into())).unwrap_err().to_string();
+        assert!(error.contains("map.cbor is corrupt"), "{error}");
+    }
+
+    #[test]
+    fn a_map_of_another_cluster_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        state.save_map(&ClusterId("a".into()), SavedMap::default()).unwrap();
+        let error = state.load_map(&ClusterId("b".into())).unwrap_err().to_string();
+        assert!(error.contains("cluster a"), "{error}");
+    }
+
+    #[test]
+    fn two_agents_cannot_share_a_state_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let _first = StateDir::open(dir.path()).unwrap();
+        let error = StateDir::open(dir.path()).unwrap_err().to_string();
+        assert!(error.contains(&format!("pid {}", std::process::id())), "{error}");
+    }
+}

@@ -1,0 +1,230 @@
+//! What the agent shows: the replies of the API's reading half, made from the map, the ports and the counters.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use weft_switch::{FdbKind, FdbRow, Place};
+
+use super::plan::effective_mtu;
+use super::{Agent, Inner, Port, ipam};
+use crate::api;
+use crate::model::{ClusterMap, Network, NodeId, Transport};
+
+impl Agent {
+    /// `weft peers`.
+    pub(super) fn peers(&self) -> api::Peers {
+        let inner = self.inner();
+        let fabric = self.fabric();
+        let applied = fabric.applied();
+        let peers = applied.peers.iter().map(|(address, peer)| {
+            let networks = applied
+                .networks
+                .values()
+                .filter(|network| network.flood.contains(address))
+                .map(|network| network.name.clone())
+                .collect();
+            let mtu = inner
+                .map
+                .nodes
+                .values()
+                .find(|node| node.object.underlay == *address)
+                .map_or(self.facts.underlay_mtu, |node| node.object.underlay_mtu)
+                .min(self.facts.underlay_mtu);
+            api::Peer {
+                name: peer.node.clone().unwrap_or_else(|| "static".to_owned()),
+                address: *address,
+                transport: Transport::Vxlan,
+                kind: if peer.node.is_some() { "node" } else { "static" }.to_owned(),
+                mtu: weft_tunnel::inner_mtu(mtu, *address),
+                networks,
+                traffic: fabric.peer_traffic(*address),
+            }
+        });
+        api::Peers { peers: peers.collect(), strangers: fabric.strangers() }
+    }
+
+    /// `weft ports`.
+    pub(super) fn ports(&self) -> Vec<api::Port> {
+        let inner = self.inner();
+        let fabric = self.fabric();
+        let mut ports: Vec<api::Port> = inner
+            .ports
+            .values()
+            .map(|port| port_view(port, fabric.port_traffic(port.id)))
+            .collect();
+        ports.sort_by(|a, b| (&a.network, &a.name).cmp(&(&b.network, &b.name)));
+        ports
+    }
+
+    /// `weft fdb`.
+    pub(super) fn fdb(&self) -> Vec<api::FdbEntry> {
+        let inner = self.inner();
+        let fabric = self.fabric();
+        let applied = fabric.applied();
+        let ports: BTreeMap<_, &Port> = inner.ports.values().map(|port| (port.id, port)).collect();
+        let mut rows: Vec<api::FdbEntry> = fabric
+            .fdb()
+            .into_iter()
+            .map(|row| {
+                let (via, name, address) = match row.place {
+                    Place::Port(id) => {
+                        let name = ports.get(&id).map(|port| port.record.endpoint.name.clone());
+                        ("port", name, None)
+                    }
+                    Place::Peer(id) => {
+                        let address = fabric.peer_address(id);
+                        let node = address
+                            .and_then(|address| applied.peers.get(&address)?.node.clone())
+                            .unwrap_or_else(|| "static".to_owned());
+                        ("peer", Some(node), address)
+                    }
+                };
+                let network = applied.networks.get(&row.vni).map(|network| network.name.clone());
+                fdb_view(&row, via, (name, network), address)
+            })
+            .collect();
+        rows.sort_by(|a, b| (&a.network, a.vlan, a.mac).cmp(&(&b.network, b.vlan, b.mac)));
+        rows
+    }
+
+    /// `weft subnets`.
+    pub(super) fn subnets(&self) -> Vec<api::SubnetBlock> {
+        let inner = self.inner();
+        let mut rows: Vec<api::SubnetBlock> = inner
+            .map
+            .networks
+            .values()
+            .flat_map(|network| block_views(&inner.map, &network.object))
+            .collect();
+        rows.sort_by(|a, b| (&a.network, a.prefix).cmp(&(&b.network, b.prefix)));
+        rows
+    }
+
+    /// `weft network ls`.
+    pub(super) fn networks(&self) -> Vec<api::NetworkInfo> {
+        let inner = self.inner();
+        let mut rows: Vec<api::NetworkInfo> = inner
+            .map
+            .networks
+            .values()
+            .map(|network| self.network_view(&inner.map, &network.object))
+            .collect();
+        rows.sort_by(|a, b| a.name.cmp(&b.name));
+        rows
+    }
+
+    /// One network as `ls` shows it.
+    pub(super) fn network_view(&self, map: &ClusterMap, network: &Network) -> api::NetworkInfo {
+        api::NetworkInfo {
+            name: network.name.clone(),
+            id: network.id.to_string(),
+            vni: network.vni,
+            subnets: network
+                .subnets
+                .iter()
+                .map(|subnet| api::SubnetInfo {
+                    cidr: subnet.cidr,
+                    ip_range: subnet.ip_range,
+                    gateway: subnet.gateway,
+                })
+                .collect(),
+            transport: network.transport,
+            encrypted: network.transport == Transport::Quic,
+            internal: network.internal,
+            mtu: effective_mtu(map, &self.here(), network),
+            mtu_set: network.mtu.is_some(),
+            ageing_secs: network.ageing_secs,
+            vteps: network.vteps.iter().copied().collect(),
+            endpoints: map.endpoints_of(&network.id).count(),
+        }
+    }
+
+    /// One network as `inspect` shows it.
+    pub(super) fn network_detail(&self, map: &ClusterMap, network: &Network) -> api::NetworkDetail {
+        let mut members: Vec<api::EndpointInfo> = map
+            .endpoints_of(&network.id)
+            .map(|endpoint| api::EndpointInfo {
+                name: endpoint.name.clone(),
+                id: endpoint.id.to_string(),
+                node: node_name(map, &endpoint.node),
+                mac: endpoint.mac,
+                ips: endpoint.ips.clone(),
+                aliases: endpoint.aliases.clone(),
+            })
+            .collect();
+        members.sort_by(|a, b| a.name.cmp(&b.name));
+        api::NetworkDetail {
+            network: self.network_view(map, network),
+            members,
+            blocks: block_views(map, network),
+        }
+    }
+}
+
+/// One port as `ports`, `connect` and `disconnect` show it.
+pub(super) fn port_view(port: &Port, traffic: api::Traffic) -> api::Port {
+    let record = &port.record;
+    api::Port {
+        name: record.endpoint.name.clone(),
+        endpoint: record.endpoint.id.to_string(),
+        network: record.network_name.clone(),
+        vni: record.vni,
+        netns: record.netns.clone(),
+        ifname: record.ifname.clone(),
+        mac: record.endpoint.mac,
+        addresses: record.addresses.clone(),
+        aliases: record.endpoint.aliases.clone(),
+        kind: if record.plain { "plain" } else { "offload" }.to_owned(),
+        mtu: record.mtu,
+        state: port.trouble.clone().unwrap_or_else(|| "up".to_owned()),
+        traffic,
+    }
+}
+
+fn fdb_view(
+    row: &FdbRow,
+    via: &str,
+    (name, network): (Option<String>, Option<String>),
+    address: Option<IpAddr>,
+) -> api::FdbEntry {
+    let (kind, age_secs, epoch) = match &row.kind {
+        FdbKind::Owned { epoch } => ("owned", None, Some(*epoch)),
+        FdbKind::Learned { age } => ("learned", Some(age.as_secs()), None),
+    };
+    api::FdbEntry {
+        network: network.unwrap_or_else(|| format!("vni {}", row.vni)),
+        vni: row.vni,
+        vlan: row.vlan.value(),
+        mac: row.mac,
+        via: via.to_owned(),
+        name: name.unwrap_or_else(|| "(leaving)".to_owned()),
+        address,
+        kind: kind.to_owned(),
+        age_secs,
+        epoch,
+    }
+}
+
+fn block_views(map: &ClusterMap, network: &Network) -> Vec<api::SubnetBlock> {
+    map.blocks_of(&network.id)
+        .map(|block| api::SubnetBlock {
+            network: network.name.clone(),
+            prefix: block.prefix,
+            node: node_name(map, &block.node),
+            underlay: map.nodes.get(&block.node).map(|node| node.object.underlay),
+            used: ipam::used(map, &network.id, block.prefix),
+        })
+        .collect()
+}
+
+/// A node's name for people; its id when the map doesn't have it.
+pub(super) fn node_name(map: &ClusterMap, id: &NodeId) -> String {
+    map.nodes.get(id).map_or_else(|| id.to_string(), |node| node.object.name.clone())
+}
+
+impl Inner {
+    /// Networks, as `status` counts them.
+    pub(super) fn network_count(&self) -> usize {
+        self.map.networks.len()
+    }
+}

@@ -169,22 +169,19 @@ impl Client {
         let path = self.socket.display();
         let start =
             "start one with `weft agent run ...` or name its socket with --socket / WEFT_SOCKET";
-        match error.kind() {
-            ErrorKind::NotFound => {
-                Failure::new("no_agent", format!("no agent listens at {path}")).hint(start)
-            }
-            ErrorKind::ConnectionRefused => {
-                let message =
-                    format!("no agent listens at {path} any more (the file is a leftover)");
-                Failure::new("no_agent", message).hint(start)
-            }
-            ErrorKind::PermissionDenied => {
-                let message =
-                    format!("the agent's socket {path} may not be used: permission denied");
-                Failure::new("permission_denied", message).hint(self.who_may())
-            }
-            _ => Failure::new("no_agent", format!("cannot connect to {path}: {error}")).hint(start),
+        let kind = error.kind();
+        if kind == ErrorKind::PermissionDenied {
+            let message = format!("the agent's socket {path} may not be used: permission denied");
+            return Failure::new("permission_denied", message).hint(self.who_may());
         }
+        let message = if kind == ErrorKind::NotFound {
+            format!("no agent listens at {path}")
+        } else if kind == ErrorKind::ConnectionRefused {
+            format!("no agent listens at {path} any more (the file is a leftover)")
+        } else {
+            format!("cannot connect to {path}: {error}")
+        };
+        Failure::new("no_agent", message).hint(start)
     }
 
     /// Who may use the socket, as far as its file tells.

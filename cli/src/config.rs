@@ -25,8 +25,6 @@ const DEFAULT_STATE: &str = "/var/lib/weft";
 const DEFAULT_DATA: &str = "/var/lib/weft-controller";
 /// The UDP port of a controller when nobody says otherwise (no service is registered for it).
 pub(crate) const CONTROLLER_PORT: u16 = 6783;
-/// RFC 7348 section 5: the UDP port assigned to VXLAN.
-const VXLAN_PORT: u16 = 4789;
 /// How long a join token can be used.
 const DEFAULT_TOKEN_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -48,12 +46,14 @@ pub(crate) struct Settings {
 pub(crate) struct AgentSettings {
     pub(crate) controllers: Vec<SocketAddr>,
     pub(crate) token: Option<String>,
-    pub(crate) node: String,
+    /// The host's name the first time, when `None`.
+    pub(crate) node: Option<String>,
     pub(crate) underlay: Option<IpAddr>,
     pub(crate) state: PathBuf,
     pub(crate) standalone: bool,
     pub(crate) workers: usize,
-    pub(crate) vxlan_port: u16,
+    /// The one assigned to VXLAN, when `None`.
+    pub(crate) vxlan_port: Option<u16>,
 }
 
 /// What `weft controller run` was asked to do.
@@ -84,8 +84,16 @@ pub(crate) fn load(cli: &Cli) -> Result<Settings, Failure> {
 fn load_with(cli: &Cli, environment: &dyn Fn(&str) -> Option<String>) -> Result<Settings, Failure> {
     let file = match &cli.command {
         Command::FdHolder | Command::Completion { .. } | Command::Man { .. } => File::default(),
-        command => {
-            let is_daemon = matches!(command, Command::Agent(_) | Command::Controller(_));
+        Command::Network(_)
+        | Command::Status(_)
+        | Command::Peers
+        | Command::Ports(_)
+        | Command::Fdb(_)
+        | Command::Subnets(_)
+        | Command::Nodes(_)
+        | Command::Agent(_)
+        | Command::Controller(_) => {
+            let is_daemon = matches!(cli.command, Command::Agent(_) | Command::Controller(_));
             let named = cli.global.config.clone();
             let named = named.or_else(|| environment("WEFT_CONFIG").map(PathBuf::from));
             match named {
@@ -128,7 +136,7 @@ impl Settings {
     /// Flags of `weft agent run` over environment and file.
     ///
     /// # Errors
-    /// The token file is unreadable or empty, or the host has no usable name and none was given.
+    /// The token file is unreadable or empty.
     pub(crate) fn agent(&self, flags: agent::Run) -> Result<AgentSettings, Failure> {
         let file = &self.file;
         // A flag overrides its opposite in the file.
@@ -146,10 +154,7 @@ impl Settings {
             } else {
                 self.token(flags.token, flags.token_file)?
             },
-            node: match flags.node.or_else(|| file.node.clone()) {
-                Some(name) => name,
-                None => host_name()?,
-            },
+            node: flags.node.or_else(|| file.node.clone()),
             underlay: flags.underlay.or(file.underlay),
             state: absolute(
                 flags
@@ -162,7 +167,7 @@ impl Settings {
                 .workers
                 .or(file.workers)
                 .map_or_else(cores, usize::from),
-            vxlan_port: flags.vxlan_port.or(file.vxlan_port).unwrap_or(VXLAN_PORT),
+            vxlan_port: flags.vxlan_port.or(file.vxlan_port),
         })
     }
 
@@ -217,19 +222,6 @@ fn absolute(path: PathBuf) -> PathBuf {
 
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
-}
-
-fn host_name() -> Result<String, Failure> {
-    let name = nix::unistd::gethostname()
-        .ok()
-        .and_then(|name| name.into_string().ok());
-    name.filter(|name| !name.is_empty()).ok_or_else(|| {
-        Failure::new(
-            "no_host_name",
-            "this host has no name that could be the node's name",
-        )
-        .hint("name the node with --node NAME")
-    })
 }
 
 #[cfg(test)]

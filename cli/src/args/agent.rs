@@ -13,7 +13,7 @@ use super::values;
 pub(crate) enum Agent {
     /// Run the agent of this host until SIGTERM or SIGINT
     #[command(after_help = "\
---join and a token are needed the first time only: the state directory knows the rest.
+--join, --underlay and a token are needed the first time only: the state directory knows the rest.
 An agent started in a network namespace works there.")]
     Run(Box<Run>),
 }
@@ -32,10 +32,10 @@ pub(crate) struct Run {
     /// File with the join token, so that it is in no process list
     #[arg(long, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
-    /// This node's name, unique in the cluster [default: the host's name]
+    /// This node's name, unique in the cluster [default: the host's name, the first time]
     #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) node: Option<String>,
-    /// Address of this host that tunnels are bound to [default: the one that reaches the controller]
+    /// Address of this host that tunnels are bound to; needed the first time, but for --standalone
     #[arg(long, value_name = "IP")]
     pub(crate) underlay: Option<IpAddr>,
     /// Where keys, ports and the last map are kept [default: /var/lib/weft]

@@ -8,12 +8,20 @@ use weft_control::api::NetnsArg;
 
 use crate::config::CONTROLLER_PORT;
 
-/// Seconds as a number (`30`) or with units (`1m 30s`).
+/// The longest wait; the agent holds no request longer.
+const MAX_WAIT: Duration = Duration::from_secs(3600);
+
+/// Seconds as a number (`30`) or with units (`1m 30s`), at most an hour.
 pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
-    if let Ok(seconds) = text.parse() {
-        return Ok(Duration::from_secs(seconds));
+    let wait = match text.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => duration(text)?,
+    };
+    if wait > MAX_WAIT {
+        Err("an hour (3600) is the most".to_owned())
+    } else {
+        Ok(wait)
     }
-    duration(text)
 }
 
 /// A duration with units (`24h`, `1h 30m`).
@@ -89,6 +97,7 @@ mod tests {
         assert_eq!(seconds("30"), Ok(Duration::from_secs(30)));
         assert_eq!(seconds("1m 30s"), Ok(Duration::from_secs(90)));
         assert!(seconds("soon").is_err());
+        assert!(seconds("3601").is_err());
         assert!(duration("24").is_err());
     }
 }

@@ -24,10 +24,10 @@ fn config(text: &str) -> (tempfile::TempDir, String) {
 
 fn agent(line: &[&str], environment: &[(&str, &str)]) -> Result<AgentSettings, Failure> {
     let (cli, settings) = settings(&[&["agent", "run"], line].concat(), environment)?;
-    match cli.command {
-        Command::Agent(Agent::Run(flags)) => settings.agent(*flags),
-        _ => panic!("not `agent run`"),
-    }
+    let Command::Agent(Agent::Run(flags)) = cli.command else {
+        panic!("not `agent run`")
+    };
+    settings.agent(*flags)
 }
 
 #[test]
@@ -60,12 +60,12 @@ fn every_key_of_the_file_arrives() {
     assert_eq!(found.controllers[0], "10.0.0.1:7".parse().unwrap());
     assert_eq!(found.controllers[1].port(), CONTROLLER_PORT);
     assert_eq!(
-        (found.token.as_deref(), found.node.as_str()),
-        (Some("T"), "n")
+        (found.token.as_deref(), found.node.as_deref()),
+        (Some("T"), Some("n"))
     );
     assert_eq!(
         (found.workers, found.vxlan_port, found.standalone),
-        (3, 8472, false)
+        (3, Some(8472), false)
     );
     assert_eq!(found.state, PathBuf::from("/s"));
     let (_, settings) = settings(&["controller", "run", "--config", &path], &[]).unwrap();

@@ -24,6 +24,14 @@ Examples:
   weft network connect blue --netns web
   weft status --wait
 
+Config file:
+  TOML, one flat list whose keys are the names of the flags; environment and flags override it.
+    socket = \"/run/weft/weft.sock\"            json = false      log = \"info\"
+    join = [\"10.99.0.1:6783\"]                  token = \"...\"    token-file = \"/etc/weft/token\"
+    node = \"host2\"   underlay = \"10.99.0.2\"   state = \"/var/lib/weft\"
+    standalone = false   workers = 4   vxlan-port = 4789
+    data = \"/var/lib/weft-controller\"   listen = \"0.0.0.0:6783\"   store = \"etcd://...\"   ttl = \"24h\"
+
 Exit codes: 0 done, 1 refused or failed, 2 usage.";
 
 /// Userspace virtual switch and overlay router for containers.

@@ -213,7 +213,7 @@ impl Client {
             .is_some_and(hyper::Error::is_parse)
         {
             return Failure::new(
-                "no_agent",
+                "not_an_agent",
                 format!("what listens at {path} is no weft agent"),
             )
             .hint("name the agent's socket with --socket / WEFT_SOCKET");

@@ -48,8 +48,12 @@ fn usage(error: &clap::Error) -> ExitCode {
     let asked_for_json = std::env::args_os().any(|argument| argument == "--json");
     if error.use_stderr() && asked_for_json {
         let text = error.render().to_string();
-        let message = text.trim().trim_start_matches("error: ").to_owned();
-        render::failure(&Failure::new("usage", message), true);
+        let cause = text.split("\n\nUsage:").next().unwrap_or(&text).trim();
+        let cause = cause.trim_start_matches("error: ");
+        render::failure(
+            &Failure::new("usage", cause).hint("see `weft --help`"),
+            true,
+        );
     } else {
         render::clap_error(error);
     }

@@ -2,8 +2,7 @@
 
 mod common;
 
-use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixListener;
 
 use common::{FakeAgent, Seen, golden, run, told, weft};
@@ -292,14 +291,14 @@ fn waiting_for_sync_exits_with_1_and_the_reason() {
     ]);
     let (code, out, err) = agent.run(&["status", "--wait"]);
     assert_eq!((code, err.as_str()), (0, ""));
-    assert!(out.contains("in sync:                yes"), "{out}");
+    assert!(out.contains("in sync:          yes"), "{out}");
     let (code, out, err) = agent.run(&["status", "--wait", "3"]);
     assert_eq!((code, out.as_str()), (1, ""));
     assert!(err.contains("no controller answers"), "{err}");
     let (code, out, _) = agent.run(&["status"]);
     assert_eq!(code, 0);
     assert!(
-        out.contains("in sync:                no: no controller answers"),
+        out.contains("in sync:          no: no controller answers"),
         "{out}"
     );
 }
@@ -352,37 +351,6 @@ fn a_missing_agent_is_explained() {
 }
 
 #[test]
-fn a_socket_of_another_group_is_explained() {
-    let agent = lists();
-    std::fs::set_permissions(agent.socket(), std::fs::Permissions::from_mode(0o660)).unwrap();
-    std::fs::set_permissions(
-        agent.socket().parent().unwrap(),
-        std::fs::Permissions::from_mode(0o755),
-    )
-    .unwrap();
-    let mut command = weft(&["ports", "--socket", agent.socket().to_str().unwrap()]);
-    // Only root can become somebody else; the binary must be readable for that other user too.
-    let binary = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(binary.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-    let copy = binary.path().join("weft");
-    std::fs::copy(env!("CARGO_BIN_EXE_weft"), &copy).unwrap();
-    let arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
-    command = std::process::Command::new(&copy);
-    std::os::unix::process::CommandExt::uid(&mut command, 65534);
-    std::os::unix::process::CommandExt::gid(&mut command, 65534);
-    let output = command
-        .args(arguments)
-        .output()
-        .expect("this test needs root to become another user");
-    let (code, _, err) = told(output);
-    assert_eq!(code, 1);
-    assert!(
-        err.contains("may not be used: permission denied\n  hint: be root"),
-        "{err}"
-    );
-}
-
-#[test]
 fn an_agent_of_another_version_is_named() {
     let agent = FakeAgent::start(vec![
         ("GET /v1/status", 200, json!({"version": "9.9.9"})),
@@ -405,13 +373,13 @@ fn something_else_at_the_socket_is_no_agent() {
     let listener = UnixListener::bind(&socket).unwrap();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
-            stream.unwrap().write_all(b"SSH-2.0-x\r\n\r\n").unwrap();
+            let mut stream = stream.unwrap();
+            // What was not read would be a reset for the client rather than an answer.
+            let _ = stream.read(&mut [0; 4096]).unwrap();
+            stream.write_all(b"SSH-2.0-x\r\n\r\n").unwrap();
         }
     });
     let (code, _, err) = run(&["ports", "--socket", socket.to_str().unwrap()]);
     assert_eq!(code, 1);
-    assert!(
-        err.contains("is no weft agent") || err.contains("broke off"),
-        "{err}"
-    );
+    assert!(err.contains("is no weft agent"), "{err}");
 }

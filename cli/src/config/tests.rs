@@ -180,3 +180,13 @@ fn a_flag_overrides_its_opposite_in_the_file() {
     let found = agent(&["--config", &path, "--join", "10.0.0.1"], &[]).unwrap();
     assert!(!found.standalone && found.controllers.len() == 1);
 }
+
+#[test]
+fn the_help_tells_every_key_of_the_file() {
+    let help = <Cli as clap::CommandFactory>::command()
+        .render_long_help()
+        .to_string();
+    for key in file::KEYS {
+        assert!(help.contains(&format!(" {key} = ")), "{key}");
+    }
+}

@@ -33,11 +33,11 @@ pub(crate) fn text(status: &Status) -> String {
         ("peers", status.peers.to_string()),
         ("ports", status.ports.to_string()),
         ("workers", status.workers.to_string()),
-        ("ports survive a restart", survive.to_owned()),
+        ("survive restarts", survive.to_owned()),
     ];
     let mut text = String::new();
     for (name, value) in facts {
-        text.push_str(&format!("{:<24}{value}\n", format!("{name}:")));
+        text.push_str(&format!("{:<18}{value}\n", format!("{name}:")));
     }
     for warning in &status.warnings {
         text.push_str(&format!("warning: {warning}\n"));

@@ -1,6 +1,10 @@
 //! What the tests of the real binary share: running it, and an agent that gives canned replies.
 
 #![allow(dead_code, reason = "each test file uses its own part")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "only tests call these; a panic fails the test"
+)]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};

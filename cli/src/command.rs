@@ -57,7 +57,7 @@ pub(crate) fn run(command: Command, settings: Settings) -> Result<(), Vec<Failur
         Command::Fdb(of) => Ok(fdb::run(&session()?, &of)?),
         Command::Subnets(of) => Ok(subnets::run(&session()?, &of)?),
         Command::Agent(Agent::Run(flags)) => Ok(agent::run(&settings, *flags)?),
-        Command::FdHolder => Ok(agent::hold(&settings)?),
+        Command::FdHolder => Ok(agent::hold(settings.socket_flag.as_deref())?),
         Command::Controller(Controller::Run(flags)) => Ok(controller::run(&settings, flags)?),
         Command::Controller(Controller::Token(flags)) => Ok(controller::token(&settings, flags)?),
         Command::Completion { shell } => Ok(docs::completion(shell)?),

@@ -33,6 +33,8 @@ const DEFAULT_TOKEN_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 pub(crate) struct Settings {
     /// The agent's socket.
     pub(crate) socket: PathBuf,
+    /// The same, only if the command line names it.
+    pub(crate) socket_flag: Option<PathBuf>,
     /// JSON for programs.
     pub(crate) json: bool,
     /// Filter of the log, if one was asked for.
@@ -122,6 +124,7 @@ fn load_with(cli: &Cli, environment: &dyn Fn(&str) -> Option<String>) -> Result<
             .or_else(|| environment(SOCKET_ENV).map(PathBuf::from))
             .or_else(|| file.socket.clone())
             .unwrap_or_else(|| DEFAULT_SOCKET.into()),
+        socket_flag: cli.global.socket.clone(),
         json: cli.global.json || file.json.unwrap_or(false),
         log: (cli.global.log.clone())
             .or_else(|| verbosity.map(str::to_owned))

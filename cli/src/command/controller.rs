@@ -11,17 +11,16 @@ pub(super) fn run(settings: &Settings, flags: args::Run) -> Result<(), Failure> 
     if let Some(store) = &wish.store {
         return Err(refuse_store(store));
     }
-    let _ = wish;
-    Ok(())
+    Err(Failure::new(
+        "not_linked",
+        format!("the controller is not linked into this build ({wish:?})"),
+    ))
 }
 
 fn refuse_store(store: &str) -> Failure {
     if store.starts_with("etcd://") {
-        return Failure::new(
-            "store_not_built",
-            format!("the store {store} is not in this build of weft"),
-        )
-        .hint(
+        let message = format!("the store {store} is not in this build of weft");
+        return Failure::new("store_not_built", message).hint(
             "leave --store away: the controller keeps the map in its data directory (--data DIR)",
         );
     }
@@ -32,6 +31,9 @@ fn refuse_store(store: &str) -> Failure {
 /// # Errors
 /// There is no controller's data in the directory, or it cannot be used.
 pub(super) fn token(settings: &Settings, flags: args::Token) -> Result<(), Failure> {
-    let _ = settings.controller_token(flags);
-    Ok(())
+    let wish = settings.controller_token(flags);
+    Err(Failure::new(
+        "not_linked",
+        format!("the controller is not linked into this build ({wish:?})"),
+    ))
 }

@@ -1,0 +1,156 @@
+//! Every way a frame can end in the tunnel without reaching the other side. A drop is no error: it is counted, at the
+//! peer it concerns or, when no peer can be blamed, with the strangers.
+
+use std::fmt;
+
+use weft_wire::VxlanError;
+
+/// Why the tunnel dropped a frame. Receiving reasons come first, in the order of the checks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum TunnelDrop {
+    /// The datagram's source address is no peer: find out who sends there, or add it as a static VTEP.
+    Stranger,
+    /// Shorter than a VXLAN header, or cut on receipt: look for a middlebox or a program that isn't a VTEP.
+    Truncated,
+    /// No I flag: the sender isn't a VTEP, or speaks another protocol on this port.
+    BadHeader,
+    /// VNI 0: no network has it; correct the sender's configuration.
+    BadVni,
+    /// The peer is a static VTEP that was not added to this network: `weft network vtep add`, or correct the peer.
+    NetworkNotAllowed,
+    /// The inner frame is shorter than an Ethernet header: the sender is broken.
+    Runt,
+    /// Sent to a peer that has left meanwhile: nothing to do unless it goes on.
+    UnknownPeer,
+    /// The container's frame contradicts its offload: a broken or hostile sender behind the port.
+    Malformed,
+    /// The datagram exceeds the underlay's MTU: lower the network's MTU or raise the underlay's.
+    TooBig,
+    /// The socket's send buffer is full: the underlay is slower than what is sent; TCP adapts by itself.
+    SocketFull,
+    /// No route to the peer or nobody there: look at the host's routes and links.
+    Unreachable,
+    /// The host's firewall refused the datagram: let UDP to the peer's port out.
+    Filtered,
+    /// The kernel refused for another reason: see the agent's kernel log.
+    SendFailed,
+}
+
+impl TunnelDrop {
+    /// All reasons, in the order of their numbers.
+    pub const ALL: [Self; 13] = [
+        Self::Stranger,
+        Self::Truncated,
+        Self::BadHeader,
+        Self::BadVni,
+        Self::NetworkNotAllowed,
+        Self::Runt,
+        Self::UnknownPeer,
+        Self::Malformed,
+        Self::TooBig,
+        Self::SocketFull,
+        Self::Unreachable,
+        Self::Filtered,
+        Self::SendFailed,
+    ];
+
+    /// How many reasons there are.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// As an index into tables of [`Self::COUNT`].
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// The name in JSON and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Stranger => "stranger",
+            Self::Truncated => "truncated",
+            Self::BadHeader => "bad_header",
+            Self::BadVni => "bad_vni",
+            Self::NetworkNotAllowed => "network_not_allowed",
+            Self::Runt => "runt",
+            Self::UnknownPeer => "unknown_peer",
+            Self::Malformed => "malformed",
+            Self::TooBig => "too_big",
+            Self::SocketFull => "socket_full",
+            Self::Unreachable => "unreachable",
+            Self::Filtered => "filtered",
+            Self::SendFailed => "send_failed",
+        }
+    }
+
+    /// Cause and cure in one sentence.
+    pub const fn description(self) -> &'static str {
+        match self {
+            Self::Stranger => {
+                "a datagram came from an address that is no peer: find the sender, or add it with `weft network vtep add`"
+            }
+            Self::Truncated => {
+                "a datagram was shorter than a VXLAN header: its sender is no VTEP or a middlebox cuts packets"
+            }
+            Self::BadHeader => {
+                "a VXLAN header had no I flag: its sender speaks another protocol on this port"
+            }
+            Self::BadVni => "a VXLAN header had VNI 0: correct the sender's configuration",
+            Self::NetworkNotAllowed => {
+                "a static VTEP and a network it was not added to: add it with `weft network vtep add`, or correct the VTEP"
+            }
+            Self::Runt => {
+                "an inner frame was shorter than an Ethernet header: the sending VTEP is broken"
+            }
+            Self::UnknownPeer => {
+                "a frame was sent to a peer that has just left: look at `weft peers` if it goes on"
+            }
+            Self::Malformed => {
+                "a container's frame contradicted its offload header: look at the program behind the port"
+            }
+            Self::TooBig => {
+                "an encapsulated frame exceeded the underlay's MTU: lower the network's MTU or raise the underlay's"
+            }
+            Self::SocketFull => {
+                "the socket's send buffer was full: the underlay is slower than what is sent"
+            }
+            Self::Unreachable => {
+                "there was no way to the peer: look at routes and links of this host"
+            }
+            Self::Filtered => {
+                "this host's firewall refused the datagram: allow UDP to the peer's VXLAN port"
+            }
+            Self::SendFailed => "the kernel refused the datagram: look at its log",
+        }
+    }
+}
+
+impl fmt::Display for TunnelDrop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl From<VxlanError> for TunnelDrop {
+    fn from(error: VxlanError) -> Self {
+        match error {
+            VxlanError::Truncated { .. } => Self::Truncated,
+            VxlanError::NoVniFlag => Self::BadHeader,
+            VxlanError::ZeroVni => Self::BadVni,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_stands_at_its_number_and_has_a_name_of_its_own() {
+        let mut names = std::collections::HashSet::new();
+        for (i, reason) in TunnelDrop::ALL.into_iter().enumerate() {
+            assert_eq!(reason.index(), i);
+            assert!(names.insert(reason.name()));
+            assert!(!reason.description().is_empty());
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! What encapsulation costs and what therefore fits. Asked by the control plane when it gives interfaces their MTU; no
+//! frame passes here. Knows nothing of routes: the underlay's MTU is measured or read by others.
+
+use std::net::IpAddr;
+
+use weft_wire::{Mtu, VXLAN_HEADER_LEN};
+
+/// Inner Ethernet header, which the underlay carries as payload.
+const ETHERNET_HEADER_LEN: usize = 14;
+/// Outer UDP header (RFC 768).
+const UDP_HEADER_LEN: usize = 8;
+/// Outer IPv4 header without options (RFC 791).
+const IPV4_HEADER_LEN: usize = 20;
+/// Outer IPv6 header without extensions (RFC 8200).
+const IPV6_HEADER_LEN: usize = 40;
+/// What the length fields of IP and UDP can say, whatever a link takes (loopback takes 65,536).
+const IP_PACKET_MAX_BYTES: usize = 65_535;
+
+/// Bytes of an underlay packet that are not the inner IP packet: 50 over IPv4, 70 over IPv6.
+///
+/// A frame with an 802.1Q tag (plain L2 networks only) needs four more.
+pub const fn overhead(underlay: IpAddr) -> usize {
+    let ip = match underlay {
+        IpAddr::V4(_) => IPV4_HEADER_LEN,
+        IpAddr::V6(_) => IPV6_HEADER_LEN,
+    };
+    ip + UDP_HEADER_LEN + VXLAN_HEADER_LEN + ETHERNET_HEADER_LEN
+}
+
+/// The largest inner MTU that needs no fragments on an underlay of `underlay_mtu`; [`Mtu::MIN`] where not even that
+/// fits, so that what is sent is refused as too big and counted.
+pub fn inner_mtu(underlay_mtu: Mtu, underlay: IpAddr) -> Mtu {
+    let packet = underlay_mtu.bytes().min(IP_PACKET_MAX_BYTES);
+    let inner = u32::try_from(packet.saturating_sub(overhead(underlay))).unwrap_or(Mtu::MAX);
+    Mtu::new(inner.clamp(Mtu::MIN, Mtu::MAX)).expect("clamped to what an MTU can be")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mtu(bytes: u32) -> Mtu {
+        Mtu::new(bytes).unwrap()
+    }
+
+    #[test]
+    fn an_ethernet_underlay_leaves_1450_over_ipv4_and_1430_over_ipv6() {
+        assert_eq!(inner_mtu(mtu(1500), [10, 0, 0, 1].into()), mtu(1450));
+        assert_eq!(inner_mtu(mtu(1500), [0; 16].into()), mtu(1430));
+    }
+
+    #[test]
+    fn an_underlay_too_small_for_anything_leaves_the_least_mtu() {
+        assert_eq!(inner_mtu(mtu(68), [10, 0, 0, 1].into()), mtu(68));
+        assert_eq!(inner_mtu(mtu(120), [0; 16].into()), mtu(68));
+    }
+
+    #[test]
+    fn the_largest_underlay_leaves_what_is_left_of_it() {
+        assert_eq!(
+            inner_mtu(mtu(Mtu::MAX), [10, 0, 0, 1].into()),
+            mtu(Mtu::MAX - 50)
+        );
+    }
+}

@@ -1,0 +1,224 @@
+//! Who is at the other end: the table that says where frames to a peer go, and from which addresses frames are taken.
+//!
+//! The control plane writes it ([`Peers::set`]), the workers read it for every datagram. A writer publishes a whole new
+//! table; a reader holds the one it took until its next batch and never waits. What was sent and received is counted
+//! here too, because counters live as long as the peer does: from one table to the next.
+//!
+//! A peer is known by its underlay address alone. Source ports carry flow entropy (RFC 7348 section 5), so two peers
+//! can't share an address. This is a filter against accidents and against those who can't forge addresses on the
+//! underlay; it authenticates nobody (see the crate's threat model).
+
+mod counters;
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, cache::Cache};
+use socket2::SockAddr;
+use weft_wire::{PeerId, Vni};
+
+pub use self::counters::{DropCounts, PeerStats, StrangerStats};
+pub(crate) use self::counters::{Lane, PeerCounters, StrangerCounters};
+
+/// Which networks a peer may send for, and is sent frames of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerNetworks {
+    /// All: another weft agent. Whether the network exists here is the switch's question.
+    All,
+    /// A static VTEP: the networks it was added to.
+    Only(Vec<Vni>),
+}
+
+/// A peer, as the control plane knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerSpec {
+    /// Its number; small numbers are looked up fastest.
+    pub id: PeerId,
+    /// Its underlay address: frames are sent there and taken from there.
+    pub address: IpAddr,
+    /// UDP port it listens on.
+    pub port: u16,
+    /// What it has to do with.
+    pub networks: PeerNetworks,
+}
+
+/// A peer in the table.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) id: PeerId,
+    pub(crate) address: IpAddr,
+    /// Where it listens, as the kernel wants it.
+    pub(crate) destination: SockAddr,
+    /// Sorted; `None` for all.
+    only: Option<Box<[Vni]>>,
+    pub(crate) counters: Arc<PeerCounters>,
+}
+
+impl Peer {
+    fn new(spec: PeerSpec, counters: Arc<PeerCounters>) -> Self {
+        let only = match spec.networks {
+            PeerNetworks::All => None,
+            PeerNetworks::Only(mut vnis) => {
+                vnis.sort_unstable();
+                Some(vnis.into_boxed_slice())
+            }
+        };
+        Self {
+            id: spec.id,
+            address: spec.address,
+            destination: SocketAddr::new(spec.address, spec.port).into(),
+            only,
+            counters,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn allows(&self, vni: Vni) -> bool {
+        match &self.only {
+            None => true,
+            Some(only) => only.binary_search(&vni).is_ok(),
+        }
+    }
+}
+
+/// One version of the table: immutable once published.
+#[derive(Debug, Default)]
+pub struct PeerTable {
+    /// Sorted by id.
+    peers: Vec<Peer>,
+    /// Indices into `peers`. The standard hasher is keyed: a stranger can't choose addresses that collide.
+    by_address: HashMap<IpAddr, usize>,
+}
+
+impl PeerTable {
+    /// Builds a table of `specs`; counters are those of `before` where id and address are the same. Ids and addresses
+    /// are unique: of two specs with the same id or address the later one counts.
+    pub fn new(specs: Vec<PeerSpec>, before: &Self) -> Self {
+        let mut by_id = HashMap::new();
+        let mut owners = HashMap::new();
+        for spec in specs {
+            if let Some(other) = owners.insert(spec.address, spec.id) {
+                by_id.remove(&other);
+            }
+            by_id.insert(spec.id, spec);
+        }
+        let mut peers: Vec<Peer> = by_id
+            .into_values()
+            .map(|spec| {
+                let counters = before.counters_of(&spec).unwrap_or_default();
+                Peer::new(spec, counters)
+            })
+            .collect();
+        peers.sort_unstable_by_key(|peer| peer.id);
+        let by_address = peers
+            .iter()
+            .enumerate()
+            .map(|(index, peer)| (peer.address, index))
+            .collect();
+        Self { peers, by_address }
+    }
+
+    fn counters_of(&self, spec: &PeerSpec) -> Option<Arc<PeerCounters>> {
+        self.by_id(spec.id)
+            .filter(|peer| peer.address == spec.address)
+            .map(|peer| Arc::clone(&peer.counters))
+    }
+
+    #[inline]
+    pub(crate) fn by_id(&self, id: PeerId) -> Option<&Peer> {
+        // Ids are given out densely: mostly the id is the index.
+        if let Some(peer) = self.peers.get(id.index()).filter(|peer| peer.id == id) {
+            return Some(peer);
+        }
+        let index = self.peers.binary_search_by_key(&id, |peer| peer.id).ok()?;
+        self.peers.get(index)
+    }
+
+    #[inline]
+    pub(crate) fn by_address(&self, address: IpAddr) -> Option<&Peer> {
+        self.peers.get(*self.by_address.get(&address)?)
+    }
+
+    /// How many peers there are.
+    pub fn len(&self) -> usize {
+        self.peers.len()
+    }
+
+    /// Whether nobody is there.
+    pub fn is_empty(&self) -> bool {
+        self.peers.is_empty()
+    }
+
+    /// Ids and underlay addresses of all peers, by id.
+    pub fn iter(&self) -> impl Iterator<Item = (PeerId, IpAddr)> + '_ {
+        self.peers.iter().map(|peer| (peer.id, peer.address))
+    }
+}
+
+/// The handle to the current table and to the counters: cheap to clone, shared by control plane and workers.
+#[derive(Clone, Debug, Default)]
+pub struct Peers {
+    table: Arc<ArcSwap<PeerTable>>,
+    strangers: Arc<StrangerCounters>,
+}
+
+impl Peers {
+    /// Publishes a new table; every worker has it with its next batch. One writer at a time: of two that overlap the
+    /// later one wins. Ids and addresses are unique (see [`PeerTable::new`]).
+    pub fn set(&self, specs: Vec<PeerSpec>) {
+        let table = PeerTable::new(specs, &self.table.load());
+        self.table.store(Arc::new(table));
+    }
+
+    /// The table as it is now.
+    pub fn snapshot(&self) -> Arc<PeerTable> {
+        self.table.load_full()
+    }
+
+    /// Counters of a peer since it was added; `None` if there is no such peer.
+    pub fn stats(&self, id: PeerId) -> Option<PeerStats> {
+        Some(self.table.load().by_id(id)?.counters.sum())
+    }
+
+    /// What no peer can be blamed for.
+    pub fn stranger_stats(&self) -> StrangerStats {
+        self.strangers.sum()
+    }
+
+    /// A worker's view.
+    pub(crate) fn reader(&self, lane: Lane) -> PeerReader {
+        PeerReader {
+            table: Cache::new(Arc::clone(&self.table)),
+            strangers: Arc::clone(&self.strangers),
+            lane,
+        }
+    }
+}
+
+/// What a worker reads peers through: remembers the table, so that looking whether it is still the newest is all that
+/// a frame costs.
+pub(crate) struct PeerReader {
+    table: Cache<Arc<ArcSwap<PeerTable>>, Arc<PeerTable>>,
+    strangers: Arc<StrangerCounters>,
+    pub(crate) lane: Lane,
+}
+
+impl PeerReader {
+    /// The newest table, and the counters for what belongs to no peer of it.
+    #[inline]
+    pub(crate) fn parts(&mut self) -> (&PeerTable, &StrangerCounters) {
+        (self.table.load(), &self.strangers)
+    }
+}
+
+impl std::fmt::Debug for PeerReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PeerReader")
+            .field("lane", &self.lane)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

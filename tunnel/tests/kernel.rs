@@ -1,6 +1,11 @@
 //! The kernel's own VXLAN device as the peer, in namespaces that the test makes and removes. Needs root, `ip` and
 //! `ethtool`.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that meets the unforeseen shall panic"
+)]
+
 mod common;
 
 use std::fs::File;

@@ -1,5 +1,10 @@
 //! The tunnel over loopback: every test has addresses of its own in 127.18.0.0/16. No root needed.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that meets the unforeseen shall panic"
+)]
+
 mod common;
 
 use std::collections::{HashMap, HashSet};
@@ -83,7 +88,7 @@ fn pseudo_sum(len: usize) -> u16 {
     for pair in words.chunks(2) {
         sum += u32::from(u16::from_be_bytes([pair[0], pair[1]]));
     }
-    ((sum & 0xffff) + (sum >> 16)) as u16
+    u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap()
 }
 
 #[test]

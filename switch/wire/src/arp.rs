@@ -181,3 +181,51 @@ impl ArpMessage {
         frame
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ASKER: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+    const OWNER: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
+
+    #[test]
+    fn a_request_is_answered_to_the_one_who_asked() {
+        let [here, there] = [Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2)];
+        let request = ArpMessage::request(ASKER, here, there);
+        let frame = request.to_frame();
+        assert_eq!(
+            frame[..14],
+            ethernet_header(MacAddr::BROADCAST, ASKER, EtherType::ARP)
+        );
+        let read = Arp::new(&frame[14..]).unwrap();
+        assert_eq!(read.message(), request);
+
+        let answer = read.message().answer(OWNER).to_frame();
+        assert_eq!(answer[..14], ethernet_header(ASKER, OWNER, EtherType::ARP));
+        let answer = Arp::new(&answer[14..]).unwrap();
+        assert_eq!(answer.operation(), ArpOperation::Reply);
+        assert_eq!((answer.sender_mac(), answer.sender_ip()), (OWNER, there));
+        assert_eq!((answer.target_mac(), answer.target_ip()), (ASKER, here));
+    }
+
+    #[test]
+    fn short_and_foreign_packets_are_refused() {
+        let packet =
+            ArpMessage::request(ASKER, Ipv4Addr::UNSPECIFIED, Ipv4Addr::LOCALHOST).to_bytes();
+        for len in 0..ARP_LEN {
+            assert!(matches!(
+                Arp::new(&packet[..len]),
+                Err(WireError::Truncated { needed: 28, .. })
+            ));
+        }
+        for at in 0..6 {
+            let mut foreign = packet;
+            foreign[at] ^= 0x10;
+            assert!(matches!(
+                Arp::new(&foreign),
+                Err(WireError::Malformed { .. })
+            ));
+        }
+    }
+}

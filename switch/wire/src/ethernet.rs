@@ -150,3 +150,67 @@ pub fn ethernet_header(
     header[field::ETHERTYPE..].copy_from_slice(&ethertype.0.to_be_bytes());
     header
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(rest: &[u8]) -> Vec<u8> {
+        [&[0x02, 0, 0, 0, 0, 1, 0x02, 0, 0, 0, 0, 2][..], rest].concat()
+    }
+
+    #[test]
+    fn an_untagged_frame_shows_addresses_and_payload() {
+        let bytes = frame(&[0x08, 0x00, 0xaa]);
+        let frame = EthernetFrame::new(&bytes).unwrap();
+        assert_eq!(frame.destination(), MacAddr([2, 0, 0, 0, 0, 1]));
+        assert_eq!(frame.source(), MacAddr([2, 0, 0, 0, 0, 2]));
+        assert_eq!((frame.vlan(), frame.ethertype()), (None, EtherType::IPV4));
+        assert_eq!((frame.payload_offset(), frame.payload()), (14, &[0xaa][..]));
+        assert_eq!(
+            ethernet_header(frame.destination(), frame.source(), EtherType::IPV4),
+            bytes[..14]
+        );
+    }
+
+    #[test]
+    fn both_kinds_of_tag_are_taken_off_once() {
+        for tpid in [[0x81, 0x00], [0x88, 0xa8]] {
+            let bytes = frame(&[
+                tpid[0], tpid[1], 0xb0, 0x64, 0x81, 0x00, 0x00, 0x05, 0x86, 0xdd,
+            ]);
+            let frame = EthernetFrame::new(&bytes).unwrap();
+            let tci = frame.vlan().unwrap();
+            assert_eq!(tci.id().map(VlanId::value), Some(100));
+            assert_eq!((tci.priority(), tci.drop_eligible()), (5, true));
+            assert_eq!(
+                (frame.ethertype(), frame.payload_offset()),
+                (EtherType::VLAN, 18)
+            );
+        }
+    }
+
+    #[test]
+    fn the_reserved_vlan_is_no_vlan() {
+        assert_eq!(Tci(0x0fff).id(), None);
+        assert_eq!(Tci(0xe000).id(), Some(VlanId::UNTAGGED));
+    }
+
+    #[test]
+    fn a_runt_and_a_tag_at_the_very_end_are_truncated() {
+        let truncated = |needed, present| WireError::Truncated {
+            layer: Layer::Ethernet,
+            needed,
+            present,
+        };
+        assert_eq!(EthernetFrame::new(&[]).unwrap_err(), truncated(14, 0));
+        assert_eq!(EthernetFrame::new(&[0; 13]).unwrap_err(), truncated(14, 13));
+        assert!(EthernetFrame::new(&[0; 14]).is_ok());
+        let tagged = frame(&[0x81, 0x00, 0, 1, 0x08]);
+        assert_eq!(
+            EthernetFrame::new(&tagged[..14]).unwrap_err(),
+            truncated(18, 14)
+        );
+        assert_eq!(EthernetFrame::new(&tagged).unwrap_err(), truncated(18, 17));
+    }
+}

@@ -82,3 +82,67 @@ fn finish(hash: u64) -> u32 {
     let (high, low) = ((hash >> 32) as u32, hash as u32);
     high ^ low
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    fn tcp(source_port: u16, fragment: u16) -> Vec<u8> {
+        let mut bytes = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0];
+        bytes.extend([
+            0x45, 0, 0, 40, 0, 7, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
+        ]);
+        bytes[20..22].copy_from_slice(&fragment.to_be_bytes());
+        bytes.extend(source_port.to_be_bytes());
+        bytes.extend([0, 80, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0, 0, 0, 0, 0, 0, 0]);
+        bytes
+    }
+
+    #[test]
+    fn ports_part_flows_and_payload_does_not() {
+        let one = tcp(40_000, 0);
+        let mut later = one.clone();
+        later[38..42].copy_from_slice(&[9, 9, 9, 9]);
+        assert_eq!(flow_hash(&one), flow_hash(&later));
+        assert_ne!(flow_hash(&one), flow_hash(&tcp(40_001, 0)));
+    }
+
+    #[test]
+    fn a_thousand_flows_spread_over_sixteen_sockets() {
+        let mut sockets = [0; 16];
+        let mut hashes = HashSet::new();
+        for port in 40_000..41_000 {
+            let hash = flow_hash(&tcp(port, 0));
+            hashes.insert(hash);
+            sockets[hash as usize % 16] += 1;
+        }
+        assert_eq!(hashes.len(), 1000);
+        assert!(
+            sockets.iter().all(|count| (35..90).contains(count)),
+            "{sockets:?}"
+        );
+    }
+
+    #[test]
+    fn all_fragments_of_a_packet_have_one_hash() {
+        let first = flow_hash(&tcp(40_000, 0x2000));
+        assert_eq!(first, flow_hash(&tcp(1, 0x2001)));
+        assert_eq!(first, flow_hash(&tcp(2, 0x0002)));
+        assert_ne!(first, flow_hash(&tcp(40_000, 0)));
+    }
+
+    #[test]
+    fn what_is_no_ip_is_told_apart_by_addresses_and_ethertype() {
+        let mut arp = tcp(1, 0);
+        arp[13] = 6;
+        let mut other = arp.clone();
+        other[5] = 7;
+        assert_ne!(flow_hash(&arp), flow_hash(&other));
+        let mut broken = tcp(1, 0);
+        broken[14] = 0x41;
+        assert_ne!(flow_hash(&broken), 0);
+        assert_eq!(flow_hash(&arp[..13]), 0);
+    }
+}

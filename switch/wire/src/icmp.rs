@@ -334,3 +334,89 @@ impl NeighborMessage {
         message
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{EthernetFrame, Ipv6};
+
+    const LINK: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
+    const TARGET: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 9);
+    const ENDS: NeighborEnds = NeighborEnds {
+        source_mac: LINK,
+        destination_mac: MacAddr([2, 0, 0, 0, 0, 1]),
+        source: TARGET,
+        destination: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1),
+    };
+
+    fn read(message: &[u8]) -> Result<Option<NeighborMessage>, WireError> {
+        Icmp6::new(message)?.neighbor()
+    }
+
+    #[test]
+    fn neighbor_frames_are_read_as_they_were_built() {
+        let flags = AdvertisementFlags::SOLICITED.with(AdvertisementFlags::OVERRIDE);
+        for message in [
+            NeighborMessage::solicitation(TARGET, LINK),
+            NeighborMessage::advertisement(TARGET, LINK, flags),
+        ] {
+            let frame = message.to_frame(&ENDS);
+            let ethernet = EthernetFrame::new(&frame).unwrap();
+            assert_eq!(ethernet.destination(), ENDS.destination_mac);
+            let ip = Ipv6::new(ethernet.payload()).unwrap();
+            assert_eq!((ip.hop_limit(), ip.total_len()), (NEIGHBOR_HOP_LIMIT, 72));
+            let icmp = Icmp6::new(ip.payload()).unwrap();
+            assert!(icmp.checksum_is_valid(ip.source(), ip.destination()));
+            assert!(!icmp.checksum_is_valid(ip.source(), Ipv6Addr::LOCALHOST));
+            assert_eq!(icmp.neighbor(), Ok(Some(message)));
+        }
+    }
+
+    #[test]
+    fn other_messages_are_no_neighbor_messages() {
+        assert_eq!(read(&[128, 0, 0, 0, 0, 1, 0, 1]), Ok(None));
+        assert!(read(&[128, 0, 0, 0, 0, 1, 0]).is_err());
+    }
+
+    #[test]
+    fn options_are_walked_to_the_end_or_refused() {
+        let good = NeighborMessage::solicitation(TARGET, LINK).to_bytes(&ENDS);
+        for len in 8..good.len() {
+            // Only a message without any option is complete before its end.
+            assert_eq!(read(&good[..len]).is_ok(), len == 24, "{len}");
+        }
+        let mut zero_length = good;
+        zero_length[25] = 0;
+        assert!(matches!(
+            read(&zero_length),
+            Err(WireError::Malformed { .. })
+        ));
+        let mut too_long = good;
+        too_long[25] = 2;
+        assert!(matches!(read(&too_long), Err(WireError::Malformed { .. })));
+        let nonce = [&good[..24], &[14, 1, 1, 2, 3, 4, 5, 6], &good[24..]].concat();
+        assert_eq!(read(&nonce).unwrap().unwrap().source_link, Some(LINK));
+    }
+
+    #[test]
+    fn a_message_about_a_group_or_with_a_code_is_refused() {
+        let mut group = NeighborMessage::solicitation(TARGET, LINK).to_bytes(&ENDS);
+        group[8] = 0xff;
+        assert!(matches!(read(&group), Err(WireError::Malformed { .. })));
+        let mut code = NeighborMessage::solicitation(TARGET, LINK).to_bytes(&ENDS);
+        code[1] = 1;
+        assert!(matches!(read(&code), Err(WireError::Malformed { .. })));
+    }
+
+    #[test]
+    fn an_echo_request_shows_its_payload() {
+        let bytes = [8, 0, 0xab, 0xcd, 0, 1, 0, 2, 5];
+        let icmp = Icmp4::new(&bytes).unwrap();
+        assert_eq!(
+            (icmp.message_type(), icmp.code(), icmp.checksum()),
+            (8, 0, 0xabcd)
+        );
+        assert_eq!(icmp.payload(), [5]);
+        assert!(Icmp4::new(&bytes[..7]).is_err());
+    }
+}

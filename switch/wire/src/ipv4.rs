@@ -167,3 +167,107 @@ impl<'a> Ipv4<'a> {
         Sum::of(self.header()).finish() == 0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packet(payload: &[u8]) -> Vec<u8> {
+        let mut packet = vec![
+            0x45, 0, 0, 20, 0, 7, 0x40, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
+        ];
+        packet.extend(payload);
+        packet[3] = u8::try_from(packet.len()).unwrap();
+        packet
+    }
+
+    #[test]
+    fn padding_behind_the_total_length_is_no_payload() {
+        let mut bytes = packet(&[1, 2, 3]);
+        bytes.extend([0; 20]);
+        let ip = Ipv4::new(&bytes).unwrap();
+        assert_eq!((ip.total_len(), ip.payload()), (23, &[1, 2, 3][..]));
+        assert!(ip.dont_fragment() && !ip.is_fragment());
+        assert_eq!(
+            (ip.identification(), ip.ttl(), ip.protocol()),
+            (7, 64, IpProtocol::UDP)
+        );
+    }
+
+    #[test]
+    fn every_field_that_lies_is_refused() {
+        let good = packet(&[1, 2, 3]);
+        let with = |at: usize, value: u8| {
+            let mut bytes = good.clone();
+            bytes[at] = value;
+            Ipv4::new(&bytes).map(|_| ())
+        };
+        let malformed = |what| {
+            Err(WireError::Malformed {
+                layer: Layer::Ipv4,
+                what,
+            })
+        };
+        assert_eq!(with(0, 0x65), malformed("version is not 4"));
+        for ihl in 0..5 {
+            assert_eq!(with(0, 0x40 | ihl), malformed("header length is below 20"));
+        }
+        assert_eq!(
+            with(0, 0x4f),
+            malformed("total length is below the header length")
+        );
+        assert_eq!(
+            with(3, 19),
+            malformed("total length is below the header length")
+        );
+        assert_eq!(
+            with(3, 0),
+            malformed("total length is below the header length")
+        );
+        let (layer, needed, present) = (Layer::Ipv4, 24, 23);
+        assert_eq!(
+            with(3, 24),
+            Err(WireError::Truncated {
+                layer,
+                needed,
+                present
+            })
+        );
+        for len in 0..good.len() {
+            assert!(matches!(
+                Ipv4::new(&good[..len]),
+                Err(WireError::Truncated { .. })
+            ));
+        }
+    }
+
+    #[test]
+    fn fragments_are_known_by_offset_or_more() {
+        let mut bytes = packet(&[]);
+        for (field, fragment) in [
+            (0x4000, false),
+            (0x2000, true),
+            (0x0001, true),
+            (0x8000, false),
+        ] {
+            bytes[6..8].copy_from_slice(&u16::to_be_bytes(field));
+            assert_eq!(
+                Ipv4::new(&bytes).unwrap().is_fragment(),
+                fragment,
+                "{field:#06x}"
+            );
+        }
+        bytes[6..8].copy_from_slice(&[0x3f, 0xff]);
+        assert_eq!(Ipv4::new(&bytes).unwrap().fragment_offset(), 65_528);
+    }
+
+    #[test]
+    fn one_flipped_bit_breaks_the_header_checksum() {
+        let mut bytes = packet(&[]);
+        let checksum = Sum::of(&bytes).finish();
+        bytes[10..12].copy_from_slice(&checksum.to_be_bytes());
+        assert!(Ipv4::new(&bytes).unwrap().checksum_is_valid());
+        bytes[8] ^= 1;
+        assert!(!Ipv4::new(&bytes).unwrap().checksum_is_valid());
+    }
+}

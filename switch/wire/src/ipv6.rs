@@ -199,3 +199,124 @@ fn fragment_info(header: &[u8; 8]) -> FragmentInfo {
         more: field & 1 == 1,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A packet whose payload starts with a header of kind `next`.
+    fn packet(next: u8, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0x6a, 0xb1, 0x23, 0x45, 0, 0, next, 64];
+        bytes.extend(Ipv6Addr::LOCALHOST.octets());
+        bytes.extend(Ipv6Addr::UNSPECIFIED.octets());
+        bytes.extend(payload);
+        let len = u16::try_from(payload.len()).unwrap();
+        bytes[4..6].copy_from_slice(&len.to_be_bytes());
+        bytes
+    }
+
+    fn upper(next: u8, payload: &[u8]) -> Result<UpperLayer, WireError> {
+        Ipv6::new(&packet(next, payload)).unwrap().upper_layer()
+    }
+
+    #[test]
+    fn the_fixed_header_is_read() {
+        let mut bytes = packet(6, &[1, 2]);
+        bytes.push(0);
+        let ip = Ipv6::new(&bytes).unwrap();
+        assert_eq!((ip.traffic_class(), ip.flow_label()), (0xab, 0x1_2345));
+        assert_eq!(
+            (ip.next_header(), ip.hop_limit(), ip.total_len()),
+            (6, 64, 42)
+        );
+        assert_eq!(
+            (ip.source(), ip.payload()),
+            (Ipv6Addr::LOCALHOST, &[1, 2][..])
+        );
+        assert_eq!(ip.upper_layer().unwrap().offset, 40);
+    }
+
+    #[test]
+    fn short_and_foreign_packets_are_refused() {
+        let bytes = packet(6, &[1, 2]);
+        for len in 0..bytes.len() {
+            assert!(matches!(
+                Ipv6::new(&bytes[..len]),
+                Err(WireError::Truncated { .. })
+            ));
+        }
+        let mut other = bytes;
+        other[0] = 0x45;
+        assert!(matches!(
+            Ipv6::new(&other),
+            Err(WireError::Malformed { .. })
+        ));
+    }
+
+    #[test]
+    fn every_kind_of_extension_header_is_passed_by_its_own_length() {
+        let mut chain = vec![60, 0, 0, 0, 0, 0, 0, 0]; // hop-by-hop
+        chain.extend([43, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]); // destination options
+        chain.extend([51, 0, 4, 0, 0, 0, 0, 0]); // routing, no segments left
+        chain.extend([44, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]); // authentication, 3 words
+        chain.extend([17, 0, 0, 0, 0, 0, 0, 9]); // atomic fragment
+        let upper = upper(0, &chain).unwrap();
+        assert_eq!(
+            (upper.protocol, upper.offset),
+            (IpProtocol::UDP, 40 + chain.len())
+        );
+        assert!(
+            upper
+                .fragment
+                .is_some_and(|f| f.is_atomic() && f.identification == 9)
+        );
+        assert!(!upper.in_transit);
+    }
+
+    #[test]
+    fn segments_left_mean_that_the_destination_is_not_final() {
+        assert!(upper(43, &[6, 0, 4, 1, 0, 0, 0, 0]).unwrap().in_transit);
+    }
+
+    #[test]
+    fn nothing_is_read_behind_a_fragment_header_that_is_not_the_first() {
+        let later = upper(44, &[0, 0, 0x01, 0x01, 0, 0, 0, 9]).unwrap();
+        assert_eq!((later.protocol, later.offset), (IpProtocol(0), 48));
+        let (identification, offset, more) = (9, 256, true);
+        assert_eq!(
+            later.fragment,
+            Some(FragmentInfo {
+                identification,
+                offset,
+                more
+            })
+        );
+    }
+
+    #[test]
+    fn an_endless_chain_and_a_chain_beyond_the_end_are_refused() {
+        let endless = [0u8, 0, 0, 0, 0, 0, 0, 0].repeat(5000);
+        let error = upper(0, &endless).unwrap_err();
+        assert!(matches!(
+            error,
+            WireError::Malformed {
+                layer: Layer::Ipv6Extension,
+                ..
+            }
+        ));
+        let mut longest = [60u8, 0, 0, 0, 0, 0, 0, 0].repeat(MAX_EXTENSION_HEADERS);
+        let last = longest.len() - 8;
+        longest[last] = 6;
+        assert_eq!(upper(60, &longest).unwrap().protocol, IpProtocol::TCP);
+        for next in [0, 43, 44, 51, 60] {
+            assert!(
+                matches!(upper(next, &[]), Err(WireError::Truncated { .. })),
+                "{next}"
+            );
+        }
+        assert!(matches!(
+            upper(0, &[6, 1, 0, 0, 0, 0, 0, 0]),
+            Err(WireError::Truncated { .. })
+        ));
+    }
+}

@@ -314,3 +314,6 @@ const fn length16(len: usize) -> u16 {
 const fn length32(len: usize) -> u32 {
     len as u32
 }
+
+#[cfg(test)]
+mod tests;

@@ -140,3 +140,50 @@ impl<'a> Tcp<'a> {
         self.bytes.get(self.header_len..).unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_and_payload_are_parted_by_the_data_offset() {
+        let mut bytes = [0u8; 26];
+        bytes[..2].copy_from_slice(&[0x12, 0x34]);
+        bytes[4..8].copy_from_slice(&[1, 2, 3, 4]);
+        bytes[12..14].copy_from_slice(&[0x60, 0x19]);
+        bytes[20..].copy_from_slice(&[1, 1, 1, 0, 7, 8]);
+        let tcp = Tcp::new(&bytes).unwrap();
+        assert_eq!((tcp.source_port(), tcp.sequence()), (0x1234, 0x0102_0304));
+        assert_eq!(
+            tcp.flags(),
+            TcpFlags::FIN.with(TcpFlags::PSH).with(TcpFlags::ACK)
+        );
+        assert_eq!(
+            (tcp.options(), tcp.payload()),
+            (&[1, 1, 1, 0][..], &[7, 8][..])
+        );
+    }
+
+    #[test]
+    fn a_data_offset_too_small_or_beyond_the_end_is_refused() {
+        let mut bytes = [0u8; 59];
+        for words in 0..5 {
+            bytes[12] = words << 4;
+            assert!(matches!(Tcp::new(&bytes), Err(WireError::Malformed { .. })));
+        }
+        bytes[12] = 0xf0;
+        let (layer, needed, present) = (Layer::Tcp, 60, 59);
+        assert_eq!(
+            Tcp::new(&bytes).unwrap_err(),
+            WireError::Truncated {
+                layer,
+                needed,
+                present
+            }
+        );
+        assert!(matches!(
+            Tcp::new(&bytes[..19]),
+            Err(WireError::Truncated { needed: 20, .. })
+        ));
+    }
+}

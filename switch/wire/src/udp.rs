@@ -61,3 +61,36 @@ impl<'a> Udp<'a> {
         self.bytes.get(UDP_HEADER_LEN..).unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_length_field_ends_the_payload() {
+        let udp = [0, 1, 0, 2, 0, 9, 0xab, 0xcd, 7, 0, 0];
+        let udp = Udp::new(&udp).unwrap();
+        assert_eq!((udp.source_port(), udp.destination_port()), (1, 2));
+        assert_eq!((udp.checksum(), udp.payload()), (0xabcd, &[7][..]));
+    }
+
+    #[test]
+    fn a_length_below_the_header_or_beyond_the_end_is_refused() {
+        let with = |len| Udp::new(&[0, 1, 0, 2, 0, len, 0, 0, 7]).map(|_| ());
+        assert!(matches!(with(0), Err(WireError::Malformed { .. })));
+        assert!(matches!(with(7), Err(WireError::Malformed { .. })));
+        assert!(with(8).is_ok() && with(9).is_ok());
+        assert!(matches!(
+            with(10),
+            Err(WireError::Truncated {
+                needed: 10,
+                present: 9,
+                ..
+            })
+        ));
+        assert!(matches!(
+            Udp::new(&[0; 7]),
+            Err(WireError::Truncated { needed: 8, .. })
+        ));
+    }
+}

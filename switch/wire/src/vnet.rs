@@ -257,3 +257,6 @@ pub(crate) fn check_superframe(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -69,3 +69,37 @@ impl VxlanHeader {
         [FLAG_VNI, 0, 0, 0, high, middle, low, reserved]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_the_rfc_s_header() {
+        let mut header = [0xff; 8];
+        VxlanHeader::write(Vni::new(0x0012_3456).unwrap(), &mut header);
+        assert_eq!(header, [0x08, 0, 0, 0, 0x12, 0x34, 0x56, 0]);
+    }
+
+    #[test]
+    fn reserved_bits_are_ignored_on_receipt() {
+        let datagram = [0xff, 0xff, 0xff, 0xff, 0, 0, 1, 0xff, 1, 2, 3];
+        let (vni, inner) = VxlanHeader::parse(&datagram).unwrap();
+        assert_eq!((vni.value(), inner), (1, &[1, 2, 3][..]));
+    }
+
+    #[test]
+    fn each_fault_has_its_name() {
+        for present in 0..8 {
+            let short = &[8, 0, 0, 0, 0, 0, 1, 0][..present];
+            assert_eq!(
+                VxlanHeader::parse(short),
+                Err(VxlanError::Truncated { present })
+            );
+        }
+        let no_flag = [0xf7, 0, 0, 0, 0, 0, 1, 0];
+        assert_eq!(VxlanHeader::parse(&no_flag), Err(VxlanError::NoVniFlag));
+        let zero = [8, 0, 0, 0, 0, 0, 0, 0xff];
+        assert_eq!(VxlanHeader::parse(&zero), Err(VxlanError::ZeroVni));
+    }
+}

@@ -1,0 +1,7 @@
+//! Every header view on an arbitrary frame. The body lives in weft-wire, where `cargo test` replays
+//! the corpus through it.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| weft_wire::fuzz::frame_views(data));

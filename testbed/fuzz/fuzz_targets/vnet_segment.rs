@@ -1,0 +1,7 @@
+//! A vnet header and a frame: offload check, segmentation, finished checksums. The body lives in weft-wire, where `cargo test` replays
+//! the corpus through it.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| weft_wire::fuzz::vnet_segment(data));

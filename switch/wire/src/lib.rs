@@ -37,7 +37,7 @@ pub use error::{Layer, WireError};
 pub use ethernet::{EtherType, EthernetFrame, Tci};
 pub use flow::flow_hash;
 pub use frame::{FrameRef, Gso, GsoKind, Offload, PartialChecksum};
-pub use icmp::{Icmp4, Icmp6, NeighborKind, NeighborMessage};
+pub use icmp::{AdvertisementFlags, Icmp4, Icmp6, NeighborEnds, NeighborKind, NeighborMessage};
 pub use ids::{InvalidMtu, InvalidVni, Mtu, PeerId, PortId, VlanId, Vni};
 pub use ipv4::{IpProtocol, Ipv4};
 pub use ipv6::Ipv6;

@@ -436,23 +436,36 @@ fn a_udp_checksum_of_zero_is_sent_as_all_ones() {
         payload: 2,
         ..plain_shape()
     };
-    let mut built = build(&shape);
-    let at = built.header_len;
-    built.bytes[at..].fill(0);
-    let frame = FrameRef {
-        bytes: &built.bytes,
-        offload: built.offload,
-    };
-    let sum = cut(frame)[0][built.transport + 6..][..2].to_vec();
-    // What is missing to the sum being zero, as payload.
-    built.bytes[at..].copy_from_slice(&sum);
-    let frame = FrameRef {
-        bytes: &built.bytes,
-        offload: built.offload,
-    };
-    let frames = cut(frame);
-    assert_eq!(frames[0][built.transport + 6..][..2], [0xff, 0xff]);
-    verified(&frames[0]);
+    let Built {
+        mut bytes,
+        offload,
+        network,
+        transport,
+        header_len,
+    } = build(&shape);
+    put16(&mut bytes, transport + 4, 10);
+    let checksum = Sum::of(&bytes[network..transport]).finish();
+    put16(&mut bytes, network + 10, checksum);
+    let pseudo = Layout::of(&bytes).unwrap().unwrap().pseudo_header(10);
+    put16(&mut bytes, transport + 6, pseudo.folded());
+    // What is missing to the sum being all ones, as payload.
+    put16(&mut bytes, header_len, 0);
+    let missing = Sum::of(&bytes[transport..]).finish();
+    put16(&mut bytes, header_len, missing);
+    for offload in [
+        offload,
+        Offload {
+            gso: None,
+            ..offload
+        },
+    ] {
+        let frames = cut(FrameRef {
+            bytes: &bytes,
+            offload,
+        });
+        assert_eq!(frames[0][transport + 6..][..2], [0xff, 0xff]);
+        verified(&frames[0]);
+    }
 }
 
 #[test]
@@ -463,36 +476,36 @@ fn headers_beyond_the_limit_are_refused() {
         tcp_options: 10,
         ..plain_shape()
     };
-    let built = build(&shape);
-    let frame = FrameRef {
-        bytes: &built.bytes,
-        offload: built.offload,
-    };
-    let refused = SegmentPlan::new(frame).map(|_| ());
-    assert_eq!(refused, Ok(()));
-    let mut bytes = built.bytes;
-    let routing = built.network + 40;
-    bytes[routing + 1] = 3;
-    bytes.splice(routing..routing, []);
-    let long = [&bytes[..routing + 16], &[0; 16], &bytes[routing + 16..]].concat();
-    let mut long = long;
-    let total = u16::try_from(long.len() - routing).unwrap();
-    put16(&mut long, built.network + 4, total);
-    let start = u16::try_from(built.transport + 16).unwrap();
+    let Built {
+        mut bytes,
+        offload,
+        network,
+        transport,
+        header_len,
+    } = build(&shape);
+    assert!(
+        SegmentPlan::new(FrameRef {
+            bytes: &bytes,
+            offload
+        })
+        .is_ok()
+    );
+    // The first extension header grows by 16 bytes.
+    let extension = network + 40;
+    bytes[extension + 1] += 2;
+    bytes.splice(extension + 16..extension + 16, [0; 16]);
+    let payload_len = u16::try_from(bytes.len() - extension).unwrap();
+    put16(&mut bytes, network + 4, payload_len);
+    let start = u16::try_from(transport + 16).unwrap();
     let checksum = Some(PartialChecksum { start, offset: 16 });
     let offload = Offload {
         checksum,
-        ..built.offload
+        ..offload
     };
-    let refused = SegmentPlan::new(FrameRef {
-        bytes: &long,
+    let plan = SegmentPlan::new(FrameRef {
+        bytes: &bytes,
         offload,
-    })
-    .map(|_| ());
-    assert_eq!(
-        refused,
-        Err(SegmentError::HeaderTooLong {
-            len: built.header_len + 16
-        })
-    );
+    });
+    let len = header_len + 16;
+    assert_eq!(plan.map(|_| ()), Err(SegmentError::HeaderTooLong { len }));
 }

@@ -3,3 +3,5 @@
 
 pub mod model;
 pub mod api;
+pub mod netns;
+pub mod link;

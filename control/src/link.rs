@@ -1,0 +1,199 @@
+//! Interfaces, by rtnetlink: plugging a TAP into a container's namespace, changing its MTU, and looking up what this
+//! host has. The TAP was made before ([`weft_switch::port::create_tap`]); the switch reads and writes its frames after.
+//!
+//! Nothing here is undone on failure: a TAP whose file descriptors are closed is destroyed with its addresses and
+//! routes, wherever it is, so dropping them is how a caller takes an attach back.
+
+mod attach;
+mod query;
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd};
+
+use ipnet::IpNet;
+use rtnetlink::{Handle, LinkUnspec};
+use weft_switch::port;
+use weft_wire::{MacAddr, Mtu};
+
+use crate::netns::{Netns, NetnsError, on_own_thread, small_runtime};
+
+pub use query::{
+    LinkState, LocalLink, ensure_loopback_up, local_addresses, local_link_of_address, read_back,
+};
+
+/// What a container's interface is to be.
+#[derive(Clone, Debug)]
+pub struct AttachSpec {
+    /// The TAP's name in the caller's namespace.
+    pub tap: String,
+    /// The TAP's index in the caller's namespace.
+    pub ifindex: u32,
+    /// The name it gets inside: 1 to 15 bytes.
+    pub ifname: String,
+    /// Its MAC.
+    pub mac: MacAddr,
+    /// Its MTU.
+    pub mtu: Mtu,
+    /// Frames that each queue's ring holds for us. More are dropped.
+    pub tx_queue_len: u32,
+    /// Addresses with the prefix of their subnet.
+    pub addresses: Vec<IpNet>,
+    /// Next hops of the default routes; one is not set when the namespace has a default route of that family.
+    pub gateways: Vec<IpAddr>,
+}
+
+/// An attached interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attached {
+    /// Its index inside the namespace.
+    pub ifindex: u32,
+}
+
+/// Why an interface is not as wanted.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The name is taken inside; nothing was changed.
+    #[error("network namespace {netns} has an interface {name} already")]
+    InterfaceExists {
+        /// The name.
+        name: String,
+        /// The namespace, as the caller named it.
+        netns: String,
+    },
+    /// There is no such interface, or it went while it was worked on.
+    #[error("there is no interface {name} in {netns}")]
+    NoSuchInterface {
+        /// The name.
+        name: String,
+        /// The namespace, as the caller named it.
+        netns: String,
+    },
+    /// An address could not be set.
+    #[error("cannot set address {address} on interface {ifname} of {netns}: {source}")]
+    Address {
+        /// The address.
+        address: IpNet,
+        /// The interface.
+        ifname: String,
+        /// The namespace, as the caller named it.
+        netns: String,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// A default route could not be set.
+    #[error("cannot set the default route via {gateway} on interface {ifname} of {netns}: {source}")]
+    Route {
+        /// The next hop.
+        gateway: IpAddr,
+        /// The interface.
+        ifname: String,
+        /// The namespace, as the caller named it.
+        netns: String,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// The kernel refuses anything else.
+    #[error("cannot {what} interface {ifname}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// The interface.
+        ifname: String,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// No netlink socket, or no answer on it.
+    #[error("cannot ask the kernel for its interfaces: {0}")]
+    Netlink(#[source] io::Error),
+    /// The namespace cannot be entered.
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+}
+
+/// Moves a TAP into `netns`, configures it and brings it up. Blocks; may be called on any thread, and does its work on
+/// another.
+///
+/// After [`LinkError::InterfaceExists`] it may be called again with another name. After any other error the TAP may be
+/// half-configured, inside or outside: drop its file descriptors.
+///
+/// # Errors
+/// [`LinkError`].
+pub fn attach(netns: &Netns, spec: &AttachSpec) -> Result<Attached, LinkError> {
+    with_runtime(|runtime| runtime.block_on(attach::attach(netns, spec)))
+}
+
+/// Changes an interface's MTU.
+///
+/// # Errors
+/// [`LinkError`].
+pub fn set_mtu(netns: &Netns, ifname: &str, mtu: Mtu) -> Result<(), LinkError> {
+    with_runtime(|runtime| {
+        netns.enter()?;
+        runtime.block_on(async {
+            let message = LinkUnspec::new_with_name(ifname).mtu(mtu.value()).build();
+            connect()?.link().change(message).execute().await.map_err(|error| {
+                let source = os_error(error);
+                let (name, netns) = (ifname.to_owned(), netns.name().to_owned());
+                if is_no_device(&source) {
+                    return LinkError::NoSuchInterface { name, netns };
+                }
+                LinkError::System { what: "set the MTU of", ifname: name, source }
+            })
+        })
+    })
+}
+
+/// Changes the MTU of a TAP wherever it was moved and whatever it is called there now; `ifname` is for messages.
+///
+/// # Errors
+/// [`LinkError`]; `NoSuchInterface` when the device is gone.
+pub fn set_mtu_of_tap(tap: &impl AsFd, ifname: &str, mtu: Mtu) -> Result<(), LinkError> {
+    let failed = |source: io::Error| {
+        if source.raw_os_error() == Some(libc::EBADFD) {
+            let netns = format!("any namespace (file descriptor {})", tap.as_fd().as_raw_fd());
+            return LinkError::NoSuchInterface { name: ifname.to_owned(), netns };
+        }
+        LinkError::System { what: "find the namespace of", ifname: ifname.to_owned(), source }
+    };
+    let netns = port::device_netns(tap.as_fd()).map_err(failed)?;
+    let name = port::device_name(tap.as_fd()).map_err(failed)?;
+    let netns = Netns::from_fd(netns, format!("the namespace of port {ifname}"))?;
+    set_mtu(&netns, &name, mtu)
+}
+
+/// A thread and a runtime for netlink work in another namespace. Both are gone when this returns, and with them every
+/// socket that `work` made.
+fn with_runtime<T: Send>(
+    work: impl FnOnce(&tokio::runtime::Runtime) -> Result<T, LinkError> + Send,
+) -> Result<T, LinkError> {
+    on_own_thread(|| work(&small_runtime().map_err(LinkError::Netlink)?))
+        .unwrap_or_else(|error| Err(LinkError::Netlink(error)))
+}
+
+/// A netlink socket in the namespace of the calling thread. It lives as long as the handle, or the runtime.
+fn connect() -> Result<Handle, LinkError> {
+    let (connection, handle, _) = rtnetlink::new_connection().map_err(LinkError::Netlink)?;
+    tokio::spawn(connection);
+    Ok(handle)
+}
+
+fn os_error(error: rtnetlink::Error) -> io::Error {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => message.to_io(),
+        other @ (rtnetlink::Error::UnexpectedMessage(_)
+        | rtnetlink::Error::RequestFailed
+        | rtnetlink::Error::NamespaceError(_)
+        | rtnetlink::Error::InvalidHardwareAddress(_)
+        | rtnetlink::Error::InvalidIp(_)
+        | rtnetlink::Error::InvalidAddress(..)
+        | rtnetlink::Error::InvalidNla(_)) => io::Error::other(other.to_string()),
+    }
+}
+
+fn is_no_device(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ENODEV)
+}
+
+#[cfg(test)]
+mod tests;

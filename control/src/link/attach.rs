@@ -1,0 +1,216 @@
+//! The sequence that makes a TAP a container's interface, in as few netlink requests as it takes.
+//!
+//! Moving, naming, MAC, MTU and ring size are one request (the kernel's do_setlink takes them in this order), since each
+//! waits for the kernel's one lock on interfaces. The name is looked up first: were it taken, the rename would fail
+//! after the move. That still happens when somebody takes it in between, so a second try finds the TAP where it is.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsFd, AsRawFd};
+
+use futures_util::{StreamExt, TryStreamExt};
+use ipnet::IpNet;
+use rtnetlink::packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::address::{AddressFlags, AddressHeaderFlags, AddressAttribute};
+use rtnetlink::packet_route::link::LinkMessage;
+use rtnetlink::packet_route::route::{RouteHeader, RouteMessage, RouteType};
+use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcMessage};
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
+
+use super::query::find_link;
+use super::{AttachSpec, Attached, LinkError, connect, is_no_device, os_error};
+use crate::netns::Netns;
+
+/// Runs on a thread of its own, which it leaves inside the namespace.
+pub(super) async fn attach(netns: &Netns, spec: &AttachSpec) -> Result<Attached, LinkError> {
+    let outside = connect()?;
+    netns.enter()?;
+    let inside = connect()?;
+    if find_link(&inside, &spec.ifname).await?.is_some() {
+        return Err(exists(netns, spec));
+    }
+    let ifindex = move_in(&outside, &inside, netns, spec).await?;
+    let interface = Interface { handle: inside, ifindex, netns, spec };
+    interface.leave_queueing_to_the_ring().await;
+    for address in &spec.addresses {
+        interface.add_address(*address).await?;
+    }
+    interface.bring_up().await?;
+    for gateway in &spec.gateways {
+        interface.add_default_route(*gateway).await?;
+    }
+    Ok(Attached { ifindex })
+}
+
+/// Moves the TAP, or finds that an earlier try did, and gives it all that needs no address.
+async fn move_in(
+    outside: &Handle,
+    inside: &Handle,
+    netns: &Netns,
+    spec: &AttachSpec,
+) -> Result<u32, LinkError> {
+    let failed = |error| {
+        let source: io::Error = os_error(error);
+        if source.raw_os_error() == Some(libc::EEXIST) {
+            return exists(netns, spec);
+        }
+        LinkError::System { what: "move into its namespace", ifname: spec.tap.clone(), source }
+    };
+    let there = LinkUnspec::new_with_index(spec.ifindex).setns_by_fd(netns.as_fd().as_raw_fd());
+    match outside.link().change(properties(there, spec)).execute().await {
+        Ok(()) => {
+            let link = find_link(inside, &spec.ifname).await?;
+            Ok(link.ok_or_else(|| gone(netns, spec))?.ifindex)
+        }
+        Err(rtnetlink::Error::NetlinkError(error)) if is_no_device(&error.to_io()) => {
+            let link = find_link(inside, &spec.tap).await?;
+            let ifindex = link.ok_or_else(|| gone(netns, spec))?.ifindex;
+            let message = properties(LinkUnspec::new_with_index(ifindex), spec);
+            inside.link().change(message).execute().await.map_err(failed)?;
+            Ok(ifindex)
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+fn properties(link: LinkMessageBuilder<LinkUnspec>, spec: &AttachSpec) -> LinkMessage {
+    link.name(spec.ifname.clone())
+        .mtu(spec.mtu.value())
+        .address(spec.mac.octets().to_vec())
+        .txqueuelen(spec.tx_queue_len)
+        .build()
+}
+
+/// An interface in its namespace, not yet in use.
+struct Interface<'a> {
+    handle: Handle,
+    ifindex: u32,
+    netns: &'a Netns,
+    spec: &'a AttachSpec,
+}
+
+impl Interface<'_> {
+    /// A TAP never makes its sender wait, so a qdisc only costs: with several queues the default one allocates a
+    /// pfifo_fast with three rings for each of 256 possible queues. Only before the interface is up can they be spared.
+    /// A kernel that refuses keeps its default, which works as well.
+    async fn leave_queueing_to_the_ring(&self) {
+        let Ok(index) = i32::try_from(self.ifindex) else { return };
+        let mut message = TcMessage::with_index(index);
+        message.header.parent = TcHandle::ROOT;
+        message.attributes.push(TcAttribute::Kind("noqueue".to_owned()));
+        let mut request = NetlinkMessage::from(RouteNetlinkMessage::NewQueueDiscipline(message));
+        request.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
+        let Ok(mut answers) = self.handle.clone().request(request) else { return };
+        while let Some(answer) = answers.next().await {
+            if let NetlinkPayload::Error(error) = answer.payload
+                && error.code.is_some()
+            {
+                tracing::debug!(ifname = self.spec.ifname, %error, "default qdisc kept");
+            }
+        }
+    }
+
+    /// Sets an address before the interface is up. The control plane gave it to nobody else, so IPv6 need not ask the
+    /// network for a second (RFC 4862 section 5.4 exempts nobody, but allows to switch it off).
+    async fn add_address(&self, address: IpNet) -> Result<(), LinkError> {
+        match self.try_address(address).await {
+            Err(source)
+                if matches!(address, IpNet::V6(_)) && source.raw_os_error() == Some(libc::EACCES) =>
+            {
+                // IPv6 is off inside, as Docker has it unless a network has IPv6. This one has.
+                self.enable_ipv6().map_err(|source| self.address_error(address, source))?;
+                self.try_address(address).await.map_err(|source| self.address_error(address, source))
+            }
+            result => result.map_err(|source| self.address_error(address, source)),
+        }
+    }
+
+    async fn try_address(&self, address: IpNet) -> io::Result<()> {
+        let mut request =
+            self.handle.address().add(self.ifindex, address.addr(), address.prefix_len());
+        if let IpNet::V6(_) = address {
+            let message = request.message_mut();
+            message.header.flags |= AddressHeaderFlags::Nodad;
+            message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+        }
+        request.execute().await.map_err(os_error)
+    }
+
+    /// The thread is inside: /proc/sys/net shows it the namespace's own settings.
+    fn enable_ipv6(&self) -> io::Result<()> {
+        std::fs::write(format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", self.spec.ifname), "0")
+    }
+
+    async fn bring_up(&self) -> Result<(), LinkError> {
+        let message = LinkUnspec::new_with_index(self.ifindex).up().build();
+        self.handle.link().change(message).execute().await.map_err(|error| LinkError::System {
+            what: "bring up",
+            ifname: self.spec.ifname.clone(),
+            source: os_error(error),
+        })
+    }
+
+    async fn add_default_route(&self, gateway: IpAddr) -> Result<(), LinkError> {
+        let message = match gateway {
+            IpAddr::V4(gateway) => RouteMessageBuilder::<Ipv4Addr>::new()
+                .gateway(gateway)
+                .output_interface(self.ifindex)
+                .build(),
+            IpAddr::V6(gateway) => RouteMessageBuilder::<Ipv6Addr>::new()
+                .gateway(gateway)
+                .output_interface(self.ifindex)
+                .build(),
+        };
+        if self.has_default_route(gateway).await? {
+            return Ok(());
+        }
+        self.handle.route().add(message).execute().await.map_err(|error| LinkError::Route {
+            gateway,
+            ifname: self.spec.ifname.clone(),
+            netns: self.netns.name().to_owned(),
+            source: os_error(error),
+        })
+    }
+
+    /// Whether the main table has a default route of `family`'s kind, through whatever interface.
+    async fn has_default_route(&self, family: IpAddr) -> Result<bool, LinkError> {
+        let query = match family {
+            IpAddr::V4(_) => RouteMessageBuilder::<Ipv4Addr>::new().build(),
+            IpAddr::V6(_) => RouteMessageBuilder::<Ipv6Addr>::new().build(),
+        };
+        let mut routes = Box::pin(self.handle.route().get(query).execute());
+        let mut found = false;
+        while let Some(route) =
+            routes.try_next().await.map_err(|error| LinkError::Netlink(os_error(error)))?
+        {
+            found |= is_default(&route);
+        }
+        Ok(found)
+    }
+
+    fn address_error(&self, address: IpNet, source: io::Error) -> LinkError {
+        LinkError::Address {
+            address,
+            ifname: self.spec.ifname.clone(),
+            netns: self.netns.name().to_owned(),
+            source,
+        }
+    }
+}
+
+fn is_default(route: &RouteMessage) -> bool {
+    route.header.destination_prefix_length == 0
+        && route.header.table == RouteHeader::RT_TABLE_MAIN
+        && route.header.kind == RouteType::Unicast
+}
+
+fn exists(netns: &Netns, spec: &AttachSpec) -> LinkError {
+    LinkError::InterfaceExists { name: spec.ifname.clone(), netns: netns.name().to_owned() }
+}
+
+fn gone(netns: &Netns, spec: &AttachSpec) -> LinkError {
+    LinkError::NoSuchInterface { name: spec.tap.clone(), netns: netns.name().to_owned() }
+}

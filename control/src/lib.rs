@@ -5,3 +5,4 @@ pub mod model;
 pub mod api;
 pub mod netns;
 pub mod link;
+pub mod holder;

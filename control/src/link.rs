@@ -82,7 +82,9 @@ pub enum LinkError {
         source: io::Error,
     },
     /// A default route could not be set.
-    #[error("cannot set the default route via {gateway} on interface {ifname} of {netns}: {source}")]
+    #[error(
+        "cannot set the default route via {gateway} on interface {ifname} of {netns}: {source}"
+    )]
     Route {
         /// The next hop.
         gateway: IpAddr,
@@ -132,14 +134,23 @@ pub fn set_mtu(netns: &Netns, ifname: &str, mtu: Mtu) -> Result<(), LinkError> {
         netns.enter()?;
         runtime.block_on(async {
             let message = LinkUnspec::new_with_name(ifname).mtu(mtu.value()).build();
-            connect()?.link().change(message).execute().await.map_err(|error| {
-                let source = os_error(error);
-                let (name, netns) = (ifname.to_owned(), netns.name().to_owned());
-                if is_no_device(&source) {
-                    return LinkError::NoSuchInterface { name, netns };
-                }
-                LinkError::System { what: "set the MTU of", ifname: name, source }
-            })
+            connect()?
+                .link()
+                .change(message)
+                .execute()
+                .await
+                .map_err(|error| {
+                    let source = os_error(error);
+                    let (name, netns) = (ifname.to_owned(), netns.name().to_owned());
+                    if is_no_device(&source) {
+                        return LinkError::NoSuchInterface { name, netns };
+                    }
+                    LinkError::System {
+                        what: "set the MTU of",
+                        ifname: name,
+                        source,
+                    }
+                })
         })
     })
 }
@@ -151,10 +162,20 @@ pub fn set_mtu(netns: &Netns, ifname: &str, mtu: Mtu) -> Result<(), LinkError> {
 pub fn set_mtu_of_tap(tap: &impl AsFd, ifname: &str, mtu: Mtu) -> Result<(), LinkError> {
     let failed = |source: io::Error| {
         if source.raw_os_error() == Some(libc::EBADFD) {
-            let netns = format!("any namespace (file descriptor {})", tap.as_fd().as_raw_fd());
-            return LinkError::NoSuchInterface { name: ifname.to_owned(), netns };
+            let netns = format!(
+                "any namespace (file descriptor {})",
+                tap.as_fd().as_raw_fd()
+            );
+            return LinkError::NoSuchInterface {
+                name: ifname.to_owned(),
+                netns,
+            };
         }
-        LinkError::System { what: "find the namespace of", ifname: ifname.to_owned(), source }
+        LinkError::System {
+            what: "find the namespace of",
+            ifname: ifname.to_owned(),
+            source,
+        }
     };
     let netns = port::device_netns(tap.as_fd()).map_err(failed)?;
     let name = port::device_name(tap.as_fd()).map_err(failed)?;

@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use nix::sched::{CloneFlags, setns};
-use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 use nix::sys::stat::fstat;
+use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
 use crate::api::NetnsArg;
 
@@ -125,11 +125,20 @@ impl Netns {
         let name = name.into();
         let system = |what| {
             let name = name.clone();
-            move |source: nix::Error| NetnsError::System { what, name, source: source.into() }
+            move |source: nix::Error| NetnsError::System {
+                what,
+                name,
+                source: source.into(),
+            }
         };
-        let not = |why: String| NetnsError::NotANamespace { path: name.clone(), why };
+        let not = |why: String| NetnsError::NotANamespace {
+            path: name.clone(),
+            why,
+        };
         if fstatfs(&fd).map_err(system("examine"))?.filesystem_type() != NSFS_MAGIC {
-            return Err(not("it is an ordinary file (a namespace that was deleted may leave one)".to_owned()));
+            return Err(not(
+                "it is an ordinary file (a namespace that was deleted may leave one)".to_owned(),
+            ));
         }
         let kind = kind_of(fd.as_fd()).map_err(|source| NetnsError::System {
             what: "examine",
@@ -140,7 +149,11 @@ impl Netns {
             return Err(not(format!("it is {kind}")));
         }
         let stat = fstat(&fd).map_err(system("examine"))?;
-        Ok(Self { fd, name, id: (stat.st_dev, stat.st_ino) })
+        Ok(Self {
+            fd,
+            name,
+            id: (stat.st_dev, stat.st_ino),
+        })
     }
 
     fn open_name(name: &str) -> Result<Self, NetnsError> {
@@ -153,7 +166,10 @@ impl Netns {
                 }
             }
         }
-        Err(NetnsError::NoSuchNamespace { name: name.to_owned(), known: known_names() })
+        Err(NetnsError::NoSuchNamespace {
+            name: name.to_owned(),
+            known: known_names(),
+        })
     }
 
     fn open_path(path: &Path) -> Result<Self, NetnsError> {
@@ -161,7 +177,10 @@ impl Netns {
         match File::open(path) {
             Ok(file) => Self::from_fd(file.into(), name),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(NetnsError::NoSuchNamespace { name, known: known_names() })
+                Err(NetnsError::NoSuchNamespace {
+                    name,
+                    known: known_names(),
+                })
             }
             Err(error) => Err(explain("open", &name, error)),
         }
@@ -225,7 +244,11 @@ impl Netns {
     }
 
     pub(crate) fn no_thread(&self, source: io::Error) -> NetnsError {
-        NetnsError::System { what: "start a thread for", name: self.name.clone(), source }
+        NetnsError::System {
+            what: "start a thread for",
+            name: self.name.clone(),
+            source,
+        }
     }
 }
 
@@ -238,14 +261,18 @@ impl AsFd for Netns {
 /// Runs `work` on a fresh thread that is gone when this returns. A panic goes on in the caller.
 pub(crate) fn on_own_thread<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
     thread::scope(|scope| {
-        let thread = thread::Builder::new().name("netns".to_owned()).spawn_scoped(scope, work)?;
+        let thread = thread::Builder::new()
+            .name("netns".to_owned())
+            .spawn_scoped(scope, work)?;
         thread.join().map_or_else(|panic| resume_unwind(panic), Ok)
     })
 }
 
 /// A runtime for one thread and its sockets.
 pub(crate) fn small_runtime() -> io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_io().build()
+    tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
 }
 
 /// `net:[4026531840]` and the like. By /proc, since nsfs has no other name for it without an ioctl.
@@ -269,10 +296,10 @@ fn known_names() -> Vec<String> {
 
 fn explain(what: &'static str, name: &str, source: io::Error) -> NetnsError {
     let name = name.to_owned();
-    match source.kind() {
-        io::ErrorKind::PermissionDenied => NetnsError::Permission { name },
-        _ => NetnsError::System { what, name, source },
+    if source.kind() == io::ErrorKind::PermissionDenied {
+        return NetnsError::Permission { name };
     }
+    NetnsError::System { what, name, source }
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use rtnetlink::packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::address::{AddressFlags, AddressHeaderFlags, AddressAttribute};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags};
 use rtnetlink::packet_route::link::LinkMessage;
 use rtnetlink::packet_route::route::{RouteHeader, RouteMessage, RouteType};
 use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcMessage};
@@ -33,7 +33,12 @@ pub(super) async fn attach(netns: &Netns, spec: &AttachSpec) -> Result<Attached,
         return Err(exists(netns, spec));
     }
     let ifindex = move_in(&outside, &inside, netns, spec).await?;
-    let interface = Interface { handle: inside, ifindex, netns, spec };
+    let interface = Interface {
+        handle: inside,
+        ifindex,
+        netns,
+        spec,
+    };
     interface.leave_queueing_to_the_ring().await;
     for address in &spec.addresses {
         interface.add_address(*address).await?;
@@ -57,10 +62,19 @@ async fn move_in(
         if source.raw_os_error() == Some(libc::EEXIST) {
             return exists(netns, spec);
         }
-        LinkError::System { what: "move into its namespace", ifname: spec.tap.clone(), source }
+        LinkError::System {
+            what: "move into its namespace",
+            ifname: spec.tap.clone(),
+            source,
+        }
     };
     let there = LinkUnspec::new_with_index(spec.ifindex).setns_by_fd(netns.as_fd().as_raw_fd());
-    match outside.link().change(properties(there, spec)).execute().await {
+    match outside
+        .link()
+        .change(properties(there, spec))
+        .execute()
+        .await
+    {
         Ok(()) => {
             let link = find_link(inside, &spec.ifname).await?;
             Ok(link.ok_or_else(|| gone(netns, spec))?.ifindex)
@@ -69,7 +83,12 @@ async fn move_in(
             let link = find_link(inside, &spec.tap).await?;
             let ifindex = link.ok_or_else(|| gone(netns, spec))?.ifindex;
             let message = properties(LinkUnspec::new_with_index(ifindex), spec);
-            inside.link().change(message).execute().await.map_err(failed)?;
+            inside
+                .link()
+                .change(message)
+                .execute()
+                .await
+                .map_err(failed)?;
             Ok(ifindex)
         }
         Err(error) => Err(failed(error)),
@@ -97,13 +116,19 @@ impl Interface<'_> {
     /// pfifo_fast with three rings for each of 256 possible queues. Only before the interface is up can they be spared.
     /// A kernel that refuses keeps its default, which works as well.
     async fn leave_queueing_to_the_ring(&self) {
-        let Ok(index) = i32::try_from(self.ifindex) else { return };
+        let Ok(index) = i32::try_from(self.ifindex) else {
+            return;
+        };
         let mut message = TcMessage::with_index(index);
         message.header.parent = TcHandle::ROOT;
-        message.attributes.push(TcAttribute::Kind("noqueue".to_owned()));
+        message
+            .attributes
+            .push(TcAttribute::Kind("noqueue".to_owned()));
         let mut request = NetlinkMessage::from(RouteNetlinkMessage::NewQueueDiscipline(message));
         request.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
-        let Ok(mut answers) = self.handle.clone().request(request) else { return };
+        let Ok(mut answers) = self.handle.clone().request(request) else {
+            return;
+        };
         while let Some(answer) = answers.next().await {
             if let NetlinkPayload::Error(error) = answer.payload
                 && error.code.is_some()
@@ -118,11 +143,15 @@ impl Interface<'_> {
     async fn add_address(&self, address: IpNet) -> Result<(), LinkError> {
         match self.try_address(address).await {
             Err(source)
-                if matches!(address, IpNet::V6(_)) && source.raw_os_error() == Some(libc::EACCES) =>
+                if matches!(address, IpNet::V6(_))
+                    && source.raw_os_error() == Some(libc::EACCES) =>
             {
                 // IPv6 is off inside, as Docker has it unless a network has IPv6. This one has.
-                self.enable_ipv6().map_err(|source| self.address_error(address, source))?;
-                self.try_address(address).await.map_err(|source| self.address_error(address, source))
+                self.enable_ipv6()
+                    .map_err(|source| self.address_error(address, source))?;
+                self.try_address(address)
+                    .await
+                    .map_err(|source| self.address_error(address, source))
             }
             result => result.map_err(|source| self.address_error(address, source)),
         }
@@ -130,27 +159,39 @@ impl Interface<'_> {
 
     async fn try_address(&self, address: IpNet) -> io::Result<()> {
         let mut request =
-            self.handle.address().add(self.ifindex, address.addr(), address.prefix_len());
+            self.handle
+                .address()
+                .add(self.ifindex, address.addr(), address.prefix_len());
         if let IpNet::V6(_) = address {
             let message = request.message_mut();
             message.header.flags |= AddressHeaderFlags::Nodad;
-            message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+            message
+                .attributes
+                .push(AddressAttribute::Flags(AddressFlags::Nodad));
         }
         request.execute().await.map_err(os_error)
     }
 
     /// The thread is inside: /proc/sys/net shows it the namespace's own settings.
     fn enable_ipv6(&self) -> io::Result<()> {
-        std::fs::write(format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", self.spec.ifname), "0")
+        std::fs::write(
+            format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", self.spec.ifname),
+            "0",
+        )
     }
 
     async fn bring_up(&self) -> Result<(), LinkError> {
         let message = LinkUnspec::new_with_index(self.ifindex).up().build();
-        self.handle.link().change(message).execute().await.map_err(|error| LinkError::System {
-            what: "bring up",
-            ifname: self.spec.ifname.clone(),
-            source: os_error(error),
-        })
+        self.handle
+            .link()
+            .change(message)
+            .execute()
+            .await
+            .map_err(|error| LinkError::System {
+                what: "bring up",
+                ifname: self.spec.ifname.clone(),
+                source: os_error(error),
+            })
     }
 
     async fn add_default_route(&self, gateway: IpAddr) -> Result<(), LinkError> {
@@ -167,12 +208,17 @@ impl Interface<'_> {
         if self.has_default_route(gateway).await? {
             return Ok(());
         }
-        self.handle.route().add(message).execute().await.map_err(|error| LinkError::Route {
-            gateway,
-            ifname: self.spec.ifname.clone(),
-            netns: self.netns.name().to_owned(),
-            source: os_error(error),
-        })
+        self.handle
+            .route()
+            .add(message)
+            .execute()
+            .await
+            .map_err(|error| LinkError::Route {
+                gateway,
+                ifname: self.spec.ifname.clone(),
+                netns: self.netns.name().to_owned(),
+                source: os_error(error),
+            })
     }
 
     /// Whether the main table has a default route of `family`'s kind, through whatever interface.
@@ -183,8 +229,10 @@ impl Interface<'_> {
         };
         let mut routes = Box::pin(self.handle.route().get(query).execute());
         let mut found = false;
-        while let Some(route) =
-            routes.try_next().await.map_err(|error| LinkError::Netlink(os_error(error)))?
+        while let Some(route) = routes
+            .try_next()
+            .await
+            .map_err(|error| LinkError::Netlink(os_error(error)))?
         {
             found |= is_default(&route);
         }
@@ -208,9 +256,15 @@ fn is_default(route: &RouteMessage) -> bool {
 }
 
 fn exists(netns: &Netns, spec: &AttachSpec) -> LinkError {
-    LinkError::InterfaceExists { name: spec.ifname.clone(), netns: netns.name().to_owned() }
+    LinkError::InterfaceExists {
+        name: spec.ifname.clone(),
+        netns: netns.name().to_owned(),
+    }
 }
 
 fn gone(netns: &Netns, spec: &AttachSpec) -> LinkError {
-    LinkError::NoSuchInterface { name: spec.tap.clone(), netns: netns.name().to_owned() }
+    LinkError::NoSuchInterface {
+        name: spec.tap.clone(),
+        netns: netns.name().to_owned(),
+    }
 }

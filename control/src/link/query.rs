@@ -49,7 +49,9 @@ pub fn read_back(netns: &Netns, ifname: &str) -> Result<Option<LinkState>, LinkE
         netns.enter()?;
         runtime.block_on(async {
             let handle = connect()?;
-            let Some(mut state) = find_link(&handle, ifname).await? else { return Ok(None) };
+            let Some(mut state) = find_link(&handle, ifname).await? else {
+                return Ok(None);
+            };
             let addresses = addresses(&handle).await?;
             state.addresses = addresses
                 .into_iter()
@@ -68,14 +70,24 @@ pub fn read_back(netns: &Netns, ifname: &str) -> Result<Option<LinkState>, LinkE
 pub async fn local_link_of_address(address: IpAddr) -> Result<Option<LocalLink>, LinkError> {
     let handle = connect()?;
     let addresses = addresses(&handle).await?;
-    let Some((ifindex, _)) = addresses.into_iter().find(|(_, held)| held.addr() == address) else {
+    let Some((ifindex, _)) = addresses
+        .into_iter()
+        .find(|(_, held)| held.addr() == address)
+    else {
         return Ok(None);
     };
     let mut links = Box::pin(handle.link().get().match_index(ifindex).execute());
-    let link = links.try_next().await.map_err(|error| LinkError::Netlink(os_error(error)))?;
+    let link = links
+        .try_next()
+        .await
+        .map_err(|error| LinkError::Netlink(os_error(error)))?;
     Ok(link.map(|link| {
         let state = state_of(&link);
-        LocalLink { ifname: state.ifname, ifindex, mtu: state.mtu }
+        LocalLink {
+            ifname: state.ifname,
+            ifindex,
+            mtu: state.mtu,
+        }
     }))
 }
 
@@ -85,7 +97,10 @@ pub async fn local_link_of_address(address: IpAddr) -> Result<Option<LocalLink>,
 /// [`LinkError::Netlink`].
 pub async fn local_addresses() -> Result<Vec<IpAddr>, LinkError> {
     let addresses = addresses(&connect()?).await?;
-    Ok(addresses.into_iter().map(|(_, address)| address.addr()).collect())
+    Ok(addresses
+        .into_iter()
+        .map(|(_, address)| address.addr())
+        .collect())
 }
 
 /// Brings `lo` of the caller's namespace up; it is down in a fresh one.
@@ -94,11 +109,16 @@ pub async fn local_addresses() -> Result<Vec<IpAddr>, LinkError> {
 /// [`LinkError`].
 pub async fn ensure_loopback_up() -> Result<(), LinkError> {
     let message = LinkUnspec::new_with_name("lo").up().build();
-    connect()?.link().change(message).execute().await.map_err(|error| LinkError::System {
-        what: "bring up",
-        ifname: "lo".to_owned(),
-        source: os_error(error),
-    })
+    connect()?
+        .link()
+        .change(message)
+        .execute()
+        .await
+        .map_err(|error| LinkError::System {
+            what: "bring up",
+            ifname: "lo".to_owned(),
+            source: os_error(error),
+        })
 }
 
 /// Looks an interface up by name, without its addresses.
@@ -111,7 +131,11 @@ pub(super) async fn find_link(
         Ok(link) => Ok(link.as_ref().map(state_of)),
         Err(error) => {
             let error = os_error(error);
-            if is_no_device(&error) { Ok(None) } else { Err(LinkError::Netlink(error)) }
+            if is_no_device(&error) {
+                Ok(None)
+            } else {
+                Err(LinkError::Netlink(error))
+            }
         }
     }
 }

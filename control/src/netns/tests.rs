@@ -31,12 +31,17 @@ impl TestNetns {
 
 impl Drop for TestNetns {
     fn drop(&mut self) {
-        let _ = Command::new("ip").args(["netns", "del", &self.name]).output();
+        let _ = Command::new("ip")
+            .args(["netns", "del", &self.name])
+            .output();
     }
 }
 
 pub(crate) fn ip(args: &[&str]) -> String {
-    let output = Command::new("ip").args(args).output().expect("these tests need the ip program");
+    let output = Command::new("ip")
+        .args(args)
+        .output()
+        .expect("these tests need the ip program");
     assert!(
         output.status.success(),
         "ip {args:?} failed (these tests need root): {}",
@@ -46,7 +51,9 @@ pub(crate) fn ip(args: &[&str]) -> String {
 }
 
 fn own_id() -> (u64, u64) {
-    Netns::open(&NetnsArg::Path("/proc/thread-self/ns/net".into())).unwrap().id()
+    Netns::open(&NetnsArg::Path("/proc/thread-self/ns/net".into()))
+        .unwrap()
+        .id()
 }
 
 #[test]
@@ -86,7 +93,9 @@ fn an_unknown_name_is_refused_and_the_known_ones_are_listed() {
     let netns = TestNetns::new();
     for name in ["weft-no-such", "", ".", ".."] {
         let error = Netns::open(&NetnsArg::Name(name.to_owned())).unwrap_err();
-        let NetnsError::NoSuchNamespace { known, .. } = &error else { panic!("{error}") };
+        let NetnsError::NoSuchNamespace { known, .. } = &error else {
+            panic!("{error}")
+        };
         assert!(known.contains(&netns.name));
         assert!(error.hint().unwrap().contains("--pid"));
     }
@@ -94,10 +103,16 @@ fn an_unknown_name_is_refused_and_the_known_ones_are_listed() {
 
 #[test]
 fn files_that_are_no_network_namespace_are_refused() {
-    for (path, why) in [("/etc/hostname", "ordinary file"), ("/proc/self/ns/mnt", "mnt:[")] {
+    for (path, why) in [
+        ("/etc/hostname", "ordinary file"),
+        ("/proc/self/ns/mnt", "mnt:["),
+    ] {
         let error = Netns::open(&NetnsArg::Path(path.into())).unwrap_err();
         assert!(matches!(error, NetnsError::NotANamespace { .. }), "{error}");
-        assert!(error.to_string().contains(path) && error.to_string().contains(why), "{error}");
+        assert!(
+            error.to_string().contains(path) && error.to_string().contains(why),
+            "{error}"
+        );
     }
 }
 
@@ -107,7 +122,10 @@ fn work_runs_inside_and_the_caller_stays_outside() {
     let before = own_id();
     let inside = netns.open().run(own_id).unwrap();
     assert_eq!(inside, netns.open().id());
-    assert_eq!(netns.open().run_async(|| async { own_id() }).unwrap(), inside);
+    assert_eq!(
+        netns.open().run_async(|| async { own_id() }).unwrap(),
+        inside
+    );
     assert_eq!(own_id(), before);
 }
 

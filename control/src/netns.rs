@@ -5,6 +5,8 @@
 //! its use: a [`Netns`] is opened for one request and dropped with it, and work inside is done by a thread that is
 //! joined before the call returns. Otherwise a container's end would go unnoticed for as long as the agent runs.
 
+mod sys;
+
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -140,13 +142,13 @@ impl Netns {
                 "it is an ordinary file (a namespace that was deleted may leave one)".to_owned(),
             ));
         }
-        let kind = kind_of(fd.as_fd()).map_err(|source| NetnsError::System {
+        let kind = sys::kind(fd.as_fd()).map_err(|source| NetnsError::System {
             what: "examine",
             name: name.clone(),
             source,
         })?;
-        if !kind.starts_with("net:") {
-            return Err(not(format!("it is {kind}")));
+        if kind != CloneFlags::CLONE_NEWNET.bits() {
+            return Err(not("it is a namespace of another kind".to_owned()));
         }
         let stat = fstat(&fd).map_err(system("examine"))?;
         Ok(Self {
@@ -273,13 +275,6 @@ pub(crate) fn small_runtime() -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .build()
-}
-
-/// `net:[4026531840]` and the like. By /proc, since nsfs has no other name for it without an ioctl.
-fn kind_of(fd: BorrowedFd<'_>) -> io::Result<String> {
-    use std::os::fd::AsRawFd;
-    let link = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
-    Ok(link.to_string_lossy().into_owned())
 }
 
 fn known_names() -> Vec<String> {

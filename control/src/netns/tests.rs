@@ -105,7 +105,7 @@ fn an_unknown_name_is_refused_and_the_known_ones_are_listed() {
 fn files_that_are_no_network_namespace_are_refused() {
     for (path, why) in [
         ("/etc/hostname", "ordinary file"),
-        ("/proc/self/ns/mnt", "mnt:["),
+        ("/proc/self/ns/mnt", "another kind"),
     ] {
         let error = Netns::open(&NetnsArg::Path(path.into())).unwrap_err();
         assert!(matches!(error, NetnsError::NotANamespace { .. }), "{error}");

@@ -26,7 +26,10 @@ fn spec(tap: &TapDevice) -> AttachSpec {
         mac: "02:00:0a:20:00:05".parse().unwrap(),
         mtu: Mtu::new(1450).unwrap(),
         tx_queue_len: 256,
-        addresses: vec!["10.32.0.5/16".parse().unwrap(), "fd00:32::5/64".parse().unwrap()],
+        addresses: vec![
+            "10.32.0.5/16".parse().unwrap(),
+            "fd00:32::5/64".parse().unwrap(),
+        ],
         gateways: vec!["10.32.0.1".parse().unwrap(), "fd00:32::1".parse().unwrap()],
     }
 }
@@ -41,15 +44,35 @@ fn an_attached_tap_is_all_that_was_wanted() {
     assert_eq!(state.mac, spec(&tap).mac);
     assert_eq!((state.mtu, state.up), (1450, true));
     for address in spec(&tap).addresses {
-        assert!(state.addresses.contains(&address), "{address} is not in {:?}", state.addresses);
+        assert!(
+            state.addresses.contains(&address),
+            "{address} is not in {:?}",
+            state.addresses
+        );
     }
     let shown = netns.ip(&["addr", "show", "eth0"]);
-    for part in ["brd 10.32.255.255", "qdisc noqueue", "qlen 256", "fd00:32::5/64 scope global nodad"] {
+    for part in [
+        "brd 10.32.255.255",
+        "qdisc noqueue",
+        "qlen 256",
+        "fd00:32::5/64 scope global nodad",
+    ] {
         assert!(shown.contains(part), "{part} is not in {shown}");
     }
-    assert!(!shown.contains("fd00:32::5/64 scope global tentative"), "{shown}");
-    assert!(netns.ip(&["route"]).contains("default via 10.32.0.1 dev eth0"));
-    assert!(netns.ip(&["-6", "route"]).contains("default via fd00:32::1 dev eth0"));
+    assert!(
+        !shown.contains("fd00:32::5/64 scope global tentative"),
+        "{shown}"
+    );
+    assert!(
+        netns
+            .ip(&["route"])
+            .contains("default via 10.32.0.1 dev eth0")
+    );
+    assert!(
+        netns
+            .ip(&["-6", "route"])
+            .contains("default via fd00:32::1 dev eth0")
+    );
     assert!(netns.ip(&["-6", "route"]).contains("fd00:32::/64 dev eth0"));
     // The caller is where it was, and the TAP is not there any more.
     assert!(!ip(&["link"]).contains("tap0"));
@@ -61,7 +84,10 @@ fn an_interface_name_that_is_taken_is_refused_before_anything_is_made() {
     let (netns, first, second) = (TestNetns::new(), tap("tap0"), tap("tap1"));
     attach(&netns.open(), &spec(&first)).unwrap();
     let error = attach(&netns.open(), &spec(&second)).unwrap_err();
-    assert!(matches!(error, LinkError::InterfaceExists { .. }), "{error}");
+    assert!(
+        matches!(error, LinkError::InterfaceExists { .. }),
+        "{error}"
+    );
     assert!(error.to_string().contains("eth0") && error.to_string().contains(&netns.name));
     assert!(ip(&["link"]).contains("tap1"), "the TAP is still here");
     let mut other = spec(&second);
@@ -70,8 +96,14 @@ fn an_interface_name_that_is_taken_is_refused_before_anything_is_made() {
     other.gateways = vec!["10.33.0.1".parse().unwrap()];
     attach(&netns.open(), &other).unwrap();
     let routes = netns.ip(&["route"]);
-    assert!(routes.contains("default via 10.32.0.1 dev eth0"), "{routes}");
-    assert!(!routes.contains("10.33.0.1"), "the default route was there already: {routes}");
+    assert!(
+        routes.contains("default via 10.32.0.1 dev eth0"),
+        "{routes}"
+    );
+    assert!(
+        !routes.contains("10.33.0.1"),
+        "the default route was there already: {routes}"
+    );
 }
 
 #[test]
@@ -127,12 +159,18 @@ fn the_mtu_follows_a_tap_wherever_it_went() {
     set_mtu_of_tap(&tap.queues[0], "eth0", Mtu::new(1390).unwrap()).unwrap();
     assert_eq!(read_back(&netns.open(), "lan").unwrap().unwrap().mtu, 1390);
     let error = set_mtu(&netns.open(), "eth0", Mtu::ETHERNET).unwrap_err();
-    assert!(matches!(error, LinkError::NoSuchInterface { .. }), "{error}");
+    assert!(
+        matches!(error, LinkError::NoSuchInterface { .. }),
+        "{error}"
+    );
     let fd = tap.queues[0].try_clone().unwrap();
     drop(netns);
     std::thread::sleep(Duration::from_millis(200));
     let error = set_mtu_of_tap(&fd, "eth0", Mtu::ETHERNET).unwrap_err();
-    assert!(matches!(error, LinkError::NoSuchInterface { .. }), "{error}");
+    assert!(
+        matches!(error, LinkError::NoSuchInterface { .. }),
+        "{error}"
+    );
 }
 
 /// Whether the TAP's namespace has died; waits a second for it.
@@ -166,12 +204,35 @@ fn an_address_of_this_host_is_found_with_its_link() {
         ensure_loopback_up().await.unwrap();
         let found = local_link_of_address(local).await.unwrap().unwrap();
         assert_eq!((found.ifname.as_str(), found.mtu), ("lo", 65_536));
-        assert!(local_addresses().await.unwrap().contains(&"::1".parse().unwrap()));
-        ip(&["link", "add", "v0", "mtu", "9000", "type", "veth", "peer", "name", "v1"]);
-        ip(&["addr", "add", "10.99.0.1", "peer", "10.99.0.7/32", "dev", "v0"]);
-        let found = local_link_of_address("10.99.0.1".parse().unwrap()).await.unwrap().unwrap();
+        assert!(
+            local_addresses()
+                .await
+                .unwrap()
+                .contains(&"::1".parse().unwrap())
+        );
+        ip(&[
+            "link", "add", "v0", "mtu", "9000", "type", "veth", "peer", "name", "v1",
+        ]);
+        ip(&[
+            "addr",
+            "add",
+            "10.99.0.1",
+            "peer",
+            "10.99.0.7/32",
+            "dev",
+            "v0",
+        ]);
+        let found = local_link_of_address("10.99.0.1".parse().unwrap())
+            .await
+            .unwrap()
+            .unwrap();
         assert_eq!((found.ifname.as_str(), found.mtu), ("v0", 9000));
-        assert_eq!(local_link_of_address("10.99.0.7".parse().unwrap()).await.unwrap(), None);
+        assert_eq!(
+            local_link_of_address("10.99.0.7".parse().unwrap())
+                .await
+                .unwrap(),
+            None
+        );
     });
 }
 
@@ -194,11 +255,16 @@ fn a_hundred_ports_do_not_make_attach_slow() {
     let mut late: Vec<_> = times[PORTS - 20..].to_vec();
     late.sort();
     let (median, made) = late[late.len() / 2];
-    println!("TAP and attach with 100 ports: median {median:?} (of it {made:?} to make the TAP), worst {:?}", late[late.len() - 1].0);
+    println!(
+        "TAP and attach with 100 ports: median {median:?} (of it {made:?} to make the TAP), worst {:?}",
+        late[late.len() - 1].0
+    );
     let started = Instant::now();
     drop(taps);
     println!("{PORTS} TAPs destroyed in {:?}", started.elapsed());
     assert!(median < MEDIAN_MAX, "{median:?}");
-    let left = Command::new("ip").args(["-n", &netns[0].name, "link", "show", "eth0"]).output();
+    let left = Command::new("ip")
+        .args(["-n", &netns[0].name, "link", "show", "eth0"])
+        .output();
     assert!(!left.unwrap().status.success());
 }

@@ -32,7 +32,9 @@ impl Container {
 
     /// Moves a TAP in as `eth0`, with an address, up.
     fn plug(&self, tap: &TapDevice, address: &str) {
-        ip(&["link", "set", &tap.name, "netns", &self.name, "name", "eth0"]);
+        ip(&[
+            "link", "set", &tap.name, "netns", &self.name, "name", "eth0",
+        ]);
         ip(&["-n", &self.name, "addr", "add", address, "dev", "eth0"]);
         ip(&["-n", &self.name, "link", "set", "eth0", "up"]);
     }
@@ -50,14 +52,22 @@ impl Container {
 
 impl Drop for Container {
     fn drop(&mut self) {
-        let _ = Command::new("ip").args(["netns", "del", &self.name]).output();
+        let _ = Command::new("ip")
+            .args(["netns", "del", &self.name])
+            .output();
     }
 }
 
 fn ip(args: &[&str]) {
-    let output = Command::new("ip").args(args).output().expect("these tests need the ip program");
+    let output = Command::new("ip")
+        .args(args)
+        .output()
+        .expect("these tests need the ip program");
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "ip {args:?} failed (these tests need root): {stderr}");
+    assert!(
+        output.status.success(),
+        "ip {args:?} failed (these tests need root): {stderr}"
+    );
 }
 
 /// A fresh network namespace for the calling test's thread: what it makes goes with it.
@@ -68,8 +78,9 @@ fn own_host() {
 fn tap(name: &str, kind: PortKind, queues: usize) -> (TapDevice, Vec<Queue>) {
     let device = create_tap(name, kind, queues).unwrap();
     let queues = device.queues.iter();
-    let queues =
-        queues.map(|fd| Queue::from_fd(fd.try_clone().unwrap(), kind).unwrap()).collect();
+    let queues = queues
+        .map(|fd| Queue::from_fd(fd.try_clone().unwrap(), kind).unwrap())
+        .collect();
     (device, queues)
 }
 
@@ -111,14 +122,21 @@ fn transfer(ports: [(PortKind, &str); 2]) -> usize {
         (queues.remove(0), device)
     });
     let stop = AtomicBool::new(false);
-    let data: Vec<u8> = (0..BYTES).map(|i| (i * 7 + i / 251).to_le_bytes()[0]).collect();
+    let data: Vec<u8> = (0..BYTES)
+        .map(|i| (i * 7 + i / 251).to_le_bytes()[0])
+        .collect();
     thread::scope(|scope| {
         let forwarder = scope.spawn(|| forward(&left, &right, &stop));
         let server = scope.spawn(|| {
             containers[1].enter();
             let listener = TcpListener::bind("10.9.0.2:700").unwrap();
             let mut received = Vec::new();
-            listener.accept().unwrap().0.read_to_end(&mut received).unwrap();
+            listener
+                .accept()
+                .unwrap()
+                .0
+                .read_to_end(&mut received)
+                .unwrap();
             received
         });
         let client = scope.spawn(|| {
@@ -142,16 +160,24 @@ fn transfer(ports: [(PortKind, &str); 2]) -> usize {
 
 #[test]
 fn superframes_cross_two_offloading_ports_whole() {
-    let longest =
-        transfer([(PortKind::Offload, "10.9.0.1/24"), (PortKind::Offload, "10.9.0.2/24")]);
+    let longest = transfer([
+        (PortKind::Offload, "10.9.0.1/24"),
+        (PortKind::Offload, "10.9.0.2/24"),
+    ]);
     assert!(longest > 20_000, "longest frame: {longest} bytes");
 }
 
 #[test]
 fn a_plain_port_takes_what_an_offloading_one_gives_and_gives_frames_back() {
-    let longest = transfer([(PortKind::Offload, "10.9.0.1/24"), (PortKind::Plain, "10.9.0.2/24")]);
+    let longest = transfer([
+        (PortKind::Offload, "10.9.0.1/24"),
+        (PortKind::Plain, "10.9.0.2/24"),
+    ]);
     assert!(longest > 20_000, "longest frame: {longest} bytes");
-    let longest = transfer([(PortKind::Plain, "10.9.0.1/24"), (PortKind::Offload, "10.9.0.2/24")]);
+    let longest = transfer([
+        (PortKind::Plain, "10.9.0.1/24"),
+        (PortKind::Offload, "10.9.0.2/24"),
+    ]);
     assert!(longest <= 1514, "longest frame: {longest} bytes");
 }
 
@@ -167,8 +193,15 @@ fn superframe(len: usize) -> (Vec<u8>, Offload) {
         .write(&mut bytes, &payload)
         .unwrap();
     let offload = Offload {
-        checksum: Some(PartialChecksum { start: 34, offset: 16 }),
-        gso: Some(Gso { kind: GsoKind::Tcp4, size: NonZeroU16::new(1448).unwrap(), ecn: false }),
+        checksum: Some(PartialChecksum {
+            start: 34,
+            offset: 16,
+        }),
+        gso: Some(Gso {
+            kind: GsoKind::Tcp4,
+            size: NonZeroU16::new(1448).unwrap(),
+            ecn: false,
+        }),
     };
     (bytes, offload)
 }
@@ -177,15 +210,33 @@ fn superframe(len: usize) -> (Vec<u8>, Offload) {
 fn a_superframe_leaves_a_plain_port_as_complete_frames() {
     own_host();
     // What one plain port is sent comes out of the other through the kernel's bridge.
-    let (into, from) = (tap("p0", PortKind::Plain, 1).1, tap("p1", PortKind::Plain, 1).1);
-    ip(&["link", "add", "br0", "type", "bridge", "mcast_snooping", "0", "forward_delay", "0"]);
+    let (into, from) = (
+        tap("p0", PortKind::Plain, 1).1,
+        tap("p1", PortKind::Plain, 1).1,
+    );
+    ip(&[
+        "link",
+        "add",
+        "br0",
+        "type",
+        "bridge",
+        "mcast_snooping",
+        "0",
+        "forward_delay",
+        "0",
+    ]);
     for link in ["p0", "p1"] {
         ip(&["link", "set", link, "master", "br0", "up"]);
     }
     ip(&["link", "set", "br0", "up"]);
     thread::sleep(Duration::from_millis(50));
     let (bytes, offload) = superframe(5000);
-    into[0].send(FrameRef { bytes: &bytes, offload }).unwrap();
+    into[0]
+        .send(FrameRef {
+            bytes: &bytes,
+            offload,
+        })
+        .unwrap();
 
     let mut buffer = vec![0; RECV_BUFFER_LEN];
     let mut payload = Vec::new();
@@ -195,12 +246,21 @@ fn a_superframe_leaves_a_plain_port_as_complete_frames() {
         assert!(frame.offload.is_none());
         let packet = SlicedPacket::from_ethernet(frame.bytes).unwrap();
         // The interfaces have something to say for themselves: IPv6.
-        let Some(TransportSlice::Tcp(tcp)) = &packet.transport else { continue };
-        let (Some(net), false) = (&packet.net, tcp.source_port() != 4000) else { continue };
+        let Some(TransportSlice::Tcp(tcp)) = &packet.transport else {
+            continue;
+        };
+        let (Some(net), false) = (&packet.net, tcp.source_port() != 4000) else {
+            continue;
+        };
         let ipv4 = net.ipv4_ref().unwrap().header();
         assert!(frame.bytes.len() <= 1514);
-        assert_eq!(ipv4.header_checksum(), ipv4.to_header().calc_header_checksum());
-        let expected = tcp.calc_checksum_ipv4(ipv4.source(), ipv4.destination()).unwrap();
+        assert_eq!(
+            ipv4.header_checksum(),
+            ipv4.to_header().calc_header_checksum()
+        );
+        let expected = tcp
+            .calc_checksum_ipv4(ipv4.source(), ipv4.destination())
+            .unwrap();
         assert_eq!(tcp.checksum(), expected);
         assert_eq!(tcp.sequence_number() as usize, 1_000_000 + payload.len());
         payload.extend_from_slice(tcp.payload());
@@ -225,7 +285,15 @@ fn a_device_survives_a_move_and_a_rename_and_says_where_it_is() {
     );
     // Somebody asks for a neighbour inside: it comes out of one of the queues.
     let _ = Command::new("ip")
-        .args(["netns", "exec", &container.name, "ping", "-c1", "-W1", "10.9.0.9"])
+        .args([
+            "netns",
+            "exec",
+            &container.name,
+            "ping",
+            "-c1",
+            "-W1",
+            "10.9.0.9",
+        ])
         .output();
     let mut buffer = vec![0; RECV_BUFFER_LEN];
     let mut arp = 0;
@@ -275,10 +343,16 @@ fn a_port_that_is_down_says_so() {
     let (bytes, _) = superframe(100);
     for kind in [PortKind::Offload, PortKind::Plain] {
         let (_device, queues) = tap("tap0", kind, 1);
-        assert_eq!(queues[0].send(FrameRef::plain(&bytes)), Err(SendError::Down));
+        assert_eq!(
+            queues[0].send(FrameRef::plain(&bytes)),
+            Err(SendError::Down)
+        );
         ip(&["link", "set", "tap0", "up"]);
         assert_eq!(queues[0].send(FrameRef::plain(&bytes)), Ok(()));
-        assert_eq!(queues[0].send(FrameRef::plain(&bytes[..5])), Err(SendError::Malformed));
+        assert_eq!(
+            queues[0].send(FrameRef::plain(&bytes[..5])),
+            Err(SendError::Malformed)
+        );
     }
 }
 
@@ -289,8 +363,9 @@ fn closing_the_last_file_descriptor_destroys_the_device() {
     let (device, queues) = tap("brief", PortKind::Offload, 2);
     container.plug(&device, "10.9.0.1/24");
     let shows = || {
-        let output =
-            Command::new("ip").args(["-n", &container.name, "link", "show", "eth0"]).output();
+        let output = Command::new("ip")
+            .args(["-n", &container.name, "link", "show", "eth0"])
+            .output();
         output.unwrap().status.success()
     };
     drop(device);
@@ -317,6 +392,9 @@ fn what_cannot_be_made_is_refused_by_name() {
     }
     let other_kind = Queue::from_fd(queues[0].try_clone().unwrap().fd, PortKind::Plain);
     assert_eq!(other_kind.unwrap_err().kind(), io::ErrorKind::InvalidInput);
-    let no_tap = Queue::from_fd(std::fs::File::open("/dev/null").unwrap().into(), PortKind::Plain);
+    let no_tap = Queue::from_fd(
+        std::fs::File::open("/dev/null").unwrap().into(),
+        PortKind::Plain,
+    );
     assert!(no_tap.is_err());
 }

@@ -6,3 +6,5 @@ pub mod api;
 pub mod netns;
 pub mod link;
 pub mod holder;
+pub mod identity;
+pub mod channel;

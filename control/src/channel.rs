@@ -1,0 +1,38 @@
+//! The control channel: QUIC with mutual TLS between agents and controllers, length-prefixed CBOR with named fields.
+//!
+//! ```text
+//! agent                                               controller
+//!   | -- bidirectional stream 1: Hello ------------------> |   who I am, what I have, which protocols I speak
+//!   | <----------------- Welcome | Refused --------------- |
+//!   | <----------------- Push, Push, ... ----------------- |   snapshot or what changed, then what changes
+//!   |                                                      |
+//!   | -- bidirectional stream: Request ------------------> |   any number, each its own stream
+//!   | <----------------- Reply or Refusal ---------------- |
+//!   |                                                      |
+//!   | <----------------- Ask ----------------------------- |   the controller's own questions
+//!   | -- Answer or Refusal ------------------------------> |
+//! ```
+//!
+//! A node without a certificate speaks another protocol on the same port: one stream, one [`messages::JoinHello`], one
+//! answer ([`join`]). Unknown fields are skipped and unknown kinds of messages are answered with a refusal, so that an
+//! older side keeps working beside a newer one; what it can't bridge is refused at `Hello`, naming both versions.
+//!
+//! This module is the agent's half ([`Link`], [`join`]) and what both halves share; the controller's half is
+//! `controller::serve`. Nothing here decides what may be done.
+
+pub mod codec;
+mod link;
+pub mod messages;
+mod join;
+pub mod tls;
+mod transport;
+
+pub use join::{JoinError, JoinRequest, join};
+pub use link::{Link, LinkConfig, LinkEvent, RequestError};
+pub use messages::{Answer, Ask, NodeFacts, Refusal, Reply, Request};
+pub(crate) use transport::{
+    FRAME_PATIENCE, FrameError, HANDSHAKE_PATIENCE, close, receive_bytes, send, server_transport,
+};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,246 @@
+//! One session with one controller: hello, the map, then changes and questions until it ends.
+
+use std::net::{IpAddr, SocketAddr};
+
+use quinn::{Connection, RecvStream, SendStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+use tracing::debug;
+
+use super::{CALL_PATIENCE, Caller, DialError, Ended, LinkEvent, State, dial};
+use crate::channel::codec::{self, DecodeError};
+use crate::channel::messages::{Answer, Ask, Push, Refusal, Welcome};
+use crate::channel::transport::{self, FrameError, close};
+use crate::model::{Change, ClusterMap, Revision};
+
+impl Caller {
+    /// Calls a controller and stays with it.
+    pub(super) async fn session(&mut self, controller: SocketAddr, source: IpAddr) -> Ended {
+        // The endpoint carries the connection: it must live as long.
+        let (_endpoint, connection) = match dial(&self.client, source, controller).await {
+            Ok(dialled) => dialled,
+            Err(error) => return self.ended(controller, error, false),
+        };
+        let (hello, pushes) = match timeout(CALL_PATIENCE, self.greet(&connection)).await {
+            Ok(Ok(greeted)) => greeted,
+            Ok(Err(Greeting::Refused(refusal))) => return Ended::Refused(refusal),
+            Ok(Err(Greeting::Broken(cause))) => {
+                let error = match connection.close_reason() {
+                    Some(reason) => DialError::from(reason),
+                    None => DialError::Unreachable(cause),
+                };
+                return self.ended(controller, error, false);
+            }
+            Err(_) => {
+                let cause = "it took the call but does not answer".to_owned();
+                return self.ended(controller, DialError::Unreachable(cause), false);
+            }
+        };
+        if self
+            .events
+            .send(LinkEvent::Up { controller })
+            .await
+            .is_err()
+        {
+            return Ended::Stopped;
+        }
+        self.state.send_replace(State::Up(connection.clone()));
+        let asks = answer_asks(connection.clone(), self.events.clone());
+        let cause = tokio::select! {
+            ended = self.follow(hello, pushes) => match ended {
+                Ok(()) => return Ended::Stopped,
+                Err(error) => error.to_string(),
+            },
+            () = asks => "it hung up".to_owned(),
+        };
+        let error = match connection.close_reason() {
+            Some(reason) => DialError::from(reason),
+            None => {
+                connection.close(close::PROTOCOL.into(), cause.as_bytes());
+                DialError::Unreachable(cause)
+            }
+        };
+        self.ended(controller, error, true)
+    }
+
+    async fn greet(
+        &self,
+        connection: &Connection,
+    ) -> Result<(Welcome, (SendStream, RecvStream)), Greeting> {
+        let broken = |error: &dyn std::fmt::Display| Greeting::Broken(error.to_string());
+        let (mut to, mut from) = connection.open_bi().await.map_err(|error| broken(&error))?;
+        transport::send(&mut to, &self.hello)
+            .await
+            .map_err(|error| broken(&error))?;
+        let answer: Result<Welcome, Refusal> = transport::receive(&mut from)
+            .await
+            .map_err(|error| broken(&error))?;
+        let welcome = answer.map_err(Greeting::Refused)?;
+        if !(self.hello.protocols.min..=self.hello.protocols.max).contains(&welcome.protocol) {
+            return Err(Greeting::Refused(Refusal::new(
+                "protocol_mismatch",
+                format!(
+                    "the controller (weft {}) chose control protocol {}, this agent (weft {}) speaks {}",
+                    welcome.version, welcome.protocol, self.hello.version, self.hello.protocols
+                ),
+            )));
+        }
+        Ok((welcome, (to, from)))
+    }
+
+    /// Hands on what the controller pushes. Ends well only when nobody listens any more.
+    async fn follow(
+        &mut self,
+        welcome: Welcome,
+        (_open, mut pushes): (SendStream, RecvStream),
+    ) -> Result<(), FrameError> {
+        let mut reader = Reader {
+            welcome,
+            snapshot: None,
+            caught_up: false,
+        };
+        loop {
+            let bytes = transport::receive_bytes(&mut pushes, codec::MAX_MESSAGE_BYTES).await?;
+            for event in reader.handle(codec::decode(&bytes)?)? {
+                match &event {
+                    LinkEvent::Snapshot { map, incarnation } => {
+                        self.hello.have = map.revision;
+                        self.hello.incarnation.clone_from(incarnation);
+                    }
+                    LinkEvent::Changes { up_to, .. } => self.hello.have = *up_to,
+                    LinkEvent::Up { .. }
+                    | LinkEvent::Down { .. }
+                    | LinkEvent::Refused { .. }
+                    | LinkEvent::CaughtUp
+                    | LinkEvent::Ask { .. } => {}
+                }
+                if self.events.send(event).await.is_err() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn ended(&self, controller: SocketAddr, error: DialError, was_up: bool) -> Ended {
+        let cluster = &self.hello.cluster;
+        match error {
+            DialError::Foreign(cause) => Ended::Refused(
+                Refusal::new(
+                    "foreign_controller",
+                    format!("the controller at {controller} is not of this node's cluster {cluster} ({cause})"),
+                )
+                .hint("give --join the address of this cluster's controller, or join that cluster with an empty --state and its token"),
+            ),
+            DialError::Unwelcome(cause) => Ended::Refused(
+                Refusal::new(
+                    "certificate_refused",
+                    format!("the controller at {controller} does not take this node's certificate ({cause}): it is of another cluster or has expired"),
+                )
+                .hint("move the state directory's identity away and join again with a new token"),
+            ),
+            DialError::Closed(code, cause) if code == u64::from(close::REMOVED) => {
+                Ended::Refused(Refusal::new("node_removed", cause)
+                    .hint("move the state directory's identity away and join again with a new token"))
+            }
+            DialError::Closed(code, cause) if code == u64::from(close::PROTOCOL) => {
+                Ended::Refused(Refusal::new("protocol_mismatch", format!("controller {controller}: {cause}"))
+                    .hint("use the same version of weft on both sides"))
+            }
+            DialError::Closed(_, cause) | DialError::Unreachable(cause) => {
+                let reason = format!("controller {controller}: {cause}");
+                if was_up { Ended::Lost(reason) } else { Ended::Unreachable(reason) }
+            }
+        }
+    }
+}
+
+enum Greeting {
+    Refused(Refusal),
+    Broken(String),
+}
+
+/// Puts snapshots together.
+struct Reader {
+    welcome: Welcome,
+    snapshot: Option<ClusterMap>,
+    caught_up: bool,
+}
+
+impl Reader {
+    fn handle(&mut self, push: Push) -> Result<Vec<LinkEvent>, DecodeError> {
+        let mut events = Vec::with_capacity(2);
+        let reached = match push {
+            Push::SnapshotStart => {
+                self.snapshot = Some(ClusterMap::default());
+                return Ok(events);
+            }
+            Push::Objects(objects) => {
+                let map = self
+                    .snapshot
+                    .as_mut()
+                    .ok_or_else(|| out_of_order("objects"))?;
+                for object in objects {
+                    map.apply(object.revision, Change::Put(object.object));
+                }
+                return Ok(events);
+            }
+            Push::SnapshotEnd { revision } => {
+                let mut map = self
+                    .snapshot
+                    .take()
+                    .ok_or_else(|| out_of_order("snapshot_end"))?;
+                map.revision = revision;
+                let incarnation = self.welcome.incarnation.clone();
+                events.push(LinkEvent::Snapshot { incarnation, map });
+                revision
+            }
+            Push::Changes { changes, up_to } => {
+                if !changes.is_empty() || up_to > self.welcome.revision {
+                    events.push(LinkEvent::Changes { changes, up_to });
+                }
+                up_to
+            }
+        };
+        self.catch_up(reached, &mut events);
+        Ok(events)
+    }
+
+    fn catch_up(&mut self, reached: Revision, events: &mut Vec<LinkEvent>) {
+        if !self.caught_up && reached >= self.welcome.revision {
+            self.caught_up = true;
+            events.push(LinkEvent::CaughtUp);
+        }
+    }
+}
+
+fn out_of_order(what: &str) -> DecodeError {
+    DecodeError::Malformed(format!("{what} without snapshot_start"))
+}
+
+/// Answers the controller's questions until the connection ends.
+async fn answer_asks(connection: Connection, events: mpsc::Sender<LinkEvent>) {
+    while let Ok((mut to, mut from)) = connection.accept_bi().await {
+        let events = events.clone();
+        tokio::spawn(async move {
+            let answer = match transport::receive::<Ask>(&mut from).await {
+                Ok(ask) => hand_on(ask, &events).await,
+                Err(error) => Err(Refusal::new("unknown_ask", error.to_string())
+                    .hint("use the same version of weft on both sides")),
+            };
+            if let Err(error) = transport::send(&mut to, &answer).await {
+                debug!(%error, "an answer did not reach the controller");
+            }
+            let _ = to.finish();
+        });
+    }
+}
+
+async fn hand_on(ask: Ask, events: &mpsc::Sender<LinkEvent>) -> Result<Answer, Refusal> {
+    let stopping = || Refusal::new("stopping", "the agent is stopping");
+    let (answer, answered) = oneshot::channel();
+    events
+        .send(LinkEvent::Ask { ask, answer })
+        .await
+        .map_err(|_| stopping())?;
+    answered.await.map_err(|_| stopping())
+}

@@ -74,6 +74,8 @@ fn an_attached_tap_is_all_that_was_wanted() {
             .contains("default via fd00:32::1 dev eth0")
     );
     assert!(netns.ip(&["-6", "route"]).contains("fd00:32::/64 dev eth0"));
+    let accept = || std::fs::read_to_string("/proc/sys/net/ipv6/conf/eth0/accept_ra").unwrap();
+    assert_eq!(netns.open().run(accept).unwrap().trim(), "0");
     // The caller is where it was, and the TAP is not there any more.
     assert!(!ip(&["link"]).contains("tap0"));
 }
@@ -142,6 +144,23 @@ fn an_address_that_the_kernel_refuses_is_named() {
     let error = attach(&netns.open(), &spec).unwrap_err();
     assert!(matches!(error, LinkError::Address { .. }), "{error}");
     assert!(error.to_string().contains("ff02::5/64") && error.to_string().contains("eth0"));
+    let again = AttachSpec {
+        ifname: "eth1".to_owned(),
+        mtu: Mtu::new(1000).unwrap(),
+        addresses: vec!["fd00:32::5/64".parse().unwrap()],
+        ..spec
+    };
+    let small = super::tests::tap("tap1");
+    let error = attach(
+        &netns.open(),
+        &AttachSpec {
+            tap: small.name.clone(),
+            ifindex: small.ifindex,
+            ..again
+        },
+    )
+    .unwrap_err();
+    assert!(error.to_string().contains("MTU of 1280"), "{error}");
     // And with the file descriptors the half-made interface goes.
     drop(tap);
     assert_eq!(read_back(&netns.open(), "eth0").unwrap(), None);

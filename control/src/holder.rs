@@ -22,6 +22,7 @@ use std::process::ExitStatus;
 
 pub use client::HolderClient;
 pub use server::run;
+pub use sys::raise_fd_limit;
 
 /// Names are at most this long, in bytes.
 pub const NAME_MAX_LEN: usize = 128;

@@ -114,8 +114,9 @@ pub(super) fn detach(command: &mut Command) {
     unsafe { command.pre_exec(in_child) };
 }
 
-/// As many file descriptors as this process may have without privileges.
-pub(super) fn raise_fd_limit() {
+/// Lets this process have as many file descriptors as it may without asking anybody (RLIMIT_NOFILE). The usual 1024 are
+/// few for holder and agent: each queue of each port takes one in the holder and two in the agent.
+pub fn raise_fd_limit() {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,

@@ -1,0 +1,149 @@
+//! First stage: parse once, and refuse what is broken, too big, not for a bridge to forward, or not the sender's to
+//! send. What passes is an [`Admitted`] frame, and only from such is learned.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use weft_wire::{
+    Arp, EtherType, EthernetFrame, FrameRef, GsoKind, Icmp6, IpProtocol, Ipv4, Ipv6, VlanId, Vni,
+};
+
+use crate::table::{NetworkEntry, NetworkMode, PortGuard, Tables};
+use crate::verdict::{DropReason, Source};
+
+/// Bytes of a UDP header.
+const UDP_HEADER_LEN: usize = 8;
+/// Where in a TCP header the data offset is (RFC 9293 section 3.1): the upper four bits, in words.
+const TCP_DATA_OFFSET: usize = 12;
+/// What a DHCP client sends from before it has an address.
+const DHCP_CLIENT: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
+
+/// A frame that may be forwarded.
+#[derive(Debug)]
+pub(super) struct Admitted<'t, 'f> {
+    pub(super) network: &'t NetworkEntry,
+    pub(super) vni: Vni,
+    pub(super) vlan: VlanId,
+    pub(super) ethernet: EthernetFrame<'f>,
+}
+
+pub(super) fn admit<'t, 'f>(
+    tables: &'t Tables,
+    from: Source,
+    frame: FrameRef<'f>,
+) -> Result<Admitted<'t, 'f>, DropReason> {
+    let (vni, guard) = match from {
+        Source::Port(port) => {
+            let port = tables.port(port).ok_or(DropReason::PortGone)?;
+            (port.network, port.guard.as_ref())
+        }
+        Source::Peer { vni, .. } => (vni, None),
+    };
+    let network = tables.networks.get(&vni).ok_or(DropReason::UnknownVni)?;
+    let ethernet = EthernetFrame::new(frame.bytes).map_err(|_| DropReason::Runt)?;
+    if !ethernet.source().is_station() {
+        return Err(DropReason::BadSource);
+    }
+    if ethernet.destination().is_link_reserved() {
+        return Err(DropReason::LinkReserved);
+    }
+    let vlan = match ethernet.vlan() {
+        None => VlanId::UNTAGGED,
+        Some(_) if network.spec.mode == NetworkMode::Routed => {
+            return Err(DropReason::VlanNotAllowed);
+        }
+        Some(tag) => tag.id().ok_or(DropReason::BadVlan)?,
+    };
+    if packet_len(frame, &ethernet)? > network.spec.mtu.bytes() {
+        return Err(DropReason::TooBig);
+    }
+    if let Some(guard) = guard {
+        check_sender(guard, &ethernet)?;
+    }
+    Ok(Admitted { network, vni, vlan, ethernet })
+}
+
+/// Bytes of the layer 3 packet; of a superframe, of its largest segment.
+fn packet_len(frame: FrameRef<'_>, ethernet: &EthernetFrame<'_>) -> Result<usize, DropReason> {
+    let payload = ethernet.payload_offset();
+    let (Some(gso), Some(checksum)) = (frame.offload.gso, frame.offload.checksum) else {
+        return Ok(frame.bytes.len() - payload);
+    };
+    let transport = usize::from(checksum.start);
+    let header_len = match gso.kind {
+        GsoKind::Udp => UDP_HEADER_LEN,
+        GsoKind::Tcp4 | GsoKind::Tcp6 => {
+            let offset = frame.bytes.get(transport + TCP_DATA_OFFSET).ok_or(DropReason::Runt)?;
+            usize::from(offset >> 4) * 4
+        }
+    };
+    let headers = (transport + header_len).saturating_sub(payload);
+    Ok((headers + usize::from(gso.size.get())).min(frame.bytes.len() - payload))
+}
+
+/// Anti-spoofing: the sender uses its own MAC and addresses, in the frame's header as well as in ARP and neighbour
+/// discovery, by which others would be misled.
+fn check_sender(guard: &PortGuard, ethernet: &EthernetFrame<'_>) -> Result<(), DropReason> {
+    if ethernet.source() != guard.mac {
+        return Err(DropReason::SpoofedMac);
+    }
+    match ethernet.ethertype() {
+        EtherType::ARP => check_arp(guard, ethernet.payload()),
+        EtherType::IPV4 => check_ipv4(guard, ethernet.payload()),
+        EtherType::IPV6 => check_ipv6(guard, ethernet.payload()),
+        _ => Ok(()),
+    }
+}
+
+fn check_arp(guard: &PortGuard, payload: &[u8]) -> Result<(), DropReason> {
+    let arp = Arp::new(payload).map_err(|_| DropReason::Runt)?;
+    if arp.sender_mac() != guard.mac {
+        return Err(DropReason::SpoofedMac);
+    }
+    // 0.0.0.0 is the sender of a probe (RFC 5227 section 2.1.1).
+    let sender = arp.sender_ip();
+    if sender.is_unspecified() || guard.ips.contains(&IpAddr::V4(sender)) {
+        return Ok(());
+    }
+    Err(DropReason::SpoofedAddress)
+}
+
+fn check_ipv4(guard: &PortGuard, payload: &[u8]) -> Result<(), DropReason> {
+    let packet = Ipv4::new(payload).map_err(|_| DropReason::Runt)?;
+    let source = packet.source();
+    if source == DHCP_CLIENT || guard.ips.contains(&IpAddr::V4(source)) {
+        return Ok(());
+    }
+    Err(DropReason::SpoofedAddress)
+}
+
+fn check_ipv6(guard: &PortGuard, payload: &[u8]) -> Result<(), DropReason> {
+    let packet = Ipv6::new(payload).map_err(|_| DropReason::Runt)?;
+    if !may_speak_for(guard, packet.source()) {
+        return Err(DropReason::SpoofedAddress);
+    }
+    let Ok(upper) = packet.upper_layer() else { return Err(DropReason::Runt) };
+    if upper.protocol != IpProtocol::ICMP6 || upper.fragment.is_some() {
+        // A fragmented neighbour message is ignored by its receivers (RFC 6980).
+        return Ok(());
+    }
+    let Ok(message) = Icmp6::new(packet.upper_payload(&upper)) else { return Ok(()) };
+    let Ok(neighbor) = message.neighbor() else { return Err(DropReason::Runt) };
+    let Some(neighbor) = neighbor else { return Ok(()) };
+    if matches!(neighbor.kind, weft_wire::NeighborKind::Advertisement { .. })
+        && !may_speak_for(guard, neighbor.target)
+    {
+        return Err(DropReason::SpoofedAddress);
+    }
+    let links = [neighbor.source_link, neighbor.target_link];
+    if links.into_iter().flatten().any(|link| link != guard.mac) {
+        return Err(DropReason::SpoofedMac);
+    }
+    Ok(())
+}
+
+/// Its own addresses; none yet (duplicate address detection); or link-local ones, which every interface makes itself.
+fn may_speak_for(guard: &PortGuard, address: Ipv6Addr) -> bool {
+    address.is_unspecified()
+        || address.is_unicast_link_local()
+        || guard.ips.contains(&IpAddr::V6(address))
+}

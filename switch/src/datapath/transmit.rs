@@ -1,0 +1,39 @@
+//! Last stage: from a destination to deliveries. Never back to where the frame came from, and never from a tunnel into
+//! a tunnel (split horizon: every peer floods to all itself).
+
+use super::admit::Admitted;
+use super::bridge::Next;
+use crate::table::fdb::Place;
+use crate::verdict::{Action, DropReason, Source};
+
+pub(super) fn transmit(
+    from: Source,
+    frame: &Admitted<'_, '_>,
+    next: Next,
+    actions: &mut Vec<Action>,
+) -> Result<(), DropReason> {
+    match (next, from) {
+        (Next::To(Place::Port(port)), Source::Port(source)) if port == source => {
+            return Err(DropReason::SameSide);
+        }
+        (Next::To(Place::Peer(_)), Source::Peer { .. }) => return Err(DropReason::SplitHorizon),
+        (Next::To(Place::Port(port)), _) => actions.push(Action::ToPort(port)),
+        (Next::To(Place::Peer(peer)), _) => {
+            actions.push(Action::ToPeer { peer, vni: frame.vni });
+        }
+        (Next::Flood, _) => flood(from, frame, actions),
+    }
+    if actions.is_empty() {
+        return Err(DropReason::NoListener);
+    }
+    Ok(())
+}
+
+fn flood(from: Source, frame: &Admitted<'_, '_>, actions: &mut Vec<Action>) {
+    let others = frame.network.ports.iter().filter(|port| from != Source::Port(**port));
+    actions.extend(others.map(|port| Action::ToPort(*port)));
+    if matches!(from, Source::Port(_)) {
+        let peers = frame.network.spec.flood_peers.iter();
+        actions.extend(peers.map(|peer| Action::ToPeer { peer: *peer, vni: frame.vni }));
+    }
+}

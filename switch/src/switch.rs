@@ -1,0 +1,333 @@
+//! The handle on a running switch: what the agent changes and reads. Nothing here waits on frames, and frames wait on
+//! nothing here: changes are published as new tables and sent to the workers as commands.
+
+use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use weft_wire::{MacAddr, PeerId, PortId, VlanId, Vni};
+
+use crate::port::Queue;
+use crate::stats::{DropCounters, PeerDropStats, PortStats};
+use crate::table::fdb::{Fdb, FdbKey, FdbLimits, FdbRow, Place, Tick};
+use crate::table::{NetworkSpec, PortEntry, PortGuard, Tables};
+use crate::uplink::Uplink;
+use crate::verdict::DropReason;
+use crate::worker::{Command, Worker};
+
+/// How often learned addresses are looked through for those that have aged.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// How a switch is to run.
+#[derive(Clone, Debug)]
+pub struct SwitchConfig {
+    /// Threads; each needs an uplink.
+    pub workers: usize,
+}
+
+/// A port to be added.
+#[derive(Debug)]
+pub struct PortSpec {
+    /// For people.
+    pub name: String,
+    /// The network it is on; that may be set later.
+    pub network: Vni,
+    /// What it may send; everything if `None`.
+    pub guard: Option<PortGuard>,
+    /// At least one; worker `i` reads queue `i`.
+    pub queues: Vec<Queue>,
+}
+
+/// What happens to a port by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortEvent {
+    /// Its device is gone, with its namespace. Told once; the port stays in the table until it is removed.
+    Gone(PortId),
+}
+
+/// Why a switch or port can't be had.
+#[derive(Debug, thiserror::Error)]
+pub enum SwitchError {
+    /// There must be one uplink for each worker.
+    #[error("{workers} workers need as many uplinks, not {uplinks}")]
+    Uplinks {
+        /// Asked for.
+        workers: usize,
+        /// Given.
+        uplinks: usize,
+    },
+    /// The operating system has no thread or file descriptor for a worker.
+    #[error("cannot start a forwarding worker: {0}")]
+    Worker(#[source] std::io::Error),
+    /// A port without a queue.
+    #[error("port {0} has no queue")]
+    NoQueue(String),
+}
+
+/// Told of what happens to ports by themselves; called from workers, so it must not wait.
+type Notify = Box<dyn Fn(PortEvent) + Send + Sync>;
+
+/// What workers and the handle share.
+pub(crate) struct Shared {
+    pub(crate) tables: ArcSwap<Tables>,
+    pub(crate) fdb: Fdb,
+    pub(crate) notify: Notify,
+    peer_drops: RwLock<HashMap<PeerId, Arc<DropCounters>>>,
+    started: Instant,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("tables", &self.tables).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    pub(crate) fn now(&self) -> Tick {
+        Tick(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// Counts what the switch lets go of a peer's frames. The write lock is taken once per peer.
+    pub(crate) fn count_peer_drop(&self, peer: PeerId, reason: DropReason) {
+        let read = self.peer_drops.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(counters) = read.get(&peer) {
+            return counters.add(reason);
+        }
+        drop(read);
+        let mut write = self.peer_drops.write().unwrap_or_else(PoisonError::into_inner);
+        write.entry(peer).or_default().add(reason);
+    }
+
+    fn ageing(&self) -> impl Fn(Vni) -> Option<Duration> + use<> {
+        let tables = self.tables.load_full();
+        move |vni| Some(tables.networks.get(&vni)?.spec.ageing)
+    }
+}
+
+#[derive(Debug)]
+struct Hand {
+    commands: Sender<Command>,
+    wake: Arc<EventFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// A running switch. Dropping it stops its threads; ports live on as long as somebody holds their file descriptors.
+#[derive(Debug)]
+pub struct Switch {
+    shared: Arc<Shared>,
+    hands: Vec<Hand>,
+    sweeper: Option<(Sender<()>, JoinHandle<()>)>,
+    /// Orders changes of the tables.
+    changing: Mutex<()>,
+}
+
+impl Switch {
+    /// Starts the workers.
+    ///
+    /// # Errors
+    /// [`SwitchError::Uplinks`], [`SwitchError::Worker`].
+    pub fn start(
+        config: SwitchConfig,
+        uplinks: Vec<Box<dyn Uplink>>,
+        notify: Notify,
+    ) -> Result<Self, SwitchError> {
+        if config.workers == 0 || uplinks.len() != config.workers {
+            let (workers, uplinks) = (config.workers, uplinks.len());
+            return Err(SwitchError::Uplinks { workers, uplinks });
+        }
+        let shared = Arc::new(Shared {
+            tables: ArcSwap::default(),
+            fdb: Fdb::new(FdbLimits::default()),
+            notify,
+            peer_drops: RwLock::default(),
+            started: Instant::now(),
+        });
+        let mut switch = Self {
+            shared: Arc::clone(&shared),
+            hands: Vec::new(),
+            sweeper: None,
+            changing: Mutex::new(()),
+        };
+        for (index, uplink) in uplinks.into_iter().enumerate() {
+            switch.hands.push(start_worker(index, Arc::clone(&shared), uplink)?);
+        }
+        switch.sweeper = Some(start_sweeper(shared)?);
+        Ok(switch)
+    }
+
+    /// Plugs a port in.
+    ///
+    /// # Errors
+    /// [`SwitchError::NoQueue`].
+    pub fn add_port(&self, spec: PortSpec) -> Result<PortId, SwitchError> {
+        if spec.queues.is_empty() {
+            return Err(SwitchError::NoQueue(spec.name));
+        }
+        let queues: Vec<Arc<Queue>> = spec.queues.into_iter().map(Arc::new).collect();
+        let entry = PortEntry {
+            network: spec.network,
+            guard: spec.guard,
+            counters: Arc::default(),
+            queues: queues.clone(),
+            gone: Arc::new(AtomicBool::new(false)),
+        };
+        let id = self.change(|tables| tables.insert_port(entry));
+        for (index, queue) in queues.into_iter().enumerate() {
+            // A port with one queue (or fewer than workers) is spread over the workers by its number.
+            let worker = (index + id.index()) % self.hands.len();
+            self.hands[worker].tell(Command::Add(id, queue));
+        }
+        Ok(id)
+    }
+
+    /// Pulls a port out and forgets its addresses. When this returns, no worker holds its file descriptors any more.
+    pub fn remove_port(&self, id: PortId) {
+        let removed = self.change(|tables| tables.remove_port(id));
+        let (done, waiting) = sync_channel(self.hands.len());
+        for hand in &self.hands {
+            hand.tell(Command::Remove(id, done.clone()));
+        }
+        drop(done);
+        // Ends when every worker has answered or has gone.
+        while waiting.recv().is_ok() {}
+        self.shared.fdb.flush_place(Place::Port(id));
+        drop(removed);
+    }
+
+    /// Makes or changes a network.
+    pub fn set_network(&self, spec: NetworkSpec) {
+        self.change(|tables| tables.set_network(spec));
+    }
+
+    /// Removes a network; frames for it are dropped from now on.
+    pub fn remove_network(&self, vni: Vni) {
+        self.change(|tables| tables.networks.remove(&vni));
+        self.shared.fdb.flush_network(vni);
+    }
+
+    /// The control plane says where an address is. An older epoch than the present owner's is a no-op.
+    pub fn own_mac(&self, vni: Vni, mac: MacAddr, place: Place, epoch: u64) {
+        self.shared.fdb.own(FdbKey { vni, vlan: VlanId::UNTAGGED, mac }, place, epoch);
+    }
+
+    /// The control plane takes an address back. A no-op if a newer epoch owns it.
+    pub fn disown_mac(&self, vni: Vni, mac: MacAddr, epoch: u64) {
+        self.shared.fdb.disown(FdbKey { vni, vlan: VlanId::UNTAGGED, mac }, epoch);
+    }
+
+    /// Forgets what was learned of an address.
+    pub fn forget_mac(&self, vni: Vni, mac: MacAddr) {
+        self.shared.fdb.forget(vni, mac);
+    }
+
+    /// Forgets a peer: its addresses and its counters.
+    pub fn flush_peer(&self, peer: PeerId) {
+        self.shared.fdb.flush_place(Place::Peer(peer));
+        self.shared.peer_drops.write().unwrap_or_else(PoisonError::into_inner).remove(&peer);
+    }
+
+    /// The forwarding database, in no order.
+    pub fn fdb(&self) -> Vec<FdbRow> {
+        self.shared.fdb.rows(self.shared.now(), self.shared.ageing())
+    }
+
+    /// Counters of a port.
+    pub fn port_stats(&self, id: PortId) -> Option<PortStats> {
+        Some(self.shared.tables.load().port(id)?.counters.stats())
+    }
+
+    /// What the switch let go of a peer's frames.
+    pub fn peer_stats(&self, peer: PeerId) -> PeerDropStats {
+        let read = self.shared.peer_drops.read().unwrap_or_else(PoisonError::into_inner);
+        let drops = read.get(&peer).map(|counters| counters.counts()).unwrap_or_default();
+        PeerDropStats { drops }
+    }
+
+    fn changing(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Publishes a new version of the tables.
+    fn change<T>(&self, change: impl FnOnce(&mut Tables) -> T) -> T {
+        let _order = self.changing();
+        let mut tables = Tables::clone(&self.shared.tables.load());
+        let result = change(&mut tables);
+        self.shared.tables.store(Arc::new(tables));
+        result
+    }
+}
+
+impl Drop for Switch {
+    fn drop(&mut self) {
+        if let Some((stop, thread)) = self.sweeper.take() {
+            drop(stop);
+            let _ = thread.join();
+        }
+        for hand in &mut self.hands {
+            hand.tell(Command::Stop);
+            if let Some(thread) = hand.thread.take() {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+impl Hand {
+    fn tell(&self, command: Command) {
+        // A worker that has gone took the process with it.
+        if self.commands.send(command).is_ok() {
+            let _ = self.wake.write(1);
+        }
+    }
+}
+
+/// A worker that panics takes the process down: a switch that forwards on half of its queues helps nobody. The
+/// supervisor starts it again, and the ports survive with the fd holder.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!("a forwarding worker panicked; the agent ends so that it is started again");
+            std::process::abort();
+        }
+    }
+}
+
+fn start_worker(
+    index: usize,
+    shared: Arc<Shared>,
+    uplink: Box<dyn Uplink>,
+) -> Result<Hand, SwitchError> {
+    let failed = |error: nix::Error| SwitchError::Worker(error.into());
+    let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+    let wake = Arc::new(EventFd::from_value_and_flags(0, flags).map_err(failed)?);
+    let (commands, received) = channel();
+    let worker = Worker::new(index, shared, uplink, Arc::clone(&wake), received).map_err(failed)?;
+    let thread = std::thread::Builder::new()
+        .name(format!("weft-worker-{index}"))
+        .spawn(move || {
+            let _abort = AbortOnPanic;
+            worker.run();
+        })
+        .map_err(SwitchError::Worker)?;
+    Ok(Hand { commands, wake, thread: Some(thread) })
+}
+
+fn start_sweeper(shared: Arc<Shared>) -> Result<(Sender<()>, JoinHandle<()>), SwitchError> {
+    let (stop, stopped) = channel();
+    let thread = std::thread::Builder::new()
+        .name("weft-ageing".to_owned())
+        .spawn(move || {
+            while stopped.recv_timeout(SWEEP_EVERY) == Err(RecvTimeoutError::Timeout) {
+                shared.fdb.expire(shared.now(), shared.ageing());
+            }
+        })
+        .map_err(SwitchError::Worker)?;
+    Ok((stop, thread))
+}

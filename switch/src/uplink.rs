@@ -1,0 +1,18 @@
+//! What the switch asks of a tunnel. The agent plugs the two together; neither crate knows the other.
+
+use std::os::fd::BorrowedFd;
+
+use weft_wire::{FrameRef, PeerId, Vni};
+
+/// One worker's end of the tunnels. What it drops it counts itself, at the peer.
+pub trait Uplink: Send {
+    /// What the worker waits on for input. Asked once, at the start.
+    fn fds(&self) -> Vec<BorrowedFd<'_>>;
+
+    /// Sends a frame, whole as it came from a port: finishing checksums and cutting superframes is the tunnel's part.
+    /// Never blocks.
+    fn send(&mut self, peer: PeerId, vni: Vni, frame: FrameRef<'_>);
+
+    /// Takes one batch of frames that have come, and says how many datagrams that were; 0 when there were none.
+    fn receive(&mut self, sink: &mut dyn FnMut(PeerId, Vni, FrameRef<'_>)) -> usize;
+}

@@ -38,6 +38,7 @@ use std::time::Instant;
 use tokio::sync::{Notify, watch};
 use weft_wire::{Mtu, PortId};
 
+pub use assemble::FabricError;
 pub use error::ApiError;
 pub use serve::SocketError;
 pub use startup::{AgentError, run};

@@ -4,17 +4,16 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use weft_switch::port::Queue;
 use weft_switch::{
-    DropReason, FdbRow, NetworkMode, NetworkSpec, Place, PortEvent, PortGuard, PortSpec, Switch,
+    FdbRow, NetworkMode, NetworkSpec, Place, PortEvent, PortGuard, PortSpec, Switch,
     SwitchConfig, SwitchError, Uplink,
 };
 use weft_tunnel::{
-    PeerNetworks, PeerSpec, Peers, TunnelDrop, TunnelError, VxlanConfig, VxlanTunnel, VxlanWorker,
+    PeerNetworks, PeerSpec, Peers, TunnelError, VxlanConfig, VxlanTunnel, VxlanWorker,
 };
 use weft_wire::{FrameRef, PeerId, PortId, Vni};
 
@@ -23,7 +22,7 @@ use super::state::PortRecord;
 use crate::api::{Strangers, Traffic};
 use crate::model::EndpointId;
 
-/// Source ports per worker that carry flow entropy: enough to spread over a receiver's queues.
+/// Source ports that carry flow entropy: enough to spread over a receiver's queues.
 const SOURCE_PORTS: usize = 16;
 
 /// Why forwarding can't start.
@@ -39,7 +38,7 @@ pub enum FabricError {
 
 /// Switch and tunnel of this host, and what was applied to them.
 #[derive(Debug)]
-pub struct Fabric {
+pub(super) struct Fabric {
     switch: Switch,
     peers: Peers,
     peer_ids: HashMap<IpAddr, PeerId>,
@@ -55,12 +54,9 @@ impl Uplink for VxlanUplink {
         self.0.fds()
     }
 
-    fn send(&mut self, peer: PeerId, vni: Vni, frame: FrameRef<'_>) -> Result<(), DropReason> {
-        self.0.send(peer, vni, frame).map_err(|reason| match reason {
-            TunnelDrop::TooBig => DropReason::TunnelTooBig,
-            TunnelDrop::SocketFull => DropReason::TunnelFull,
-            _ => DropReason::TunnelUnreachable,
-        })
+    fn send(&mut self, peer: PeerId, vni: Vni, frame: FrameRef<'_>) {
+        // What it drops it has counted at the peer by the time it says so.
+        let _ = self.0.send(peer, vni, frame);
     }
 
     fn receive(&mut self, sink: &mut dyn FnMut(PeerId, Vni, FrameRef<'_>)) -> usize {
@@ -73,7 +69,7 @@ impl Fabric {
     ///
     /// # Errors
     /// [`FabricError`], naming the address or port that can't be had.
-    pub fn start(
+    pub(super) fn start(
         underlay: IpAddr,
         vxlan_port: u16,
         workers: usize,
@@ -102,13 +98,13 @@ impl Fabric {
     }
 
     /// What was applied last.
-    pub fn applied(&self) -> &Wanted {
+    pub(super) fn applied(&self) -> &Wanted {
         &self.applied
     }
 
     /// Makes switch and tunnel hold what is wanted. Order matters: peers are there before anything points to them, and
     /// go after nothing does.
-    pub fn apply(&mut self, wanted: Wanted) {
+    pub(super) fn apply(&mut self, wanted: Wanted) {
         self.add_peers(&wanted);
         for (vni, network) in &wanted.networks {
             if self.applied.networks.get(vni) != Some(network) {
@@ -215,7 +211,7 @@ impl Fabric {
     ///
     /// # Errors
     /// [`SwitchError`] when there is no room for it.
-    pub fn add_port(
+    pub(super) fn add_port(
         &mut self,
         record: &PortRecord,
         queues: Vec<Queue>,
@@ -235,24 +231,24 @@ impl Fabric {
     }
 
     /// Pulls a port out; its file descriptors are closed when this returns.
-    pub fn remove_port(&mut self, endpoint: &EndpointId) {
+    pub(super) fn remove_port(&mut self, endpoint: &EndpointId) {
         if let Some(id) = self.ports.remove(endpoint) {
             self.switch.remove_port(id);
         }
     }
 
     /// The forwarding database.
-    pub fn fdb(&self) -> Vec<FdbRow> {
+    pub(super) fn fdb(&self) -> Vec<FdbRow> {
         self.switch.fdb()
     }
 
     /// The underlay address of a peer.
-    pub fn peer_address(&self, id: PeerId) -> Option<IpAddr> {
+    pub(super) fn peer_address(&self, id: PeerId) -> Option<IpAddr> {
         self.peer_ids.iter().find(|(_, of)| **of == id).map(|(address, _)| *address)
     }
 
     /// Counters of a port.
-    pub fn port_traffic(&self, id: PortId) -> Traffic {
+    pub(super) fn port_traffic(&self, id: PortId) -> Traffic {
         let Some(stats) = self.switch.port_stats(id) else { return Traffic::default() };
         Traffic {
             rx_frames: stats.rx_frames,
@@ -264,16 +260,13 @@ impl Fabric {
     }
 
     /// Counters of a peer: what the tunnel and what the switch decided about its frames.
-    pub fn peer_traffic(&self, address: IpAddr) -> Traffic {
+    pub(super) fn peer_traffic(&self, address: IpAddr) -> Traffic {
         let Some(id) = self.peer_ids.get(&address).copied() else { return Traffic::default() };
         let Some(stats) = self.peers.stats(id) else { return Traffic::default() };
         let mut drops = named(stats.drops.iter().map(|(reason, count)| (reason.name(), count)));
-        if let Some(switch) = self.switch.peer_stats(id) {
-            for (name, count) in
-                named(switch.drops.iter().map(|(reason, count)| (reason.name(), count)))
-            {
-                *drops.entry(name).or_default() += count;
-            }
+        let switch = self.switch.peer_stats(id);
+        for (name, count) in named(switch.drops.iter().map(|(why, count)| (why.name(), count))) {
+            *drops.entry(name).or_default() += count;
         }
         Traffic {
             rx_frames: stats.rx_frames,
@@ -285,7 +278,7 @@ impl Fabric {
     }
 
     /// What came from addresses that are no peer.
-    pub fn strangers(&self) -> Strangers {
+    pub(super) fn strangers(&self) -> Strangers {
         let stats = self.peers.stranger_stats();
         Strangers {
             drops: named(stats.drops.iter().map(|(reason, count)| (reason.name(), count))),

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use tracing::{info, warn};
 use weft_switch::port::{PortKind, Queue, TapDevice, create_tap};
-use weft_wire::{MacAddr, Mtu};
+use weft_wire::MacAddr;
 
 use super::ipam::{self, Choice, Fixed};
 use super::plan::effective_mtu;
@@ -22,7 +22,7 @@ use super::state::PortRecord;
 use super::views::{node_name, port_view};
 use super::{Agent, ApiError, Inner, Pending, Port};
 use crate::api;
-use crate::channel::{Reply, Request, RequestError};
+use crate::channel::{Request, RequestError};
 use crate::link::{self, AttachSpec, LinkError};
 use crate::model::{self, Endpoint, EndpointId, Network, Subnet};
 use crate::netns::{self, Netns};

@@ -16,11 +16,11 @@ use crate::model::{ClusterMap, Network, NetworkId, NodeId, Subnet};
 
 /// Addresses that the map doesn't show as taken, but that are: by ports and attaches of this host, or promised to
 /// another node a moment ago.
-pub type Taken = BTreeSet<(NetworkId, IpAddr)>;
+pub(super) type Taken = BTreeSet<(NetworkId, IpAddr)>;
 
 /// Where an address is to come from.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Choice {
+pub(super) enum Choice {
     /// This one, from a block of this node.
     Address(IpAddr),
     /// No block of this node has a free one: the controller must give another block.
@@ -28,7 +28,7 @@ pub enum Choice {
 }
 
 /// The lowest free address of this node's blocks in `subnet`.
-pub fn choose(
+pub(super) fn choose(
     map: &ClusterMap,
     taken: &Taken,
     node: &NodeId,
@@ -57,7 +57,7 @@ pub fn choose(
 
 /// Whether a fixed address may be taken by this node without asking anybody.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Fixed {
+pub(super) enum Fixed {
     /// It is free and in a block of this node.
     Ours,
     /// It must be claimed from the controller first.
@@ -76,7 +76,7 @@ pub enum Fixed {
 }
 
 /// Judges a fixed address (`--ip`).
-pub fn judge(
+pub(super) fn judge(
     map: &ClusterMap,
     taken: &Taken,
     node: &NodeId,
@@ -114,7 +114,7 @@ pub fn judge(
 
 /// The MAC that goes with an endpoint's first address: `02:57:` and the IPv4 address, so that an address given anew
 /// finds no stale neighbour entry; without IPv4, from the low bytes of `random`. Locally administered, unicast.
-pub fn mac_for(ips: &[IpAddr], random: u64) -> MacAddr {
+pub(super) fn mac_for(ips: &[IpAddr], random: u64) -> MacAddr {
     let ipv4 = ips.iter().find_map(|ip| match ip {
         IpAddr::V4(ip) => Some(ip.octets()),
         IpAddr::V6(_) => None,
@@ -127,7 +127,7 @@ pub fn mac_for(ips: &[IpAddr], random: u64) -> MacAddr {
 }
 
 /// How many addresses of `prefix` endpoints have.
-pub fn used(map: &ClusterMap, network: &NetworkId, prefix: IpNet) -> u64 {
+pub(super) fn used(map: &ClusterMap, network: &NetworkId, prefix: IpNet) -> u64 {
     map.endpoints_of(network)
         .flat_map(|endpoint| &endpoint.ips)
         .filter(|ip| prefix.contains(*ip))

@@ -15,33 +15,33 @@ const STATIC_VTEP_PORT: u16 = weft_wire::vxlan::VXLAN_PORT;
 
 /// A tunnel end other than our own.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WantedPeer {
+pub(super) struct WantedPeer {
     /// Node name, or `None` for a static VTEP.
-    pub node: Option<String>,
+    pub(super) node: Option<String>,
     /// UDP port for VXLAN.
-    pub port: u16,
+    pub(super) port: u16,
     /// For a static VTEP the only networks whose frames it may send; `None`: all.
-    pub only: Option<BTreeSet<Vni>>,
+    pub(super) only: Option<BTreeSet<Vni>>,
 }
 
 /// A network as this host forwards it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WantedNetwork {
+pub(super) struct WantedNetwork {
     /// For people.
-    pub name: String,
+    pub(super) name: String,
     /// In force on this host.
-    pub mtu: Mtu,
+    pub(super) mtu: Mtu,
     /// Of learned addresses.
-    pub ageing_secs: u32,
+    pub(super) ageing_secs: u32,
     /// No subnet: a plain learning switch.
     pub plain_l2: bool,
     /// Who gets a copy of what is flooded (head-end replication), by underlay address.
-    pub flood: BTreeSet<IpAddr>,
+    pub(super) flood: BTreeSet<IpAddr>,
 }
 
 /// Where an address of the control plane's is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum WantedPlace {
+pub(super) enum WantedPlace {
     /// Behind the port of that endpoint of this host.
     Port(EndpointId),
     /// Behind the peer with that underlay address.
@@ -50,46 +50,46 @@ pub enum WantedPlace {
 
 /// All that the switch and the tunnel of this host are to hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Wanted {
+pub(super) struct Wanted {
     /// By underlay address.
-    pub peers: BTreeMap<IpAddr, WantedPeer>,
+    pub(super) peers: BTreeMap<IpAddr, WantedPeer>,
     /// By VNI.
-    pub networks: BTreeMap<Vni, WantedNetwork>,
+    pub(super) networks: BTreeMap<Vni, WantedNetwork>,
     /// Owned addresses with their epoch.
-    pub macs: BTreeMap<(Vni, MacAddr), (WantedPlace, u64)>,
+    pub(super) macs: BTreeMap<(Vni, MacAddr), (WantedPlace, u64)>,
     /// MACs of endpoints on other hosts of plain L2 networks, which are learned, not owned: when one goes, what was
     /// learned of it must go too.
-    pub remote_stations: BTreeSet<(Vni, MacAddr)>,
+    pub(super) remote_stations: BTreeSet<(Vni, MacAddr)>,
     /// What an operator should know about the map.
-    pub warnings: Vec<String>,
+    pub(super) warnings: Vec<String>,
 }
 
 /// This host, as far as planning needs to know it.
 #[derive(Clone, Debug)]
-pub struct Here<'a> {
+pub(super) struct Here<'a> {
     /// Our node id.
-    pub node: &'a NodeId,
+    pub(super) node: &'a NodeId,
     /// Our tunnel address.
-    pub underlay: IpAddr,
+    pub(super) underlay: IpAddr,
     /// MTU of the link that has it.
-    pub underlay_mtu: Mtu,
+    pub(super) underlay_mtu: Mtu,
 }
 
 /// A port of this host, as far as planning needs to know it.
 #[derive(Clone, Debug)]
-pub struct LocalPort<'a> {
+pub(super) struct LocalPort<'a> {
     /// Its endpoint.
-    pub id: &'a EndpointId,
+    pub(super) id: &'a EndpointId,
     /// Its VNI.
-    pub vni: Vni,
+    pub(super) vni: Vni,
     /// Its interface's address.
-    pub mac: MacAddr,
+    pub(super) mac: MacAddr,
     /// Of that address's ownership.
-    pub epoch: u64,
+    pub(super) epoch: u64,
 }
 
 /// Computes what this host is to hold.
-pub fn plan<'a>(
+pub(super) fn plan<'a>(
     map: &ClusterMap,
     here: &Here<'_>,
     ports: impl Iterator<Item = LocalPort<'a>>,
@@ -206,7 +206,7 @@ fn plan_macs(map: &ClusterMap, here: &Here<'_>, wanted: &mut Wanted) {
 }
 
 /// The MTU of a network's interfaces: the operator's, else what fits every underlay of the cluster.
-pub fn effective_mtu(map: &ClusterMap, here: &Here<'_>, network: &Network) -> Mtu {
+pub(super) fn effective_mtu(map: &ClusterMap, here: &Here<'_>, network: &Network) -> Mtu {
     if let Some(mtu) = network.mtu {
         return mtu;
     }

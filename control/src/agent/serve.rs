@@ -54,7 +54,7 @@ pub enum SocketError {
 ///
 /// # Errors
 /// [`SocketError`].
-pub fn bind(path: &Path) -> Result<StdUnixListener, SocketError> {
+pub(super) fn bind(path: &Path) -> Result<StdUnixListener, SocketError> {
     let failed = |source| SocketError::Io { path: path.to_owned(), source };
     if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
         fs::create_dir_all(dir).map_err(failed)?;
@@ -85,7 +85,7 @@ pub fn bind(path: &Path) -> Result<StdUnixListener, SocketError> {
 
 /// What the agent is doing before it can answer.
 #[derive(Clone, Debug)]
-pub enum Phase {
+pub(super) enum Phase {
     /// Not yet a member; why, in a sentence.
     Joining(String),
     /// At work.
@@ -93,7 +93,7 @@ pub enum Phase {
 }
 
 /// Serves the API until the task is dropped.
-pub async fn serve(listener: StdUnixListener, phase: watch::Receiver<Phase>) -> io::Result<()> {
+pub(super) async fn serve(listener: StdUnixListener, phase: watch::Receiver<Phase>) -> io::Result<()> {
     let listener = UnixListener::from_std(listener)?;
     axum::serve(listener, router(Door { phase })).await
 }

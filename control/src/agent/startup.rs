@@ -114,6 +114,8 @@ pub(super) struct Settings {
 /// # Errors
 /// [`AgentError`], naming object, cause and next step.
 pub fn run(config: AgentConfig) -> Result<(), AgentError> {
+    // Each queue of a port is a file descriptor here, one with the switch and one with the holder.
+    crate::holder::raise_fd_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("weft-control")

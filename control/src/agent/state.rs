@@ -73,25 +73,25 @@ pub enum StateError {
 
 /// A port as it survives the agent: everything that isn't in its file descriptors.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PortRecord {
+pub(super) struct PortRecord {
     /// What the cluster knows of it.
-    pub endpoint: Endpoint,
+    pub(super) endpoint: Endpoint,
     /// The network's name when it was connected, for people.
-    pub network_name: String,
+    pub(super) network_name: String,
     /// The network's VNI.
-    pub vni: Vni,
+    pub(super) vni: Vni,
     /// The namespace as the caller named it.
-    pub netns: String,
+    pub(super) netns: String,
     /// The namespace's device and inode: what it is.
-    pub netns_id: (u64, u64),
+    pub(super) netns_id: (u64, u64),
     /// Interface name in the namespace.
-    pub ifname: String,
+    pub(super) ifname: String,
     /// Addresses with the prefix lengths of their subnets.
-    pub addresses: Vec<IpNet>,
+    pub(super) addresses: Vec<IpNet>,
     /// Without vnet header: frames exactly as on a wire.
-    pub plain: bool,
+    pub(super) plain: bool,
     /// MTU that the interface was given last, in bytes.
-    pub mtu: Mtu,
+    pub(super) mtu: Mtu,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -110,16 +110,16 @@ struct MapFile {
 
 /// The cluster map as it was when it was last saved.
 #[derive(Debug, Default)]
-pub struct SavedMap {
+pub(super) struct SavedMap {
     /// Which life of the controller's store its revisions belong to.
-    pub incarnation: String,
+    pub(super) incarnation: String,
     /// The map.
-    pub map: ClusterMap,
+    pub(super) map: ClusterMap,
 }
 
 /// The state directory, held for this process.
 #[derive(Debug)]
-pub struct StateDir {
+pub(super) struct StateDir {
     dir: PathBuf,
     _lock: Flock<File>,
 }
@@ -129,7 +129,7 @@ impl StateDir {
     ///
     /// # Errors
     /// [`StateError::InUse`] when another agent holds it for more than two seconds; [`StateError::Io`].
-    pub fn open(dir: &Path) -> Result<Self, StateError> {
+    pub(super) fn open(dir: &Path) -> Result<Self, StateError> {
         let failed = |what, source| StateError::Io { what, path: dir.to_owned(), source };
         fs::DirBuilder::new()
             .recursive(true)
@@ -166,7 +166,7 @@ impl StateDir {
     }
 
     /// A path in the directory.
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
 
@@ -174,7 +174,7 @@ impl StateDir {
     ///
     /// # Errors
     /// [`StateError::Corrupt`], [`StateError::Newer`], [`StateError::Io`].
-    pub fn load_ports(&self) -> Result<Vec<PortRecord>, StateError> {
+    pub(super) fn load_ports(&self) -> Result<Vec<PortRecord>, StateError> {
         let path = self.path("ports.json");
         let Some(bytes) = read(&path)? else { return Ok(Vec::new()) };
         const NEXT: &str = "move it away to start without these ports (their containers lose them)";
@@ -191,7 +191,7 @@ impl StateDir {
     ///
     /// # Errors
     /// [`StateError::Io`]; the old file is still there then.
-    pub fn save_ports(&self, ports: &[PortRecord]) -> Result<(), StateError> {
+    pub(super) fn save_ports(&self, ports: &[PortRecord]) -> Result<(), StateError> {
         let file = PortsFile { layout: LAYOUT, ports: ports.to_vec() };
         let mut text = serde_json::to_vec_pretty(&file).expect("records have text keys only");
         text.push(b'\n');
@@ -202,7 +202,7 @@ impl StateDir {
     ///
     /// # Errors
     /// [`StateError::Corrupt`], [`StateError::Io`].
-    pub fn load_settings<T: DeserializeOwned + Default>(&self) -> Result<T, StateError> {
+    pub(super) fn load_settings<T: DeserializeOwned + Default>(&self) -> Result<T, StateError> {
         let path = self.path("settings.json");
         let Some(bytes) = read(&path)? else { return Ok(T::default()) };
         serde_json::from_slice(&bytes).map_err(|error| StateError::Corrupt {
@@ -216,7 +216,7 @@ impl StateDir {
     ///
     /// # Errors
     /// [`StateError::Io`]; the old file is still there then.
-    pub fn save_settings<T: Serialize>(&self, settings: &T) -> Result<(), StateError> {
+    pub(super) fn save_settings<T: Serialize>(&self, settings: &T) -> Result<(), StateError> {
         let mut text = serde_json::to_vec_pretty(settings).expect("settings have text keys only");
         text.push(b'\n');
         replace(&self.path("settings.json"), &text)
@@ -226,7 +226,7 @@ impl StateDir {
     ///
     /// # Errors
     /// [`StateError::Corrupt`], [`StateError::Newer`], [`StateError::Io`].
-    pub fn load_map(&self, cluster: &ClusterId) -> Result<SavedMap, StateError> {
+    pub(super) fn load_map(&self, cluster: &ClusterId) -> Result<SavedMap, StateError> {
         let path = self.path("map.cbor");
         let Some(bytes) = read(&path)? else { return Ok(SavedMap::default()) };
         const NEXT: &str = "delete it: the controller sends the map again (until then this host forwards only locally)";
@@ -250,7 +250,7 @@ impl StateDir {
     ///
     /// # Errors
     /// [`StateError::Io`]; the old file is still there then.
-    pub fn save_map(&self, cluster: &ClusterId, saved: SavedMap) -> Result<(), StateError> {
+    pub(super) fn save_map(&self, cluster: &ClusterId, saved: SavedMap) -> Result<(), StateError> {
         let SavedMap { incarnation, map } = saved;
         let file = MapFile { layout: LAYOUT, cluster: cluster.clone(), incarnation, map };
         let mut bytes = Vec::new();

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use weft_switch::{FdbKind, FdbRow, Place};
 
 use super::plan::effective_mtu;
-use super::{Agent, Inner, Port, ipam};
+use super::{Agent, Port, ipam};
 use crate::api;
 use crate::model::{ClusterMap, Network, NodeId, Transport};
 
@@ -220,11 +220,4 @@ fn block_views(map: &ClusterMap, network: &Network) -> Vec<api::SubnetBlock> {
 /// A node's name for people; its id when the map doesn't have it.
 pub(super) fn node_name(map: &ClusterMap, id: &NodeId) -> String {
     map.nodes.get(id).map_or_else(|| id.to_string(), |node| node.object.name.clone())
-}
-
-impl Inner {
-    /// Networks, as `status` counts them.
-    pub(super) fn network_count(&self) -> usize {
-        self.map.networks.len()
-    }
 }

@@ -8,3 +8,5 @@ pub mod link;
 pub mod holder;
 pub mod identity;
 pub mod channel;
+pub mod store;
+pub mod controller;

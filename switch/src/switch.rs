@@ -177,10 +177,12 @@ impl Switch {
             gone: Arc::new(AtomicBool::new(false)),
         };
         let id = self.change(|tables| tables.insert_port(entry));
+        // A worker reads the queue it writes to, since the kernel answers a flow on the queue it came by. Ports with
+        // fewer queues are spread over the workers by their number.
+        let workers = self.hands.len();
+        let first = if queues.len() < workers { id.index() } else { 0 };
         for (index, queue) in queues.into_iter().enumerate() {
-            // A port with one queue (or fewer than workers) is spread over the workers by its number.
-            let worker = (index + id.index()) % self.hands.len();
-            self.hands[worker].tell(Command::Add(id, queue));
+            self.hands[(first + index) % workers].tell(Command::Add(id, queue));
         }
         Ok(id)
     }

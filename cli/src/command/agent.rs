@@ -2,6 +2,9 @@
 
 use std::path::Path;
 
+use weft_control::agent::{self, AgentConfig};
+use weft_control::holder;
+
 use crate::args::agent as args;
 use crate::config::Settings;
 use crate::failure::Failure;
@@ -9,12 +12,27 @@ use crate::failure::Failure;
 /// # Errors
 /// The agent could not start, or failed.
 pub(super) fn run(settings: &Settings, flags: args::Run) -> Result<(), Failure> {
-    let mut wish = settings.agent(flags)?;
-    wish.token = None;
-    Err(Failure::new(
-        "not_linked",
-        format!("the agent is not linked into this build ({wish:?})"),
-    ))
+    let wish = settings.agent(flags)?;
+    let exe = std::env::current_exe().map_err(|error| {
+        Failure::new(
+            "agent",
+            format!("cannot find the weft program's own file: {error}"),
+        )
+        .hint("start weft from a file that stays where it is, with /proc mounted")
+    })?;
+    let config = AgentConfig {
+        node: wish.node,
+        underlay: wish.underlay,
+        state: wish.state,
+        socket: std::path::absolute(&settings.socket).unwrap_or_else(|_| settings.socket.clone()),
+        controllers: wish.controllers,
+        token: wish.token,
+        standalone: wish.standalone,
+        workers: wish.workers,
+        vxlan_port: wish.vxlan_port,
+        exe,
+    };
+    agent::run(config).map_err(|error| Failure::from_error("agent", &error))
 }
 
 /// # Errors
@@ -26,9 +44,5 @@ pub(super) fn hold(socket: Option<&Path>) -> Result<(), Failure> {
                 .hint("the agent starts it by itself: use `weft agent run`"),
         );
     };
-    let message = format!(
-        "the fd holder is not linked into this build ({})",
-        socket.display()
-    );
-    Err(Failure::new("not_linked", message))
+    holder::run(socket).map_err(|error| Failure::from_error("fd_holder", &error))
 }

@@ -1,8 +1,12 @@
 //! `weft controller`: runs the keeper of a cluster's map, and mints tokens with which agents join.
 
+use serde_json::json;
+use weft_control::controller::{self, ControllerConfig};
+
 use crate::args::controller as args;
 use crate::config::Settings;
 use crate::failure::Failure;
+use crate::render;
 
 /// # Errors
 /// The store is not in this build, or the controller failed.
@@ -11,10 +15,11 @@ pub(super) fn run(settings: &Settings, flags: args::Run) -> Result<(), Failure> 
     if let Some(store) = &wish.store {
         return Err(refuse_store(store));
     }
-    Err(Failure::new(
-        "not_linked",
-        format!("the controller is not linked into this build ({wish:?})"),
-    ))
+    let config = ControllerConfig {
+        data: wish.data,
+        listen: wish.listen,
+    };
+    controller::run(config).map_err(|error| Failure::from_error("controller", &error))
 }
 
 fn refuse_store(store: &str) -> Failure {
@@ -32,8 +37,8 @@ fn refuse_store(store: &str) -> Failure {
 /// There is no controller's data in the directory, or it cannot be used.
 pub(super) fn token(settings: &Settings, flags: args::Token) -> Result<(), Failure> {
     let wish = settings.controller_token(flags);
-    Err(Failure::new(
-        "not_linked",
-        format!("the controller is not linked into this build ({wish:?})"),
-    ))
+    let token = controller::mint_token(&wish.data, wish.ttl)
+        .map_err(|error| Failure::from_error("token", &error))?;
+    let told = json!({ "token": token.to_string(), "ttl_secs": wish.ttl.as_secs() });
+    render::show(settings.json, &told, |_| render::line(&token))
 }

@@ -54,7 +54,9 @@ pub enum IdentityError {
         cause: String,
     },
     /// A key or certificate could not be made.
-    #[error("cannot make {what}: {cause}; this is a fault of weft or of its crypto library, please report it")]
+    #[error(
+        "cannot make {what}: {cause}; this is a fault of weft or of its crypto library, please report it"
+    )]
     Crypto {
         /// The object.
         what: &'static str,
@@ -65,7 +67,10 @@ pub enum IdentityError {
 
 impl IdentityError {
     fn crypto(what: &'static str) -> impl FnOnce(rcgen::Error) -> Self {
-        move |error| Self::Crypto { what, cause: error.to_string() }
+        move |error| Self::Crypto {
+            what,
+            cause: error.to_string(),
+        }
     }
 }
 
@@ -154,7 +159,10 @@ impl Identity {
         let Some(key) = NodeKey::load(dir)? else {
             return Err(missing(&dir.join(KEY_FILE)));
         };
-        let issued = Issued { cert: load_cert(&cert_path)?, ca: load_cert(&dir.join(CA_FILE))? };
+        let issued = Issued {
+            cert: load_cert(&cert_path)?,
+            ca: load_cert(&dir.join(CA_FILE))?,
+        };
         let about_path = dir.join(ABOUT_FILE);
         let bytes = files::read(&about_path)?.ok_or_else(|| missing(&about_path))?;
         let about: About = serde_json::from_slice(&bytes)
@@ -186,7 +194,10 @@ impl Identity {
         files::replace(&dir.join(KEY_FILE), self.key_pem.as_bytes())?;
         files::replace(&dir.join(CA_FILE), cert::to_pem(&self.ca).as_bytes())?;
         files::replace(&dir.join(ABOUT_FILE), &about)?;
-        files::replace(&dir.join(CERT_FILE), cert::to_pem(&self.chain[0]).as_bytes())
+        files::replace(
+            &dir.join(CERT_FILE),
+            cert::to_pem(&self.chain[0]).as_bytes(),
+        )
     }
 
     /// The node's certificate, its issuer left out.
@@ -211,11 +222,17 @@ fn key_der(pem: &str) -> PrivateKeyDer<'static> {
 }
 
 fn corrupt(path: &Path, cause: String) -> IdentityError {
-    IdentityError::Corrupt { path: path.to_owned(), cause }
+    IdentityError::Corrupt {
+        path: path.to_owned(),
+        cause,
+    }
 }
 
 fn missing(path: &Path) -> IdentityError {
-    corrupt(path, "it is missing, though the files beside it are there".to_owned())
+    corrupt(
+        path,
+        "it is missing, though the files beside it are there".to_owned(),
+    )
 }
 
 fn load_cert(path: &Path) -> Result<CertificateDer<'static>, IdentityError> {
@@ -232,7 +249,9 @@ pub struct NodeKey {
 
 impl std::fmt::Debug for NodeKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("NodeKey").field("node", &self.node).finish_non_exhaustive()
+        f.debug_struct("NodeKey")
+            .field("node", &self.node)
+            .finish_non_exhaustive()
     }
 }
 
@@ -243,9 +262,11 @@ impl NodeKey {
     /// [`IdentityError::Io`], [`IdentityError::Corrupt`].
     pub fn load(dir: &Path) -> Result<Option<Self>, IdentityError> {
         let path = dir.join(KEY_FILE);
-        let Some(bytes) = files::read(&path)? else { return Ok(None) };
-        let text = String::from_utf8(bytes)
-            .map_err(|_| corrupt(&path, "it is no text".to_owned()))?;
+        let Some(bytes) = files::read(&path)? else {
+            return Ok(None);
+        };
+        let text =
+            String::from_utf8(bytes).map_err(|_| corrupt(&path, "it is no text".to_owned()))?;
         let pair = KeyPair::from_pem(&text)
             .map_err(|error| corrupt(&path, format!("no private key in it ({error})")))?;
         Ok(Some(Self::from_pair(&pair)))
@@ -276,7 +297,10 @@ impl NodeKey {
     }
 
     fn from_pair(pair: &KeyPair) -> Self {
-        Self { pem: pair.serialize_pem(), node: cert::node_id_of(pair) }
+        Self {
+            pem: pair.serialize_pem(),
+            node: cert::node_id_of(pair),
+        }
     }
 
     /// What the key names.

@@ -10,3 +10,4 @@ pub mod identity;
 pub mod channel;
 pub mod store;
 pub mod controller;
+pub mod agent;

@@ -160,7 +160,14 @@ impl Link {
             caller.run(stop).await;
             drop(done_in);
         });
-        Ok((Self { state, stop: Arc::new(stop_in), done }, events))
+        Ok((
+            Self {
+                state,
+                stop: Arc::new(stop_in),
+                done,
+            },
+            events,
+        ))
     }
 
     /// Asks the controller.
@@ -181,7 +188,9 @@ impl Link {
             _ => REQUEST_PATIENCE,
         };
         let exchange = exchange(&connection, &bytes);
-        timeout(patience, exchange).await.unwrap_or(Err(RequestError::TimedOut))
+        timeout(patience, exchange)
+            .await
+            .unwrap_or(Err(RequestError::TimedOut))
     }
 
     /// Ends the session and stops calling; returns when the controller was told, or half a second later.
@@ -193,16 +202,21 @@ impl Link {
 }
 
 async fn exchange(connection: &Connection, bytes: &[u8]) -> Result<Reply, RequestError> {
-    let offline = |error: quinn::ConnectionError| RequestError::Offline { why: error.to_string() };
+    let offline = |error: quinn::ConnectionError| RequestError::Offline {
+        why: error.to_string(),
+    };
     let (mut to, mut from) = connection.open_bi().await.map_err(offline)?;
     let unanswered = |error: &dyn std::fmt::Display| {
         debug!(%error, "a request stayed unanswered");
         RequestError::TimedOut
     };
-    to.write_all(bytes).await.map_err(|error| unanswered(&error))?;
+    to.write_all(bytes)
+        .await
+        .map_err(|error| unanswered(&error))?;
     let _ = to.finish();
-    let answer: Result<Reply, Refusal> =
-        transport::receive(&mut from).await.map_err(|error| unanswered(&error))?;
+    let answer: Result<Reply, Refusal> = transport::receive(&mut from)
+        .await
+        .map_err(|error| unanswered(&error))?;
     answer.map_err(RequestError::Refused)
 }
 
@@ -240,7 +254,9 @@ impl Caller {
             _ = stop.wait_for(|stop| *stop) => {}
             () = self.call_for_ever() => {}
         }
-        let last = self.state.send_replace(State::Down("the agent is stopping".to_owned()));
+        let last = self
+            .state
+            .send_replace(State::Down("the agent is stopping".to_owned()));
         if let State::Up(connection) = last {
             connection.close(VarInt::from_u32(close::STOPPING), b"agent stops");
             // The endpoint's driver sends the last word.
@@ -265,7 +281,8 @@ impl Caller {
                     Ended::Unreachable(reason) => self.down(reason).await,
                     Ended::Refused(refusal) => {
                         refused = true;
-                        self.state.send_replace(State::Down(refusal.message.clone()));
+                        self.state
+                            .send_replace(State::Down(refusal.message.clone()));
                         let _ = self.events.send(LinkEvent::Refused { refusal }).await;
                     }
                 }

@@ -36,8 +36,6 @@ pub(crate) mod close {
     pub(crate) const REMOVED: u32 = 3;
     /// All was said.
     pub(crate) const DONE: u32 = 4;
-    /// Too many connections.
-    pub(crate) const BUSY: u32 = 5;
 }
 
 fn transport(streams: u32) -> Arc<TransportConfig> {

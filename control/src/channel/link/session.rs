@@ -142,6 +142,10 @@ impl Caller {
                 Ended::Refused(Refusal::new("node_removed", cause)
                     .hint("move the state directory's identity away and join again with a new token"))
             }
+            DialError::Closed(code, cause) if code == u64::from(close::REPLACED) => {
+                Ended::Refused(Refusal::new("replaced", format!("controller {controller}: {cause}"))
+                    .hint("stop that other agent: a state directory belongs to one host and must not be copied"))
+            }
             DialError::Closed(code, cause) if code == u64::from(close::PROTOCOL) => {
                 Ended::Refused(Refusal::new("protocol_mismatch", format!("controller {controller}: {cause}"))
                     .hint("use the same version of weft on both sides"))

@@ -1,0 +1,341 @@
+//! The controller: keeps a cluster's map, decides what may change in it, and tells every agent.
+//!
+//! | file | what |
+//! |---|---|
+//! | `decide` | what a request comes to: pure |
+//! | `ledger` | the map in memory and in the store; one change after the other |
+//! | `claims` | addresses claimed but not used, until they are given up |
+//! | `serve` | who may talk: QUIC connections, their certificates and protocols |
+//! | `session` | one agent: hello, the map and its changes, its requests |
+//! | `requests` | from a request to a decision to a reply |
+//! | `join` | how nodes become members |
+//! | `admin` | the unix socket by which `weft controller token` reaches a running controller |
+//!
+//! A change is durable before anybody hears of it: the store commits, then the map in memory changes, then the sessions
+//! push it. A controller that is killed loses nothing that it ever told.
+
+mod admin;
+mod claims;
+pub mod decide;
+mod join;
+mod ledger;
+mod requests;
+mod serve;
+mod session;
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use quinn::VarInt;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing::info;
+
+use crate::channel::close;
+use crate::identity::ca::Authority;
+use crate::identity::{IdentityError, JoinToken, cert};
+use crate::model::ClusterId;
+use crate::store::redb::RedbStore;
+use crate::store::{Store, StoreError, TokenRecord};
+use claims::Claims;
+use ledger::Ledger;
+use session::Sessions;
+
+/// A token lives at least a second and at most ten years.
+const TTL_SECS: std::ops::RangeInclusive<u64> = 1..=10 * 366 * 24 * 60 * 60;
+/// How long a stopping controller waits for its agents to hear of it.
+const STOP_PATIENCE: Duration = Duration::from_millis(500);
+
+/// How a controller is to run.
+#[derive(Clone, Debug)]
+pub struct ControllerConfig {
+    /// Where its store is.
+    pub data: PathBuf,
+    /// UDP address for the control channel; port 0 takes a free one.
+    pub listen: SocketAddr,
+}
+
+/// Why a controller doesn't run, or a token can't be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ControllerError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Keys and certificates.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The listen address is somebody else's.
+    #[error("this host has no address {}: the controller can't listen on {listen}; give --listen one of this host's addresses, or 0.0.0.0:{} for all", listen.ip(), listen.port())]
+    NotOurAddress {
+        /// As configured.
+        listen: SocketAddr,
+    },
+    /// The listen port is taken.
+    #[error("UDP port {} of {} is taken by another program (`ss -ulpn` shows which); stop that or give --listen another port", listen.port(), listen.ip())]
+    PortTaken {
+        /// As configured.
+        listen: SocketAddr,
+    },
+    /// The listen address can't be used for another reason.
+    #[error("cannot listen on {listen}: {source}; give --listen another address")]
+    Listen {
+        /// As configured.
+        listen: SocketAddr,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The admin socket.
+    #[error("cannot {what} {path}: {cause}", path = path.display())]
+    Admin {
+        /// The verb.
+        what: &'static str,
+        /// The socket.
+        path: PathBuf,
+        /// The cause and what to do.
+        cause: String,
+    },
+    /// A token's lifetime.
+    #[error("a token can't live {} seconds; give --ttl between 1 second and 10 years", .0.as_secs())]
+    Ttl(Duration),
+    /// The operating system.
+    #[error("cannot {what}: {source}")]
+    System {
+        /// The verb.
+        what: &'static str,
+        /// The cause.
+        source: io::Error,
+    },
+}
+
+/// What all tasks of a controller share.
+///
+/// Locks: `joining` before the ledger's; `claims` and the sessions' are held for moments only and never together.
+#[derive(Debug)]
+struct Core {
+    authority: Authority,
+    ledger: Ledger,
+    sessions: Sessions,
+    claims: Mutex<Claims>,
+    /// One join at a time: checking a token and using it up must not be parted.
+    joining: tokio::sync::Mutex<()>,
+}
+
+/// A running controller. It stops when this is dropped; [`ControllerHandle::stop`] waits for it.
+#[derive(Debug)]
+pub struct ControllerHandle {
+    core: Arc<Core>,
+    endpoint: quinn::Endpoint,
+    address: SocketAddr,
+    stop: watch::Sender<bool>,
+    admin: PathBuf,
+}
+
+/// Runs a controller until SIGTERM or SIGINT.
+///
+/// # Errors
+/// [`ControllerError`], naming object, cause and next step.
+pub fn run(config: ControllerConfig) -> Result<(), ControllerError> {
+    let system = |what| move |source| ControllerError::System { what, source };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("weft-controller")
+        .enable_all()
+        .build()
+        .map_err(system("start the runtime"))?;
+    runtime.block_on(async {
+        let mut terminate =
+            signal(SignalKind::terminate()).map_err(system("listen for signals"))?;
+        let mut interrupt =
+            signal(SignalKind::interrupt()).map_err(system("listen for signals"))?;
+        let handle = start(config).await?;
+        let signal = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        info!(signal, "controller stopping");
+        handle.stop().await;
+        Ok(())
+    })
+}
+
+/// Starts a controller inside a tokio runtime.
+///
+/// # Errors
+/// [`ControllerError`], naming object, cause and next step.
+pub async fn start(config: ControllerConfig) -> Result<ControllerHandle, ControllerError> {
+    // First what can't be ours: nothing is made when the address isn't.
+    let socket = bind(config.listen)?;
+    let data = config.data.clone();
+    let store = blocking(move || Ok(RedbStore::open_or_make(&data)?)).await?;
+    let store: Arc<dyn Store> = Arc::new(store);
+    let authority = store.authority().await?;
+    let endpoint = serve::endpoint(&authority, socket)?;
+    let address = endpoint
+        .local_addr()
+        .map_err(|source| ControllerError::Listen {
+            listen: config.listen,
+            source,
+        })?;
+    let ledger = Ledger::load(store).await?;
+    let core = Arc::new(Core {
+        authority,
+        ledger,
+        sessions: Sessions::default(),
+        claims: Mutex::default(),
+        joining: tokio::sync::Mutex::new(()),
+    });
+    let (stop, stopping) = watch::channel(false);
+    let admin = admin::serve(&config.data, Arc::clone(&core), stopping.clone())?;
+    tokio::spawn(serve::accept(
+        Arc::clone(&core),
+        endpoint.clone(),
+        stopping.clone(),
+    ));
+    tokio::spawn(claims::sweep(Arc::clone(&core), stopping));
+    info!(cluster = %core.authority.cluster(), %address, revision = core.ledger.revision(), "controller started");
+    Ok(ControllerHandle {
+        core,
+        endpoint,
+        address,
+        stop,
+        admin,
+    })
+}
+
+impl ControllerHandle {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The cluster it keeps.
+    pub fn cluster(&self) -> &ClusterId {
+        self.core.authority.cluster()
+    }
+
+    /// Makes a join token that lives for `ttl`.
+    ///
+    /// # Errors
+    /// [`ControllerError::Ttl`], [`ControllerError::Store`].
+    pub async fn mint_token(&self, ttl: Duration) -> Result<JoinToken, ControllerError> {
+        self.core.mint_token(ttl).await
+    }
+
+    /// Tells the agents and stops; the store is closed when it returns.
+    pub async fn stop(self) {
+        self.stop.send_replace(true);
+        self.endpoint.close(
+            VarInt::from_u32(close::STOPPING),
+            b"the controller is stopping",
+        );
+        let _ = tokio::time::timeout(STOP_PATIENCE, self.endpoint.wait_idle()).await;
+        let _ = std::fs::remove_file(&self.admin);
+        let core = Arc::downgrade(&self.core);
+        drop(self);
+        for _ in 0..200 {
+            if core.strong_count() == 0 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+impl Drop for ControllerHandle {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+        self.endpoint.close(
+            VarInt::from_u32(close::STOPPING),
+            b"the controller is stopping",
+        );
+    }
+}
+
+impl Core {
+    async fn mint_token(&self, ttl: Duration) -> Result<JoinToken, ControllerError> {
+        let (token, record) = new_token(&self.authority, ttl)?;
+        self.ledger.put_token(record).await?;
+        info!(token = %token.id, ttl_secs = ttl.as_secs(), "join token made");
+        Ok(token)
+    }
+}
+
+/// Makes a join token for the cluster kept in `data`: through the controller that runs there, or by itself when none
+/// does. Blocks; not for use inside a runtime.
+///
+/// # Errors
+/// [`ControllerError`]; [`StoreError::Absent`] when there is no cluster.
+pub fn mint_token(data: &Path, ttl: Duration) -> Result<JoinToken, ControllerError> {
+    check_ttl(ttl)?;
+    if let Some(token) = admin::ask_for_token(data, ttl)? {
+        return Ok(token);
+    }
+    let store = RedbStore::open(data)?;
+    let (token, record) = new_token(&store.authority_now()?, ttl)?;
+    store.put_token_now(record)?;
+    Ok(token)
+}
+
+fn check_ttl(ttl: Duration) -> Result<(), ControllerError> {
+    if TTL_SECS.contains(&ttl.as_secs()) {
+        Ok(())
+    } else {
+        Err(ControllerError::Ttl(ttl))
+    }
+}
+
+fn new_token(
+    authority: &Authority,
+    ttl: Duration,
+) -> Result<(JoinToken, TokenRecord), ControllerError> {
+    check_ttl(ttl)?;
+    let token = JoinToken::mint(cert::fingerprint(authority.cert()));
+    let record = TokenRecord {
+        id: token.id.0.clone(),
+        secret_digest: token.secret.digest(),
+        expires: unix_now() + ttl.as_secs(),
+        used_by: None,
+    };
+    Ok((token, record))
+}
+
+/// Returns when the controller is to stop, or its handle is gone.
+async fn stopped(stopping: &mut watch::Receiver<bool>) {
+    // An error means that the handle is gone.
+    let _ = stopping.wait_for(|stop| *stop).await;
+}
+
+/// Seconds since 1970.
+fn unix_now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+fn bind(listen: SocketAddr) -> Result<UdpSocket, ControllerError> {
+    UdpSocket::bind(listen).map_err(|source| match source.kind() {
+        io::ErrorKind::AddrNotAvailable => ControllerError::NotOurAddress { listen },
+        io::ErrorKind::AddrInUse => ControllerError::PortTaken { listen },
+        _ => ControllerError::Listen { listen, source },
+    })
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ControllerError> + Send + 'static,
+) -> Result<T, ControllerError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| {
+            let source = io::Error::other(error);
+            Err(ControllerError::System {
+                what: "work on the store",
+                source,
+            })
+        })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,162 @@
+//! The unix socket in the data directory (mode 0600 in a directory of mode 0700) by which `weft controller token`
+//! reaches a running controller: the store is locked while it runs. One question and one answer per connection, in the
+//! control channel's encoding.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::{ControllerError, Core, stopped};
+use crate::channel::{Refusal, codec};
+use crate::identity::JoinToken;
+
+/// The socket's name in the data directory.
+const SOCKET_NAME: &str = "admin.sock";
+/// Both sides are on one host.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Question and answer are short.
+const MAX_BYTES: usize = 4096;
+/// What a socket's address takes (`sun_path`), less some room.
+const MAX_PATH_BYTES: usize = 100;
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Question {
+    MintToken { ttl_secs: u64 },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Minted {
+    token: String,
+}
+
+/// A path short enough for a socket's address, and the directory it may go through.
+fn reachable(data: &Path) -> io::Result<(PathBuf, Option<File>)> {
+    let path = data.join(SOCKET_NAME);
+    if path.as_os_str().len() <= MAX_PATH_BYTES {
+        return Ok((path, None));
+    }
+    let dir = File::open(data)?;
+    let short = format!("/proc/self/fd/{}/{SOCKET_NAME}", dir.as_raw_fd());
+    Ok((short.into(), Some(dir)))
+}
+
+fn failed(what: &'static str, path: &Path) -> impl Fn(io::Error) -> ControllerError + use<> {
+    let path = path.to_owned();
+    move |error| ControllerError::Admin {
+        what,
+        path: path.clone(),
+        cause: error.to_string(),
+    }
+}
+
+/// Listens in `data`; the caller holds the store's lock, so a socket that is there is a dead controller's.
+pub(super) fn serve(
+    data: &Path,
+    core: Arc<Core>,
+    mut stopping: watch::Receiver<bool>,
+) -> Result<PathBuf, ControllerError> {
+    let path = data.join(SOCKET_NAME);
+    let failed = failed("listen on", &path);
+    let (short, _dir) = reachable(data).map_err(&failed)?;
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        Ok(()) | Err(_) => {}
+    }
+    let listener = UnixListener::bind(short).map_err(&failed)?;
+    fs::set_permissions(&path, Permissions::from_mode(0o600)).map_err(&failed)?;
+    listener.set_nonblocking(true).map_err(&failed)?;
+    let listener = tokio::net::UnixListener::from_std(listener).map_err(&failed)?;
+    tokio::spawn(async move {
+        loop {
+            let accepted = tokio::select! {
+                () = stopped(&mut stopping) => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    // One after the other: the directory lets in only its owner.
+                    let _ = timeout(PATIENCE, answer(&core, stream)).await;
+                }
+                // Out of file descriptors, most likely.
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+    });
+    Ok(path)
+}
+
+async fn answer(core: &Core, mut stream: tokio::net::UnixStream) -> io::Result<()> {
+    let mut prefix = [0; 4];
+    stream.read_exact(&mut prefix).await?;
+    let length = codec::decode_length(prefix, MAX_BYTES).map_err(io::Error::other)?;
+    let mut bytes = vec![0; length];
+    stream.read_exact(&mut bytes).await?;
+    let answer: Result<Minted, Refusal> = match codec::decode(&bytes) {
+        Ok(Question::MintToken { ttl_secs }) => core
+            .mint_token(Duration::from_secs(ttl_secs))
+            .await
+            .map(|token| Minted {
+                token: token.to_string(),
+            })
+            .map_err(|error| Refusal::new("token", error.to_string())),
+        Err(error) => Err(Refusal::new("bad_request", error.to_string())),
+    };
+    stream
+        .write_all(&codec::encode(&answer).map_err(io::Error::other)?)
+        .await
+}
+
+/// Asks the controller that runs on `data` for a token; `None` when none runs. Blocks.
+pub(super) fn ask_for_token(
+    data: &Path,
+    ttl: Duration,
+) -> Result<Option<JoinToken>, ControllerError> {
+    let path = data.join(SOCKET_NAME);
+    let failed = failed("ask the controller at", &path);
+    let Ok((short, _dir)) = reachable(data) else {
+        return Ok(None);
+    };
+    let mut stream = match UnixStream::connect(short) {
+        Ok(stream) => stream,
+        Err(error) => {
+            return match error.kind() {
+                // Nothing there, or what a controller left that was killed.
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Ok(None),
+                _ => Err(failed(error)),
+            };
+        }
+    };
+    let answer = exchange(&mut stream, ttl).map_err(&failed)?;
+    let minted = answer.map_err(|refusal| failed(io::Error::other(refusal)))?;
+    minted
+        .token
+        .parse()
+        .map(Some)
+        .map_err(|error| failed(io::Error::other(error)))
+}
+
+fn exchange(stream: &mut UnixStream, ttl: Duration) -> io::Result<Result<Minted, Refusal>> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let question = Question::MintToken {
+        ttl_secs: ttl.as_secs(),
+    };
+    stream.write_all(&codec::encode(&question).map_err(io::Error::other)?)?;
+    let mut prefix = [0; 4];
+    stream.read_exact(&mut prefix)?;
+    let length = codec::decode_length(prefix, MAX_BYTES).map_err(io::Error::other)?;
+    let mut bytes = vec![0; length];
+    stream.read_exact(&mut bytes)?;
+    codec::decode(&bytes).map_err(io::Error::other)
+}

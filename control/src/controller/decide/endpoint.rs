@@ -1,0 +1,198 @@
+//! Endpoints: what a node reports of its ports.
+
+#![deny(clippy::disallowed_methods)]
+
+use std::collections::BTreeSet;
+
+use super::block::{check_address, claims_of, ip_taken};
+use super::{Decision, describe, find_network_by_id, node_name};
+use crate::channel::Refusal;
+use crate::model::{
+    Change, ClusterMap, Endpoint, EndpointId, Key, Network, NodeId, Object, check_name,
+};
+
+/// Most addresses and aliases of one endpoint.
+const MAX_NAMES: usize = 64;
+
+/// An endpoint of `node` is new or changed. The same once more is fine.
+///
+/// # Errors
+/// `foreign_endpoint`, `unknown_network`, `bad_name`, `bad_mac`, `bad_ip`, `name_taken`, `mac_taken`, `ip_taken`,
+/// `foreign_block`.
+pub fn put(map: &ClusterMap, node: &NodeId, endpoint: &Endpoint) -> Decision<Vec<Change>> {
+    check_owner(map, node, endpoint)?;
+    let network = find_network_by_id(map, &endpoint.network)?;
+    check_shape(network, endpoint)?;
+    let others: Vec<&Endpoint> = map
+        .endpoints_of(&network.id)
+        .filter(|other| other.id != endpoint.id)
+        .collect();
+    check_unique(map, network, (endpoint, &others))?;
+    for ip in &endpoint.ips {
+        check_address(network, *ip)?;
+        if let Some(holder) = others.iter().find(|other| other.ips.contains(ip)) {
+            return Err(ip_taken(map, network, *ip, holder));
+        }
+        let owner = map.block_of(&network.id, *ip).map(|block| &block.node);
+        if owner != Some(node) {
+            let whose = owner.map_or_else(
+                || "no node's address block".to_owned(),
+                |owner| format!("an address block of node {}", node_name(map, owner)),
+            );
+            let message = format!("address {ip} of network {} is in {whose}", network.name);
+            return Err(Refusal::new("foreign_block", message).hint(
+                "disconnect the endpoint and connect it again to get an address of this node",
+            ));
+        }
+    }
+    let before = map.endpoints.get(&endpoint.id).map(|before| &before.object);
+    if before == Some(endpoint) {
+        return Ok(Vec::new());
+    }
+    Ok(vec![Change::Put(Object::Endpoint(endpoint.clone()))])
+}
+
+fn check_owner(map: &ClusterMap, node: &NodeId, endpoint: &Endpoint) -> Decision<()> {
+    let before = map.endpoints.get(&endpoint.id).map(|before| &before.object);
+    let owner = before.map_or(&endpoint.node, |before| &before.node);
+    if owner == node && endpoint.node == *node {
+        return Ok(());
+    }
+    let owner = if owner == node { &endpoint.node } else { owner };
+    Err(foreign(map, &endpoint.name, owner))
+}
+
+fn foreign(map: &ClusterMap, name: &str, owner: &NodeId) -> Refusal {
+    let message = format!("endpoint {name} belongs to node {}", node_name(map, owner));
+    Refusal::new("foreign_endpoint", message).hint("a node reports its own endpoints only")
+}
+
+fn check_shape(network: &Network, endpoint: &Endpoint) -> Decision<()> {
+    let bad_name = |why| Refusal::new("bad_name", why);
+    check_name("endpoint", &endpoint.name).map_err(bad_name)?;
+    for alias in &endpoint.aliases {
+        check_name("alias", alias).map_err(bad_name)?;
+    }
+    let name = &endpoint.name;
+    if endpoint.aliases.len() > MAX_NAMES || endpoint.ips.len() > MAX_NAMES {
+        let message = format!("endpoint {name} has more than {MAX_NAMES} aliases or addresses");
+        return Err(Refusal::new("bad_request", message).hint("leave some out"));
+    }
+    if !endpoint.mac.is_station() {
+        let message = format!(
+            "MAC {} of endpoint {name} is no address of a station",
+            endpoint.mac
+        );
+        return Err(Refusal::new("bad_mac", message)
+            .hint("take a unicast address, such as 02:00:00:00:00:01"));
+    }
+    if network.is_plain_l2() && !endpoint.ips.is_empty() {
+        let message = format!(
+            "network {} has no subnet: it gives no addresses",
+            network.name
+        );
+        return Err(Refusal::new("bad_ip", message).hint("leave out --ip"));
+    }
+    let distinct: BTreeSet<_> = endpoint.ips.iter().collect();
+    if distinct.len() != endpoint.ips.len() {
+        return Err(Refusal::new(
+            "bad_ip",
+            format!("endpoint {name} names an address twice"),
+        ));
+    }
+    Ok(())
+}
+
+fn check_unique(
+    map: &ClusterMap,
+    network: &Network,
+    (endpoint, others): (&Endpoint, &[&Endpoint]),
+) -> Decision<()> {
+    if let Some(holder) = others.iter().find(|other| other.name == endpoint.name) {
+        return Err(Refusal::new(
+            "name_taken",
+            format!(
+                "endpoint name {} is taken on network {} (node {})",
+                endpoint.name,
+                network.name,
+                node_name(map, &holder.node)
+            ),
+        )
+        .hint("choose another --name, or disconnect the other one"));
+    }
+    if let Some(holder) = others.iter().find(|other| other.mac == endpoint.mac) {
+        return Err(Refusal::new(
+            "mac_taken",
+            format!(
+                "MAC {} is taken on network {} by {}",
+                endpoint.mac,
+                network.name,
+                describe(map, holder)
+            ),
+        )
+        .hint("choose another --mac, or leave it out"));
+    }
+    Ok(())
+}
+
+/// An endpoint of `node` is gone, and with it the addresses claimed for it. An unknown one is fine.
+///
+/// # Errors
+/// `foreign_endpoint`.
+pub fn delete(map: &ClusterMap, node: &NodeId, id: &EndpointId) -> Decision<Vec<Change>> {
+    let Some(endpoint) = map.endpoints.get(id) else {
+        return Ok(Vec::new());
+    };
+    if endpoint.object.node != *node {
+        return Err(foreign(map, &endpoint.object.name, &endpoint.object.node));
+    }
+    let mut changes = claims_of(map, id);
+    changes.push(Change::Delete(Key::Endpoint(id.clone())));
+    Ok(changes)
+}
+
+/// What a full report comes to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sync {
+    /// What is to change.
+    pub changes: Vec<Change>,
+    /// Those that the cluster doesn't take. They are not in the map afterwards.
+    pub rejected: Vec<(EndpointId, Refusal)>,
+}
+
+/// All endpoints of `node`: what it no longer has is deleted, what is missing is added, what doesn't fit is rejected
+/// one by one.
+pub fn sync(map: &ClusterMap, node: &NodeId, endpoints: &[Endpoint]) -> Sync {
+    let mut draft = map.clone();
+    let mut sync = Sync::default();
+    let reported: BTreeSet<&EndpointId> = endpoints.iter().map(|endpoint| &endpoint.id).collect();
+    let gone: Vec<EndpointId> = map
+        .endpoints
+        .values()
+        .filter(|known| known.object.node == *node && !reported.contains(&known.object.id))
+        .map(|known| known.object.id.clone())
+        .collect();
+    let mut take = |draft: &mut ClusterMap, changes: Vec<Change>| {
+        for change in changes {
+            draft.apply(draft.revision + 1, change.clone());
+            sync.changes.push(change);
+        }
+    };
+    for id in &gone {
+        let changes = delete(&draft, node, id).expect("it is this node's");
+        take(&mut draft, changes);
+    }
+    for endpoint in endpoints {
+        match put(&draft, node, endpoint) {
+            Ok(changes) => take(&mut draft, changes),
+            Err(refusal) => {
+                // What the cluster knows under that id isn't so any more.
+                if let Ok(changes) = delete(&draft, node, &endpoint.id) {
+                    take(&mut draft, changes);
+                }
+                sync.rejected.push((endpoint.id.clone(), refusal));
+            }
+        }
+    }
+    sync
+}

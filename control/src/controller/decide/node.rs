@@ -1,0 +1,156 @@
+//! Nodes: who is a member and where its tunnels end.
+
+#![deny(clippy::disallowed_methods)]
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::{Decision, node_name};
+use crate::channel::{NodeFacts, Refusal};
+use crate::model::{Change, ClusterMap, Key, Node, NodeId, Object, check_name};
+
+/// A node becomes a member, or is one already and only lost its certificate.
+///
+/// # Errors
+/// `bad_name`, `node_name_taken`, `bad_underlay`, `underlay_taken`.
+pub fn join(
+    map: &ClusterMap,
+    id: &NodeId,
+    (name, facts): (&str, &NodeFacts),
+) -> Decision<Vec<Change>> {
+    check_name("node", name).map_err(|why| Refusal::new("bad_name", why))?;
+    if let Some(holder) = map.node_named(name)
+        && holder.id != *id
+    {
+        return Err(Refusal::new(
+            "node_name_taken",
+            format!("node name {name} is taken by the node at {}", holder.underlay),
+        )
+        .hint(format!("choose another --node, or remove the other one with `weft nodes rm {name}` if it is gone")));
+    }
+    check_facts(map, id, facts)?;
+    Ok(put(map, id, (name, facts)))
+}
+
+/// A member says where it is now.
+///
+/// # Errors
+/// `node_removed`, `bad_underlay`, `underlay_taken`.
+pub fn update(map: &ClusterMap, id: &NodeId, facts: &NodeFacts) -> Decision<Vec<Change>> {
+    let node = map.nodes.get(id).ok_or_else(|| removed(id))?;
+    check_facts(map, id, facts)?;
+    Ok(put(map, id, (&node.object.name, facts)))
+}
+
+/// A node that isn't a member (any more).
+pub fn removed(id: &NodeId) -> Refusal {
+    Refusal::new(
+        "node_removed",
+        format!("node {id} was removed from the cluster"),
+    )
+    .hint("move the state directory's identity away and join again with a new token")
+}
+
+fn put(map: &ClusterMap, id: &NodeId, (name, facts): (&str, &NodeFacts)) -> Vec<Change> {
+    let NodeFacts {
+        underlay,
+        underlay_mtu,
+        vxlan_port,
+        transports,
+        version,
+    } = facts.clone();
+    let name = name.to_owned();
+    let node = Node {
+        id: id.clone(),
+        name,
+        underlay,
+        underlay_mtu,
+        vxlan_port,
+        transports,
+        version,
+    };
+    if map
+        .nodes
+        .get(id)
+        .is_some_and(|before| before.object == node)
+    {
+        return Vec::new();
+    }
+    vec![Change::Put(Object::Node(node))]
+}
+
+fn check_facts(map: &ClusterMap, id: &NodeId, facts: &NodeFacts) -> Decision<()> {
+    let underlay = facts.underlay;
+    let broadcast = underlay == IpAddr::V4(Ipv4Addr::BROADCAST);
+    if underlay.is_unspecified() || underlay.is_multicast() || broadcast {
+        let message = format!("underlay address {underlay} is no address of a single host");
+        return Err(Refusal::new("bad_underlay", message).hint("give another --underlay"));
+    }
+    if facts.vxlan_port == 0 {
+        return Err(
+            Refusal::new("bad_port", "VXLAN port 0 is no port").hint("give another --vxlan-port")
+        );
+    }
+    let mut nodes = map.nodes.values().map(|node| &node.object);
+    if let Some(holder) = nodes.find(|node| node.id != *id && node.underlay == underlay) {
+        let name = &holder.name;
+        return Err(Refusal::new(
+            "underlay_taken",
+            format!("underlay address {underlay} is taken by node {name}"),
+        )
+        .hint(format!("give another --underlay, or remove the other one with `weft nodes rm {name}` if it is gone")));
+    }
+    let mut networks = map.networks.values().map(|network| &network.object);
+    if let Some(network) = networks.find(|network| network.vteps.contains(&underlay)) {
+        let name = &network.name;
+        return Err(Refusal::new(
+            "underlay_taken",
+            format!("underlay address {underlay} is a static VTEP of network {name}"),
+        )
+        .hint(format!(
+            "remove that first: `weft network vtep rm {name} {underlay}`"
+        )));
+    }
+    Ok(())
+}
+
+/// Removes a node with its endpoints and blocks. Its certificate is worth nothing afterwards.
+///
+/// # Errors
+/// `unknown_node`; `node_connected` when `connected` says so.
+pub fn remove(
+    map: &ClusterMap,
+    name: &str,
+    connected: impl FnOnce(&NodeId) -> bool,
+) -> Decision<(Vec<Change>, NodeId)> {
+    let node = map.node_named(name).ok_or_else(|| {
+        Refusal::new("unknown_node", format!("node {name:?} is not known")).hint("see `weft nodes`")
+    })?;
+    if connected(&node.id) {
+        let name = node_name(map, &node.id);
+        return Err(Refusal::new(
+            "node_connected",
+            format!("node {name} ({}) is connected", node.underlay),
+        )
+        .hint("stop its agent first, then wait five seconds"));
+    }
+    let endpoints = map
+        .endpoints
+        .values()
+        .filter(|endpoint| endpoint.object.node == node.id)
+        .map(|endpoint| Change::Delete(Key::Endpoint(endpoint.object.id.clone())));
+    let blocks = map
+        .blocks
+        .values()
+        .filter(|block| block.object.node == node.id)
+        .map(|block| {
+            Change::Delete(Key::Block(
+                block.object.network.clone(),
+                block.object.prefix,
+            ))
+        });
+    let node_itself = [Change::Delete(Key::Node(node.id.clone()))];
+    Ok((
+        endpoints.chain(blocks).chain(node_itself).collect(),
+        node.id.clone(),
+    ))
+}

@@ -1,0 +1,234 @@
+//! From a member's request to a decision to a reply.
+
+use std::net::IpAddr;
+use std::sync::PoisonError;
+use std::time::Instant;
+
+use tracing::info;
+
+use super::Core;
+use super::decide::block::Claim;
+use super::decide::{Decision, block, endpoint, network, node};
+use crate::channel::{Answer, Ask, Refusal, Reply, Request};
+use crate::model::{Change, ClusterMap, NetworkId, NodeId, Revision};
+
+impl Core {
+    /// Does what the node `from` asks.
+    pub(super) async fn handle(&self, from: &NodeId, request: Request) -> Decision<Reply> {
+        let kind = request.kind();
+        let revision = match request {
+            Request::CreateNetwork { create } => {
+                let id = NetworkId(format!("{:016x}", rand::random::<u64>()));
+                let name = create.name.clone();
+                let done = self.change(|map| network::create(map, &create, id)).await?;
+                info!(network = %name, "network created");
+                done
+            }
+            Request::ChangeNetwork { name, change } => {
+                self.change(|map| network::change(map, &name, &change))
+                    .await?
+            }
+            Request::RemoveNetwork { name } => {
+                let done = self.change(|map| network::remove(map, &name)).await?;
+                info!(network = %name, "network removed");
+                done
+            }
+            Request::PruneNetworks => {
+                let (revision, names) = self.ledger.decide(|map| Ok(network::prune(map))).await?;
+                info!(networks = ?names, "networks pruned");
+                return Ok(Reply {
+                    revision,
+                    names,
+                    ..Reply::default()
+                });
+            }
+            Request::AddVtep { network, address } => {
+                self.change(|map| network::add_vtep(map, &network, address))
+                    .await?
+            }
+            Request::RemoveVtep { network, address } => {
+                self.change(|map| network::remove_vtep(map, &network, address))
+                    .await?
+            }
+            Request::RemoveNode { name, force } => self.remove_node(name, force).await?,
+            Request::Presence => {
+                let connected = self.sessions.connected();
+                return Ok(Reply {
+                    revision: self.ledger.revision(),
+                    connected,
+                    ..Reply::default()
+                });
+            }
+            Request::AllocateBlock { .. }
+            | Request::ReturnBlock { .. }
+            | Request::ClaimAddress { .. }
+            | Request::PutEndpoint { .. }
+            | Request::DeleteEndpoint { .. }
+            | Request::SyncEndpoints { .. } => return self.handle_own(from, request).await,
+        };
+        tracing::debug!(kind, revision, "request done");
+        Ok(Reply {
+            revision,
+            ..Reply::default()
+        })
+    }
+
+    /// What a node asks for itself. It must still be a member: its removal may have come first.
+    async fn handle_own(&self, from: &NodeId, request: Request) -> Decision<Reply> {
+        let member = |map: &ClusterMap| match map.nodes.contains_key(from) {
+            true => Ok(()),
+            false => Err(node::removed(from)),
+        };
+        let revision = match request {
+            Request::AllocateBlock { network, subnet } => {
+                let decide = |map: &ClusterMap| {
+                    member(map)?;
+                    block::allocate(map, from, (&network, subnet))
+                };
+                let (revision, block) = self.ledger.decide(decide).await?;
+                self.note_claim(network, block);
+                return Ok(Reply {
+                    revision,
+                    block: Some(block),
+                    ..Reply::default()
+                });
+            }
+            Request::ReturnBlock { network, prefix } => {
+                self.change(|map| block::give_back(map, from, (&network, prefix)))
+                    .await?
+            }
+            Request::ClaimAddress { network, ip } => {
+                self.ledger.read(member)?;
+                return self.claim(from, (network, ip)).await;
+            }
+            Request::PutEndpoint { endpoint } => {
+                let decide = |map: &ClusterMap| {
+                    member(map)?;
+                    endpoint::put(map, from, &endpoint)
+                };
+                self.change(decide).await?
+            }
+            Request::DeleteEndpoint { id } => {
+                self.change(|map| endpoint::delete(map, from, &id)).await?
+            }
+            Request::SyncEndpoints { endpoints } => {
+                let decide = |map: &ClusterMap| {
+                    member(map)?;
+                    let sync = endpoint::sync(map, from, &endpoints);
+                    Ok((sync.changes, sync.rejected))
+                };
+                let (_, rejected) = self.ledger.decide(decide).await?;
+                self.give_up_claims(Some(from)).await;
+                let revision = self.ledger.revision();
+                return Ok(Reply {
+                    revision,
+                    rejected,
+                    ..Reply::default()
+                });
+            }
+            Request::CreateNetwork { .. }
+            | Request::ChangeNetwork { .. }
+            | Request::RemoveNetwork { .. }
+            | Request::PruneNetworks
+            | Request::AddVtep { .. }
+            | Request::RemoveVtep { .. }
+            | Request::RemoveNode { .. }
+            | Request::Presence => self.ledger.revision(),
+        };
+        Ok(Reply {
+            revision,
+            ..Reply::default()
+        })
+    }
+
+    async fn change(
+        &self,
+        decide: impl FnOnce(&ClusterMap) -> Decision<Vec<Change>>,
+    ) -> Decision<Revision> {
+        let decided = self.ledger.decide(|map| Ok((decide(map)?, ()))).await;
+        decided.map(|(revision, ())| revision)
+    }
+
+    async fn remove_node(&self, name: String, force: bool) -> Decision<Revision> {
+        let decide = |map: &ClusterMap| {
+            node::remove(map, &name, |id| !force && self.sessions.is_connected(id))
+        };
+        let (revision, id) = self.ledger.decide(decide).await?;
+        info!(node = %name, "node removed");
+        self.sessions.expel(&id);
+        Ok(revision)
+    }
+
+    /// Gives one address to a node; when it is in another node's block, that node is asked to yield it.
+    async fn claim(&self, from: &NodeId, (network, ip): (NetworkId, IpAddr)) -> Decision<Reply> {
+        let claim = |map: &ClusterMap| block::claim(map, from, (&network, ip));
+        let yielded = match self.ledger.read(claim)? {
+            Claim::Yours(_) | Claim::Free(..) => None,
+            Claim::Ask { owner, block } => {
+                self.ask_to_yield((&network, ip), (&owner, block)).await?;
+                Some(owner)
+            }
+        };
+        let decide = |map: &ClusterMap| match claim(map)? {
+            Claim::Yours(prefix) => Ok((Vec::new(), prefix)),
+            Claim::Free(changes, prefix) => Ok((changes, prefix)),
+            Claim::Ask { owner, .. } if Some(&owner) == yielded.as_ref() => {
+                Ok(block::grant(&network, from, ip))
+            }
+            Claim::Ask { .. } => Err(Refusal::new(
+                "busy",
+                format!("the address block with {ip} was just given to another node"),
+            )
+            .hint("try again")),
+        };
+        let (revision, prefix) = self.ledger.decide(decide).await?;
+        self.note_claim(network, prefix);
+        Ok(Reply {
+            revision,
+            block: Some(prefix),
+            ..Reply::default()
+        })
+    }
+
+    fn note_claim(&self, network: NetworkId, prefix: ipnet::IpNet) {
+        let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        claims.note(network, prefix, Instant::now());
+    }
+
+    async fn ask_to_yield(
+        &self,
+        (network, ip): (&NetworkId, IpAddr),
+        (owner, block): (&NodeId, ipnet::IpNet),
+    ) -> Decision<()> {
+        let (owner_name, network_name) = self.ledger.read(|map| {
+            let name = map.nodes.get(owner).map(|node| node.object.name.clone());
+            let network_name = map.network(network).map(|network| network.name.clone());
+            (
+                name.unwrap_or_else(|| owner.to_string()),
+                network_name.unwrap_or_default(),
+            )
+        });
+        let away = |why: &str| {
+            let message = format!(
+                "address {ip} of network {network_name} is in block {block} of node {owner_name}, which {why}"
+            );
+            Refusal::new("owner_offline", message).hint(format!(
+                "choose another --ip, start the agent of {owner_name}, or remove it with `weft nodes rm {owner_name}` if it is gone"
+            ))
+        };
+        let ask = Ask::Yield {
+            network: network.clone(),
+            ip,
+        };
+        match self.sessions.ask(owner, ask).await {
+            None => Err(away("is not connected")),
+            Some(Err(why)) => Err(away(&format!("doesn't answer ({why})"))),
+            Some(Ok(Answer::Yielded)) => Ok(()),
+            Some(Ok(Answer::InUse { endpoint })) => Err(Refusal::new(
+                "ip_taken",
+                format!("address {ip} of network {network_name} is taken by endpoint {endpoint} on node {owner_name}"),
+            )
+            .hint("choose another --ip, or leave it out")),
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Where a controller keeps the cluster's map: durably, with a revision for every change.
+//!
+//! [`Store`] asks little, so that an etcd cluster can take the place of the embedded file ([`redb`]): a snapshot, the
+//! changes since a revision, and a commit that only happens if the revision is still the expected one (compare and
+//! swap). Calls are asynchronous for that reason. What may be changed is decided elsewhere (`controller::decide`).
+//!
+//! Revisions: a commit of N changes takes the map from revision R to R + N. A store has an *incarnation*, a random name
+//! that changes when the store finds out that it was set back (an older copy of the file was put in place): revisions
+//! of another incarnation mean nothing.
+
+use std::fmt;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+
+use serde::{Deserialize, Serialize};
+
+use crate::identity::IdentityError;
+use crate::identity::ca::Authority;
+use crate::model::{Change, ClusterMap, NodeId, Revision};
+
+pub mod redb;
+
+/// Changes that the log keeps at least, so that an agent that was away gets only what it missed.
+pub const LOG_KEEP: u64 = 4096;
+
+/// The answer of a store, some time later.
+pub type Promise<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+
+/// Why a store can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file or directory can't be made, opened, read or written.
+    #[error("cannot {what} {path}: {cause}", path = path.display())]
+    Io {
+        /// The verb.
+        what: &'static str,
+        /// The object.
+        path: PathBuf,
+        /// The cause, and what to do if there is something.
+        cause: String,
+    },
+    /// There is nothing.
+    #[error("there is no controller's data in {dir}; start `weft controller run --data {dir}` first, or give the right --data", dir = dir.display())]
+    Absent {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// Another process has it open.
+    #[error("store {path} is in use by another controller; stop that one or give this one its own --data", path = path.display())]
+    Locked {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It isn't what a controller writes.
+    #[error("store {path} is corrupt: {cause}; restore it from a backup, or move it away to start a new cluster (every node must join again then)", path = path.display())]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// A newer weft wrote it.
+    #[error("store {path} has layout {found}, this weft knows layouts up to {known}; start the newer weft again", path = path.display())]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its layout.
+        found: u64,
+        /// The newest known layout.
+        known: u64,
+    },
+    /// Somebody else changed the map.
+    #[error("the store is at revision {found}, not {expected}: another controller changed it")]
+    Conflict {
+        /// As the caller thought.
+        expected: Revision,
+        /// As it is.
+        found: Revision,
+    },
+    /// The cluster's authority could not be made.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+}
+
+impl StoreError {
+    pub(crate) fn corrupt(path: &Path, cause: impl fmt::Display) -> Self {
+        Self::Corrupt {
+            path: path.to_owned(),
+            cause: cause.to_string(),
+        }
+    }
+}
+
+/// A join token as the controller keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenRecord {
+    /// Names it.
+    pub id: String,
+    /// SHA-256 of the secret, in hexadecimal.
+    pub secret_digest: String,
+    /// Seconds since 1970 from which on it is refused.
+    pub expires: u64,
+    /// The node that joined with it; nobody else can then.
+    #[serde(default)]
+    pub used_by: Option<NodeId>,
+}
+
+/// What is to be written at once, or not at all.
+#[derive(Clone, Debug, Default)]
+pub struct Commit {
+    /// Changes of the map, in order.
+    pub changes: Vec<Change>,
+    /// A token that is new or replaces the one of that id.
+    pub token: Option<TokenRecord>,
+}
+
+/// What a controller starts from.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// The map.
+    pub map: ClusterMap,
+    /// Which life of the store its revisions belong to.
+    pub incarnation: String,
+    /// The newest changes, oldest first, without a gap up to the map's revision.
+    pub log: Vec<(Revision, Change)>,
+}
+
+/// A durable map.
+pub trait Store: fmt::Debug + Send + Sync {
+    /// Everything.
+    fn snapshot(&self) -> Promise<'_, Snapshot>;
+
+    /// The cluster's authority.
+    fn authority(&self) -> Promise<'_, Authority>;
+
+    /// Writes changes if the map is still at `expected`, and tells the new revision. Durable when it returns.
+    fn commit(&self, expected: Revision, commit: Commit) -> Promise<'_, Revision>;
+
+    /// The token of that id.
+    fn token(&self, id: String) -> Promise<'_, Option<TokenRecord>>;
+
+    /// Begins a new life: the store was set back. Returns the new incarnation.
+    fn reincarnate(&self) -> Promise<'_, String>;
+}
+
+#[cfg(test)]
+mod tests;

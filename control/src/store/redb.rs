@@ -1,0 +1,481 @@
+//! The embedded store: one file, `weft.redb`, in the controller's data directory.
+//!
+//! | table | key | value |
+//! |---|---|---|
+//! | `meta` | name | `layout`, `cluster`, `ca_cert`, `ca_key`, `incarnation`, `revision` |
+//! | `objects` | CBOR of the object's key | CBOR of the object with its revision |
+//! | `log` | revision | CBOR of the change |
+//! | `tokens` | token id | CBOR of the token |
+//!
+//! redb writes copy-on-write pages with checksums and syncs before a commit returns. The file is locked while it is
+//! open, so that there is one writer. Its calls block, hence each runs on tokio's blocking threads.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ::redb::{
+    Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, Table, TableDefinition,
+    WriteTransaction,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{Commit, LOG_KEEP, Promise, Snapshot, Store, StoreError, TokenRecord};
+use crate::identity::ca::Authority;
+use crate::identity::make_dir;
+use crate::model::{Change, ClusterId, ClusterMap, Key, Object, Revision, Versioned};
+
+/// The file's name in the data directory.
+pub const FILE_NAME: &str = "weft.redb";
+/// The layout that this build writes. A reader refuses what is newer than itself.
+const LAYOUT: u64 = 1;
+/// Changes above `LOG_KEEP` that may pile up before the log is cut.
+const LOG_SLACK: u64 = 1024;
+/// Expired tokens are forgotten after this long, so that their bearer is told what happened to them.
+const TOKEN_MEMORY_SECS: u64 = 7 * 24 * 60 * 60;
+/// A cluster's map is small; redb's own default takes a gigabyte.
+const CACHE_BYTES: usize = 16 << 20;
+
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+const OBJECTS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("objects");
+const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
+const TOKENS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("tokens");
+
+/// The embedded store; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct RedbStore {
+    file: Arc<OpenFile>,
+}
+
+struct OpenFile {
+    path: PathBuf,
+    database: Database,
+}
+
+impl std::fmt::Debug for OpenFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OpenFile")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+impl RedbStore {
+    /// Opens the store in `dir`; makes directory, store and cluster if they aren't there. Blocks.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn open_or_make(dir: &Path) -> Result<Self, StoreError> {
+        make_dir(dir).map_err(|error| StoreError::Io {
+            what: "use data directory",
+            path: dir.to_owned(),
+            cause: format!("{error}; give --data a directory that can be written"),
+        })?;
+        let store = Self::open_file(dir, true)?;
+        if store.file.meta("layout")?.is_none() {
+            store.file.found()?;
+        }
+        store.file.check_layout()?;
+        Ok(store)
+    }
+
+    /// Opens the store in `dir`. Blocks.
+    ///
+    /// # Errors
+    /// [`StoreError::Absent`] when there is none, and all others.
+    pub fn open(dir: &Path) -> Result<Self, StoreError> {
+        if !dir.join(FILE_NAME).exists() {
+            return Err(StoreError::Absent {
+                dir: dir.to_owned(),
+            });
+        }
+        let store = Self::open_file(dir, false)?;
+        store.file.check_layout()?;
+        Ok(store)
+    }
+
+    fn open_file(dir: &Path, create: bool) -> Result<Self, StoreError> {
+        let path = dir.join(FILE_NAME);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(create)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|error| StoreError::Io {
+                what: "open store",
+                path: path.clone(),
+                cause: format!("{error}; give --data a directory that can be written"),
+            })?;
+        // A file that was damaged may trip the library's own checks.
+        let opened = catch_unwind(AssertUnwindSafe(|| {
+            Database::builder()
+                .set_cache_size(CACHE_BYTES)
+                .create_file(file)
+        }));
+        match opened {
+            Ok(Ok(database)) => Ok(Self {
+                file: Arc::new(OpenFile { path, database }),
+            }),
+            Ok(Err(DatabaseError::DatabaseAlreadyOpen)) => Err(StoreError::Locked { path }),
+            Ok(Err(DatabaseError::Storage(StorageError::Io(error))))
+                if error.kind() != std::io::ErrorKind::InvalidData
+                    && error.kind() != std::io::ErrorKind::UnexpectedEof =>
+            {
+                Err(StoreError::Io {
+                    what: "open store",
+                    path,
+                    cause: error.to_string(),
+                })
+            }
+            Ok(Err(error)) => Err(StoreError::corrupt(&path, error)),
+            Err(_) => Err(StoreError::corrupt(&path, "its structure is damaged")),
+        }
+    }
+
+    /// The cluster's authority. Blocks.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`].
+    pub fn authority_now(&self) -> Result<Authority, StoreError> {
+        self.file.authority()
+    }
+
+    /// Writes a token. Blocks.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn put_token_now(&self, token: TokenRecord) -> Result<(), StoreError> {
+        let revision = self.file.revision()?;
+        let commit = Commit {
+            changes: Vec::new(),
+            token: Some(token),
+        };
+        self.file.commit(revision, commit).map(drop)
+    }
+
+    fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&OpenFile) -> Result<T, StoreError> + Send + 'static,
+    ) -> Promise<'_, T> {
+        let file = Arc::clone(&self.file);
+        Box::pin(async move {
+            let path = file.path.clone();
+            let worked = tokio::task::spawn_blocking(move || work(&file)).await;
+            worked.unwrap_or_else(|error| Err(StoreError::corrupt(&path, error)))
+        })
+    }
+}
+
+impl Store for RedbStore {
+    fn snapshot(&self) -> Promise<'_, Snapshot> {
+        self.blocking(OpenFile::snapshot)
+    }
+
+    fn authority(&self) -> Promise<'_, Authority> {
+        self.blocking(OpenFile::authority)
+    }
+
+    fn commit(&self, expected: Revision, commit: Commit) -> Promise<'_, Revision> {
+        self.blocking(move |file| file.commit(expected, commit))
+    }
+
+    fn token(&self, id: String) -> Promise<'_, Option<TokenRecord>> {
+        self.blocking(move |file| file.token(&id))
+    }
+
+    fn reincarnate(&self) -> Promise<'_, String> {
+        self.blocking(OpenFile::reincarnate)
+    }
+}
+
+impl OpenFile {
+    fn failed(&self, error: impl Into<::redb::Error>) -> StoreError {
+        let error = error.into();
+        match error {
+            ::redb::Error::Io(error) => StoreError::Io {
+                what: "use store",
+                path: self.path.clone(),
+                cause: format!("{error}; see that the disk has room and works, then start again"),
+            },
+            other => StoreError::corrupt(&self.path, other),
+        }
+    }
+
+    /// Writes a new cluster into an empty file.
+    fn found(&self) -> Result<(), StoreError> {
+        let authority = Authority::mint()?;
+        self.write(|transaction| {
+            let failed = |error| self.failed(error);
+            let mut meta = transaction
+                .open_table(META)
+                .map_err(|error| self.failed(error))?;
+            let mut put = |name, value: &[u8]| meta.insert(name, value).map(drop).map_err(failed);
+            put("cluster", authority.cluster().0.as_bytes())?;
+            put("ca_cert", authority.cert())?;
+            put("ca_key", authority.key_pem().as_bytes())?;
+            put("incarnation", new_incarnation().as_bytes())?;
+            put("revision", &0_u64.to_be_bytes())?;
+            put("layout", &LAYOUT.to_be_bytes())?;
+            transaction
+                .open_table(OBJECTS)
+                .map_err(|error| self.failed(error))?;
+            transaction
+                .open_table(LOG)
+                .map_err(|error| self.failed(error))?;
+            transaction
+                .open_table(TOKENS)
+                .map_err(|error| self.failed(error))?;
+            Ok(())
+        })
+    }
+
+    fn check_layout(&self) -> Result<(), StoreError> {
+        let found = self.number("layout")?;
+        if found > LAYOUT {
+            let path = self.path.clone();
+            return Err(StoreError::Newer {
+                path,
+                found,
+                known: LAYOUT,
+            });
+        }
+        Ok(())
+    }
+
+    fn write<T>(
+        &self,
+        work: impl FnOnce(&WriteTransaction) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let transaction = self
+            .database
+            .begin_write()
+            .map_err(|error| self.failed(error))?;
+        let result = work(&transaction)?;
+        transaction.commit().map_err(|error| self.failed(error))?;
+        Ok(result)
+    }
+
+    fn meta(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let transaction = self
+            .database
+            .begin_read()
+            .map_err(|error| self.failed(error))?;
+        let table = match transaction.open_table(META) {
+            Ok(table) => table,
+            Err(::redb::TableError::TableDoesNotExist(_)) => return Ok(None),
+            Err(error) => return Err(self.failed(error)),
+        };
+        let value = table.get(name).map_err(|error| self.failed(error))?;
+        Ok(value.map(|value| value.value().to_vec()))
+    }
+
+    fn known_meta(&self, name: &str) -> Result<Vec<u8>, StoreError> {
+        self.meta(name)?
+            .ok_or_else(|| StoreError::corrupt(&self.path, format!("it has no {name}")))
+    }
+
+    fn text(&self, name: &str) -> Result<String, StoreError> {
+        String::from_utf8(self.known_meta(name)?)
+            .map_err(|_| StoreError::corrupt(&self.path, format!("its {name} is no text")))
+    }
+
+    fn number(&self, name: &str) -> Result<u64, StoreError> {
+        let bytes: Result<[u8; 8], _> = self.known_meta(name)?.try_into();
+        let bytes = bytes
+            .map_err(|_| StoreError::corrupt(&self.path, format!("its {name} is no number")))?;
+        Ok(u64::from_be_bytes(bytes))
+    }
+
+    fn revision(&self) -> Result<Revision, StoreError> {
+        self.number("revision")
+    }
+
+    fn authority(&self) -> Result<Authority, StoreError> {
+        let cluster = ClusterId(self.text("cluster")?);
+        Authority::restore(cluster, &self.known_meta("ca_cert")?, &self.text("ca_key")?)
+            .map_err(|cause| StoreError::corrupt(&self.path, cause))
+    }
+
+    fn decode<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, StoreError> {
+        ciborium::from_reader(bytes).map_err(|error| {
+            StoreError::corrupt(
+                &self.path,
+                format!("a record in it can't be read ({error})"),
+            )
+        })
+    }
+
+    fn snapshot(&self) -> Result<Snapshot, StoreError> {
+        let transaction = self
+            .database
+            .begin_read()
+            .map_err(|error| self.failed(error))?;
+        let mut map = ClusterMap::default();
+        let objects = transaction
+            .open_table(OBJECTS)
+            .map_err(|error| self.failed(error))?;
+        for row in objects.iter().map_err(|error| self.failed(error))? {
+            let (_, value) = row.map_err(|error| self.failed(error))?;
+            let object: Versioned<Object> = self.decode(value.value())?;
+            map.apply(object.revision, Change::Put(object.object));
+        }
+        map.revision = self.revision()?;
+        let table = transaction
+            .open_table(LOG)
+            .map_err(|error| self.failed(error))?;
+        let mut log = Vec::new();
+        for row in table.iter().map_err(|error| self.failed(error))? {
+            let (revision, change) = row.map_err(|error| self.failed(error))?;
+            log.push((revision.value(), self.decode(change.value())?));
+        }
+        let expected = map.revision.saturating_sub(log.len() as u64) + 1..=map.revision;
+        if !log.iter().map(|(revision, _)| *revision).eq(expected) {
+            return Err(StoreError::corrupt(
+                &self.path,
+                "its log of changes has a gap",
+            ));
+        }
+        Ok(Snapshot {
+            map,
+            incarnation: self.text("incarnation")?,
+            log,
+        })
+    }
+
+    fn commit(&self, expected: Revision, commit: Commit) -> Result<Revision, StoreError> {
+        self.write(|transaction| {
+            let mut meta = transaction
+                .open_table(META)
+                .map_err(|error| self.failed(error))?;
+            let found = {
+                let value = meta.get("revision").map_err(|error| self.failed(error))?;
+                let value = value.map(|value| value.value().try_into().map(u64::from_be_bytes));
+                value
+                    .and_then(Result::ok)
+                    .ok_or_else(|| StoreError::corrupt(&self.path, "it has no revision"))?
+            };
+            if found != expected {
+                return Err(StoreError::Conflict { expected, found });
+            }
+            let revision = self.write_changes(transaction, expected, commit.changes)?;
+            meta.insert("revision", revision.to_be_bytes().as_slice())
+                .map_err(|error| self.failed(error))?;
+            if let Some(token) = commit.token {
+                self.write_token(transaction, &token)?;
+            }
+            Ok(revision)
+        })
+    }
+
+    fn write_changes(
+        &self,
+        transaction: &WriteTransaction,
+        expected: Revision,
+        changes: Vec<Change>,
+    ) -> Result<Revision, StoreError> {
+        let mut objects = transaction
+            .open_table(OBJECTS)
+            .map_err(|error| self.failed(error))?;
+        let mut log = transaction
+            .open_table(LOG)
+            .map_err(|error| self.failed(error))?;
+        let mut revision = expected;
+        for change in changes {
+            revision += 1;
+            log.insert(revision, encode(&change).as_slice())
+                .map_err(|error| self.failed(error))?;
+            match change {
+                Change::Put(object) => {
+                    let key = encode(&object.key());
+                    let value = encode(&Versioned { revision, object });
+                    objects.insert(key.as_slice(), value.as_slice())
+                }
+                Change::Delete(key) => objects.remove(encode::<Key>(&key).as_slice()),
+            }
+            .map_err(|error| self.failed(error))?;
+        }
+        self.cut_log(&mut log, revision)?;
+        Ok(revision)
+    }
+
+    /// Forgets the oldest changes.
+    fn cut_log(
+        &self,
+        log: &mut Table<'_, u64, &'static [u8]>,
+        revision: Revision,
+    ) -> Result<(), StoreError> {
+        let oldest = log.first().map_err(|error| self.failed(error))?;
+        let Some(oldest) = oldest.map(|(revision, _)| revision.value()) else {
+            return Ok(());
+        };
+        if revision - oldest < LOG_KEEP + LOG_SLACK {
+            return Ok(());
+        }
+        log.retain_in(..=revision - LOG_KEEP, |_, _| false)
+            .map_err(|error| self.failed(error))
+    }
+
+    fn write_token(
+        &self,
+        transaction: &WriteTransaction,
+        token: &TokenRecord,
+    ) -> Result<(), StoreError> {
+        let mut tokens = transaction
+            .open_table(TOKENS)
+            .map_err(|error| self.failed(error))?;
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
+        tokens
+            .retain(|_, value| {
+                let old: Result<TokenRecord, _> = ciborium::from_reader(value);
+                old.is_ok_and(|old| old.expires.saturating_add(TOKEN_MEMORY_SECS) > now)
+            })
+            .map_err(|error| self.failed(error))?;
+        tokens
+            .insert(token.id.as_str(), encode(token).as_slice())
+            .map(drop)
+            .map_err(|error| self.failed(error))
+    }
+
+    fn token(&self, id: &str) -> Result<Option<TokenRecord>, StoreError> {
+        let transaction = self
+            .database
+            .begin_read()
+            .map_err(|error| self.failed(error))?;
+        let tokens = transaction
+            .open_table(TOKENS)
+            .map_err(|error| self.failed(error))?;
+        let value = tokens.get(id).map_err(|error| self.failed(error))?;
+        value.map(|value| self.decode(value.value())).transpose()
+    }
+
+    fn reincarnate(&self) -> Result<String, StoreError> {
+        let incarnation = new_incarnation();
+        self.write(|transaction| {
+            let mut meta = transaction
+                .open_table(META)
+                .map_err(|error| self.failed(error))?;
+            meta.insert("incarnation", incarnation.as_bytes())
+                .map(drop)
+                .map_err(|error| self.failed(error))
+        })?;
+        Ok(incarnation)
+    }
+}
+
+fn new_incarnation() -> String {
+    format!("{:016x}", rand::random::<u64>())
+}
+
+fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    ciborium::into_writer(value, &mut bytes).expect("a Vec takes every write");
+    bytes
+}

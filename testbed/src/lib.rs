@@ -9,5 +9,5 @@
 pub mod layout;
 pub mod lab;
 
-pub use lab::{Controller, Host, Lab, Namespace};
+pub use lab::{Container, Controller, Host, Lab, Namespace};
 pub use layout::{Hosts, KernelPeer, Pair};

@@ -1,0 +1,212 @@
+//! Typed topologies, each drawn. They're built from [`crate::lab`] and hand out its hosts; what runs on them beyond
+//! agents and controller is the test's business.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use crate::lab::{Controller, Host, Lab, Namespace};
+
+/// The underlay: 10.99.0.0/24, host N has .N.
+fn underlay(number: u8) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(10, 99, 0, number))
+}
+
+/// Name of the underlay's interface in every host.
+pub const UNDERLAY_IFNAME: &str = "u0";
+
+fn host(lab: &Lab, number: u8) -> Host {
+    let name = format!("host{number}");
+    let ns = lab.namespace(&format!("h{number}"));
+    Host::new(lab, ns, &name, underlay(number))
+}
+
+fn give_address(ns: &Namespace, number: u8) {
+    let v4 = format!("10.99.0.{number}/24");
+    ns.ip(&["addr", "add", &v4, "dev", UNDERLAY_IFNAME]);
+    let v6 = format!("fd99::{number}/64");
+    ns.ip(&["addr", "add", &v6, "dev", UNDERLAY_IFNAME, "nodad"]);
+    ns.ip(&["link", "set", UNDERLAY_IFNAME, "up"]);
+}
+
+fn join_by_veth(first: &Namespace, second: &Namespace) {
+    let ends = [first, second].map(Namespace::name);
+    first.ip(&[
+        "link", "add", UNDERLAY_IFNAME, "type", "veth", "peer", "name", UNDERLAY_IFNAME, "netns", ends[1],
+    ]);
+    give_address(first, 1);
+    give_address(second, 2);
+}
+
+/// Two hosts.
+///
+/// ```text
+///   host1 (controller)                     host2
+///   10.99.0.1/24 u0 ------- veth ------- u0 10.99.0.2/24
+///      |                                    |
+///   containers (TAPs)                   containers (TAPs)
+/// ```
+#[derive(Debug)]
+pub struct Pair {
+    /// What owns everything here.
+    pub lab: Lab,
+    /// On the first host; not started by [`Pair::cold`].
+    pub controller: Controller,
+    /// The first host.
+    pub host1: Host,
+    /// The second host.
+    pub host2: Host,
+}
+
+impl Pair {
+    /// Wires only: nothing of weft runs yet.
+    pub fn cold(lab: Lab) -> Self {
+        let (host1, host2) = (host(&lab, 1), host(&lab, 2));
+        join_by_veth(&host1.ns, &host2.ns);
+        let controller = Controller::new(&lab, host1.ns.clone(), host1.underlay);
+        Self { lab, controller, host1, host2 }
+    }
+
+    /// Controller and both agents run and are in sync.
+    pub fn up(lab: Lab) -> Self {
+        let pair = Self::cold(lab);
+        pair.controller.start();
+        for host in [&pair.host1, &pair.host2] {
+            host.join(&pair.controller);
+        }
+        pair.wait_in_sync();
+        pair
+    }
+
+    /// Waits until both agents follow what the controller knows.
+    pub fn wait_in_sync(&self) {
+        self.host1.wait_in_sync();
+        self.host2.wait_in_sync();
+    }
+}
+
+/// Any number of hosts on one Ethernet segment.
+///
+/// ```text
+///   host1 (controller)   host2        ...     hostN
+///   10.99.0.1 u0         10.99.0.2 u0         10.99.0.N u0
+///          |                    |                    |
+///          f1 ---------------- f2 ---- br0 -------- fN        namespace "fabric"
+/// ```
+#[derive(Debug)]
+pub struct Hosts {
+    /// What owns everything here.
+    pub lab: Lab,
+    /// On the first host.
+    pub controller: Controller,
+    /// In order.
+    pub hosts: Vec<Host>,
+    fabric: Namespace,
+}
+
+impl Hosts {
+    /// Controller and `count` agents run and are in sync.
+    pub fn up(lab: Lab, count: u8) -> Self {
+        let fabric = lab.namespace("fabric");
+        fabric.ip(&["link", "add", "br0", "type", "bridge"]);
+        fabric.ip(&["link", "set", "br0", "up"]);
+        let hosts: Vec<Host> = (1..=count).map(|number| host(&lab, number)).collect();
+        for (host, number) in hosts.iter().zip(1..) {
+            let port = format!("f{number}");
+            host.ns.ip(&[
+                "link", "add", UNDERLAY_IFNAME, "type", "veth", "peer", "name", &port, "netns", fabric.name(),
+            ]);
+            give_address(&host.ns, number);
+            fabric.ip(&["link", "set", &port, "master", "br0", "up"]);
+        }
+        let controller = Controller::new(&lab, hosts[0].ns.clone(), hosts[0].underlay);
+        let hosts = Self { lab, controller, hosts, fabric };
+        hosts.controller.start();
+        for host in &hosts.hosts {
+            host.join(&hosts.controller);
+        }
+        hosts.wait_in_sync();
+        hosts
+    }
+
+    /// Waits until all agents follow what the controller knows.
+    pub fn wait_in_sync(&self) {
+        for host in &self.hosts {
+            host.wait_in_sync();
+        }
+    }
+
+    /// Cuts the host of that number (from 1) off from all others: what it sends ends at the fabric's port.
+    pub fn cut_off(&self, number: u8) {
+        self.fabric.ip(&["link", "set", &format!("f{number}"), "nomaster"]);
+    }
+
+    /// Heals what [`Hosts::cut_off`] cut.
+    pub fn heal(&self, number: u8) {
+        self.fabric.ip(&["link", "set", &format!("f{number}"), "master", "br0"]);
+    }
+}
+
+/// One host with weft; the second is the Linux kernel alone.
+///
+/// ```text
+///   host1 (weft, controller)                      kernel (no weft)
+///   10.99.0.1/24 u0 ----------- veth ----------- u0 10.99.0.2/24
+///      |                                          vx0 (VXLAN, VNI, flood list: 10.99.0.1)
+///   containers (TAPs)                             br0 (Linux bridge)
+///                                                 veths -- containers
+/// ```
+#[derive(Debug)]
+pub struct KernelPeer {
+    /// What owns everything here.
+    pub lab: Lab,
+    /// On the first host.
+    pub controller: Controller,
+    /// The host with weft.
+    pub host1: Host,
+    /// The host without.
+    pub kernel: Namespace,
+}
+
+impl KernelPeer {
+    /// Controller and agent run on the first host, the second has a bridge and a VXLAN device for `vni`.
+    pub fn up(lab: Lab, vni: u32) -> Self {
+        let host1 = host(&lab, 1);
+        let kernel = lab.namespace("k");
+        join_by_veth(&host1.ns, &kernel);
+        let controller = Controller::new(&lab, host1.ns.clone(), host1.underlay);
+        controller.start();
+        host1.join(&controller);
+        host1.wait_in_sync();
+        let peer = Self { lab, controller, host1, kernel };
+        peer.make_vtep(vni);
+        peer
+    }
+
+    fn make_vtep(&self, vni: u32) {
+        let kernel = &self.kernel;
+        kernel.ip(&["link", "add", "br0", "type", "bridge"]);
+        kernel.ip(&[
+            "link", "add", "vx0", "type", "vxlan", "id", &vni.to_string(), "dstport", "4789", "local", "10.99.0.2",
+            "dev", UNDERLAY_IFNAME,
+        ]);
+        // veth claims to finish inner checksums and doesn't: a userspace socket at the other end would get them undone.
+        kernel.run("ethtool", &["-K", "vx0", "tx", "off"]).expect_done();
+        kernel.ip(&["link", "set", "vx0", "master", "br0", "up"]);
+        kernel.ip(&["link", "set", "br0", "up"]);
+        let flood = ["fdb", "append", "00:00:00:00:00:00", "dev", "vx0", "dst", "10.99.0.1"];
+        kernel.run("bridge", &flood).expect_done();
+    }
+
+    /// A container behind the kernel's bridge, with these addresses (CIDR) on its eth0.
+    pub fn container(&self, name: &str, addresses: &[&str]) -> Namespace {
+        let ns = self.lab.namespace(name);
+        let port = format!("p-{name}");
+        self.kernel.ip(&["link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", ns.name()]);
+        self.kernel.ip(&["link", "set", &port, "master", "br0", "up"]);
+        ns.ip(&["link", "set", "eth0", "mtu", "1450", "up"]);
+        for address in addresses {
+            let nodad: &[&str] = if address.contains(':') { &["nodad"] } else { &[] };
+            ns.ip(&[&["addr", "add", address, "dev", "eth0"], nodad].concat());
+        }
+        ns
+    }
+}

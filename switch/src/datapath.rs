@@ -3,6 +3,7 @@
 //! [`Datapath::process`] is the one list of stages a frame goes through; nothing else calls a stage. A stage ends a
 //! frame's way by returning its [`DropReason`].
 
+#![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods)]
 
 mod admit;
@@ -11,6 +12,7 @@ mod transmit;
 
 use weft_wire::FrameRef;
 
+use crate::stats::Lane;
 use crate::table::Tables;
 use crate::table::fdb::{Fdb, Tick};
 use crate::verdict::{Action, DropReason, Source};
@@ -20,25 +22,28 @@ use crate::verdict::{Action, DropReason, Source};
 pub struct Datapath<'t> {
     tables: &'t Tables,
     fdb: &'t Fdb,
+    lane: Lane,
 }
 
 impl<'t> Datapath<'t> {
-    /// A datapath by this version of the tables.
-    pub const fn new(tables: &'t Tables, fdb: &'t Fdb) -> Self {
-        Self { tables, fdb }
+    /// A datapath by this version of the tables, counting for one worker.
+    pub const fn new(tables: &'t Tables, fdb: &'t Fdb, lane: Lane) -> Self {
+        Self { tables, fdb, lane }
     }
 
     /// Decides on one frame. `actions` is emptied first; afterwards it holds deliveries, or one
-    /// [`Drop`](Action::Drop), never both and never nothing.
-    pub fn process(
-        &self,
-        from: Source,
-        frame: FrameRef<'_>,
-        now: Tick,
-        actions: &mut Vec<Action>,
-    ) {
+    /// [`Drop`](Action::Drop), never both and never nothing. The frame and its drop are counted at its source already;
+    /// who carries out the deliveries counts them.
+    pub fn process(&self, from: Source, frame: FrameRef<'_>, now: Tick, actions: &mut Vec<Action>) {
         actions.clear();
+        let counters = self.tables.source_counters(from);
+        if let Some(counters) = counters {
+            counters.received(self.lane, frame.bytes.len());
+        }
         if let Err(reason) = self.stages(from, frame, now, actions) {
+            if let Some(counters) = counters {
+                counters.dropped(self.lane, reason);
+            }
             actions.clear();
             actions.push(Action::Drop(reason));
         }
@@ -53,7 +58,7 @@ impl<'t> Datapath<'t> {
     ) -> Result<(), DropReason> {
         let admitted = admit::admit(self.tables, from, frame)?;
         let next = bridge::bridge(self.fdb, from, &admitted, now)?;
-        transmit::transmit(from, &admitted, next, actions)
+        transmit::transmit(self.tables, from, &admitted, next, actions)
     }
 }
 

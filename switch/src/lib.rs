@@ -17,9 +17,9 @@ mod uplink;
 mod worker;
 mod switch;
 
-pub use stats::{DropCounts, PeerDropStats, PortStats};
+pub use stats::{DropCounts, Lane, PeerDropStats, PortStats, TrafficStats};
 pub use switch::{PortEvent, PortSpec, Switch, SwitchConfig, SwitchError};
-pub use table::fdb::{FdbKind, FdbRow, Place};
+pub use table::fdb::{FdbCounts, FdbKind, FdbRow, Place};
 pub use table::{NetworkMode, NetworkSpec, PortGuard, Tables};
 pub use uplink::Uplink;
 pub use verdict::{Action, DropReason, Source};

@@ -1,10 +1,8 @@
 //! The handle on a running switch: what the agent changes and reads. Nothing here waits on frames, and frames wait on
 //! nothing here: changes are published as new tables and sent to the workers as commands.
 
-use std::collections::HashMap;
-use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -13,11 +11,10 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use weft_wire::{MacAddr, PeerId, PortId, VlanId, Vni};
 
 use crate::port::Queue;
-use crate::stats::{DropCounters, PeerDropStats, PortStats};
-use crate::table::fdb::{Fdb, FdbKey, FdbLimits, FdbRow, Place, Tick};
-use crate::table::{NetworkSpec, PortEntry, PortGuard, Tables};
+use crate::stats::{PeerDropStats, PortStats};
+use crate::table::fdb::{Fdb, FdbCounts, FdbKey, FdbLimits, FdbRow, Place, Tick};
+use crate::table::{NetworkSpec, PortGuard, Tables};
 use crate::uplink::Uplink;
-use crate::verdict::DropReason;
 use crate::worker::{Command, Worker};
 
 /// How often learned addresses are looked through for those that have aged.
@@ -77,13 +74,14 @@ pub(crate) struct Shared {
     pub(crate) tables: ArcSwap<Tables>,
     pub(crate) fdb: Fdb,
     pub(crate) notify: Notify,
-    peer_drops: RwLock<HashMap<PeerId, Arc<DropCounters>>>,
     started: Instant,
 }
 
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared").field("tables", &self.tables).finish_non_exhaustive()
+        f.debug_struct("Shared")
+            .field("tables", &self.tables)
+            .finish_non_exhaustive()
     }
 }
 
@@ -92,20 +90,11 @@ impl Shared {
         Tick(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 
-    /// Counts what the switch lets go of a peer's frames. The write lock is taken once per peer.
-    pub(crate) fn count_peer_drop(&self, peer: PeerId, reason: DropReason) {
-        let read = self.peer_drops.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(counters) = read.get(&peer) {
-            return counters.add(reason);
-        }
-        drop(read);
-        let mut write = self.peer_drops.write().unwrap_or_else(PoisonError::into_inner);
-        write.entry(peer).or_default().add(reason);
-    }
-
+    /// How old learned addresses get. Copied out, so that a scan doesn't hold a version of the tables, and the ports in
+    /// it, longer than a moment.
     fn ageing(&self) -> impl Fn(Vni) -> Option<Duration> + use<> {
-        let tables = self.tables.load_full();
-        move |vni| Some(tables.networks.get(&vni)?.spec.ageing)
+        let ageings = self.tables.load().ageings();
+        move |vni| ageings.get(&vni).copied()
     }
 }
 
@@ -141,10 +130,9 @@ impl Switch {
             return Err(SwitchError::Uplinks { workers, uplinks });
         }
         let shared = Arc::new(Shared {
-            tables: ArcSwap::default(),
+            tables: ArcSwap::from_pointee(Tables::new(config.workers)),
             fdb: Fdb::new(FdbLimits::default()),
             notify,
-            peer_drops: RwLock::default(),
             started: Instant::now(),
         });
         let mut switch = Self {
@@ -154,7 +142,9 @@ impl Switch {
             changing: Mutex::new(()),
         };
         for (index, uplink) in uplinks.into_iter().enumerate() {
-            switch.hands.push(start_worker(index, Arc::clone(&shared), uplink)?);
+            switch
+                .hands
+                .push(start_worker(index, Arc::clone(&shared), uplink)?);
         }
         switch.sweeper = Some(start_sweeper(shared)?);
         Ok(switch)
@@ -169,27 +159,31 @@ impl Switch {
             return Err(SwitchError::NoQueue(spec.name));
         }
         let queues: Vec<Arc<Queue>> = spec.queues.into_iter().map(Arc::new).collect();
-        let entry = PortEntry {
-            network: spec.network,
-            guard: spec.guard,
-            counters: Arc::default(),
-            queues: queues.clone(),
-            gone: Arc::new(AtomicBool::new(false)),
-        };
-        let id = self.change(|tables| tables.insert_port(entry));
+        let order = self.changing();
+        let id = self.publish(&order, |tables| {
+            tables.add_port(spec.network, spec.guard, queues.clone())
+        });
         // A worker reads the queue it writes to, since the kernel answers a flow on the queue it came by. Ports with
         // fewer queues are spread over the workers by their number.
         let workers = self.hands.len();
-        let first = if queues.len() < workers { id.index() } else { 0 };
-        for (index, queue) in queues.into_iter().enumerate() {
-            self.hands[(first + index) % workers].tell(Command::Add(id, queue));
+        let first = if queues.len() < workers {
+            id.index()
+        } else {
+            0
+        };
+        for (number, queue) in (0..).zip(queues) {
+            let worker = (first + usize::from(number)) % workers;
+            self.hands[worker].tell(Command::Add(id, number, queue));
         }
         Ok(id)
     }
 
     /// Pulls a port out and forgets its addresses. When this returns, no worker holds its file descriptors any more.
+    /// Waits for the workers: not to be called from the notification.
     pub fn remove_port(&self, id: PortId) {
-        let removed = self.change(|tables| tables.remove_port(id));
+        // The number isn't given out again before workers and addresses have let go of it.
+        let order = self.changing();
+        let removed = self.publish(&order, |tables| tables.remove_port(id));
         let (done, waiting) = sync_channel(self.hands.len());
         for hand in &self.hands {
             hand.tell(Command::Remove(id, done.clone()));
@@ -198,7 +192,14 @@ impl Switch {
         // Ends when every worker has answered or has gone.
         while waiting.recv().is_ok() {}
         self.shared.fdb.flush_place(Place::Port(id));
+        drop(order);
+        // Closing the last descriptor of a TAP takes the kernel a while: here, where nobody waits for it.
         drop(removed);
+    }
+
+    /// Changes what a port may send; false if there is no such port.
+    pub fn set_guard(&self, id: PortId, guard: Option<PortGuard>) -> bool {
+        self.change(|tables| tables.set_guard(id, guard))
     }
 
     /// Makes or changes a network.
@@ -208,18 +209,33 @@ impl Switch {
 
     /// Removes a network; frames for it are dropped from now on.
     pub fn remove_network(&self, vni: Vni) {
-        self.change(|tables| tables.networks.remove(&vni));
+        self.change(|tables| tables.remove_network(vni));
         self.shared.fdb.flush_network(vni);
     }
 
     /// The control plane says where an address is. An older epoch than the present owner's is a no-op.
     pub fn own_mac(&self, vni: Vni, mac: MacAddr, place: Place, epoch: u64) {
-        self.shared.fdb.own(FdbKey { vni, vlan: VlanId::UNTAGGED, mac }, place, epoch);
+        self.shared.fdb.own(
+            FdbKey {
+                vni,
+                vlan: VlanId::UNTAGGED,
+                mac,
+            },
+            place,
+            epoch,
+        );
     }
 
     /// The control plane takes an address back. A no-op if a newer epoch owns it.
     pub fn disown_mac(&self, vni: Vni, mac: MacAddr, epoch: u64) {
-        self.shared.fdb.disown(FdbKey { vni, vlan: VlanId::UNTAGGED, mac }, epoch);
+        self.shared.fdb.disown(
+            FdbKey {
+                vni,
+                vlan: VlanId::UNTAGGED,
+                mac,
+            },
+            epoch,
+        );
     }
 
     /// Forgets what was learned of an address.
@@ -230,33 +246,50 @@ impl Switch {
     /// Forgets a peer: its addresses and its counters.
     pub fn flush_peer(&self, peer: PeerId) {
         self.shared.fdb.flush_place(Place::Peer(peer));
-        self.shared.peer_drops.write().unwrap_or_else(PoisonError::into_inner).remove(&peer);
+        self.shared.tables.load().reset_peer(peer);
     }
 
     /// The forwarding database, in no order.
     pub fn fdb(&self) -> Vec<FdbRow> {
-        self.shared.fdb.rows(self.shared.now(), self.shared.ageing())
+        self.shared
+            .fdb
+            .rows(self.shared.now(), self.shared.ageing())
     }
 
     /// Counters of a port.
     pub fn port_stats(&self, id: PortId) -> Option<PortStats> {
-        Some(self.shared.tables.load().port(id)?.counters.stats())
+        self.shared.tables.load().port_stats(id)
     }
 
-    /// What the switch let go of a peer's frames.
+    /// Counters of all ports.
+    pub fn all_port_stats(&self) -> Vec<(PortId, PortStats)> {
+        let tables = self.shared.tables.load();
+        tables
+            .ports()
+            .map(|(id, port)| (id, port.counters.sum()))
+            .collect()
+    }
+
+    /// What the switch counted of a peer.
     pub fn peer_stats(&self, peer: PeerId) -> PeerDropStats {
-        let read = self.shared.peer_drops.read().unwrap_or_else(PoisonError::into_inner);
-        let drops = read.get(&peer).map(|counters| counters.counts()).unwrap_or_default();
-        PeerDropStats { drops }
+        self.shared.tables.load().peer_stats(peer)
+    }
+
+    /// How full the forwarding database is.
+    pub fn fdb_counts(&self) -> FdbCounts {
+        self.shared.fdb.counts()
     }
 
     fn changing(&self) -> MutexGuard<'_, ()> {
         self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Publishes a new version of the tables.
     fn change<T>(&self, change: impl FnOnce(&mut Tables) -> T) -> T {
-        let _order = self.changing();
+        self.publish(&self.changing(), change)
+    }
+
+    /// Publishes a new version of the tables; the guard shows that nobody else does.
+    fn publish<T>(&self, _: &MutexGuard<'_, ()>, change: impl FnOnce(&mut Tables) -> T) -> T {
         let mut tables = Tables::clone(&self.shared.tables.load());
         let result = change(&mut tables);
         self.shared.tables.store(Arc::new(tables));
@@ -288,14 +321,16 @@ impl Hand {
     }
 }
 
-/// A worker that panics takes the process down: a switch that forwards on half of its queues helps nobody. The
+/// A thread that panics takes the process down: a switch that forwards on half of its queues helps nobody. The
 /// supervisor starts it again, and the ports survive with the fd holder.
 struct AbortOnPanic;
 
 impl Drop for AbortOnPanic {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            tracing::error!("a forwarding worker panicked; the agent ends so that it is started again");
+            tracing::error!(
+                "a thread of the switch panicked; the agent ends so that it is started again"
+            );
             std::process::abort();
         }
     }
@@ -318,7 +353,11 @@ fn start_worker(
             worker.run();
         })
         .map_err(SwitchError::Worker)?;
-    Ok(Hand { commands, wake, thread: Some(thread) })
+    Ok(Hand {
+        commands,
+        wake,
+        thread: Some(thread),
+    })
 }
 
 fn start_sweeper(shared: Arc<Shared>) -> Result<(Sender<()>, JoinHandle<()>), SwitchError> {
@@ -326,6 +365,7 @@ fn start_sweeper(shared: Arc<Shared>) -> Result<(Sender<()>, JoinHandle<()>), Sw
     let thread = std::thread::Builder::new()
         .name("weft-ageing".to_owned())
         .spawn(move || {
+            let _abort = AbortOnPanic;
             while stopped.recv_timeout(SWEEP_EVERY) == Err(RecvTimeoutError::Timeout) {
                 shared.fdb.expire(shared.now(), shared.ageing());
             }

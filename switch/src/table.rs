@@ -5,7 +5,7 @@ pub mod fdb;
 mod hash;
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -13,7 +13,9 @@ use std::time::Duration;
 use weft_wire::{MacAddr, Mtu, PeerId, PortId, Vni};
 
 use crate::port::Queue;
-use crate::stats::PortCounters;
+use crate::stats::{Counters, PeerLedger, TrafficStats};
+use crate::verdict::Source;
+use hash::KeyedHash;
 
 /// How a network treats its ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,12 +52,34 @@ pub struct PortGuard {
     pub ips: Vec<IpAddr>,
 }
 
-/// A port in the table.
-#[derive(Debug)]
+impl PortGuard {
+    /// Whether an IPv4 packet or ARP message may be from `ip`. 0.0.0.0 claims nothing: it is what a DHCP client
+    /// (RFC 2131) and an ARP probe (RFC 5227) have.
+    #[inline]
+    pub fn allows_v4(&self, ip: Ipv4Addr) -> bool {
+        ip.is_unspecified() || self.ips.contains(&IpAddr::V4(ip))
+    }
+
+    /// Whether an IPv6 packet may be from `ip`. `::` claims nothing: it is what duplicate address detection has
+    /// (RFC 4862).
+    #[inline]
+    pub fn allows_v6(&self, ip: Ipv6Addr) -> bool {
+        ip.is_unspecified() || self.may_claim(ip)
+    }
+
+    /// Whether neighbor discovery may say that `ip` is here. Link-local addresses are the container's own choice.
+    #[inline]
+    pub fn may_claim(&self, ip: Ipv6Addr) -> bool {
+        ip.is_unicast_link_local() || self.ips.contains(&IpAddr::V6(ip))
+    }
+}
+
+/// A port in the table. Versions of it share what lives: counters, queues, whether it has gone.
+#[derive(Clone, Debug)]
 pub(crate) struct PortEntry {
     pub(crate) network: Vni,
     pub(crate) guard: Option<PortGuard>,
-    pub(crate) counters: Arc<PortCounters>,
+    pub(crate) counters: Arc<Counters>,
     /// Worker `i` writes to queue `i` modulo their number.
     pub(crate) queues: Vec<Arc<Queue>>,
     /// Its device has gone and that was told.
@@ -66,57 +90,143 @@ pub(crate) struct PortEntry {
 #[derive(Clone, Debug)]
 pub(crate) struct NetworkEntry {
     pub(crate) spec: NetworkSpec,
-    /// Its ports on this host, in order of id.
+    /// Its ports on this host.
     pub(crate) ports: Vec<PortId>,
 }
 
 /// One version of the tables.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Tables {
     pub(crate) ports: Vec<Option<Arc<PortEntry>>>,
-    pub(crate) networks: HashMap<Vni, Arc<NetworkEntry>>,
+    pub(crate) networks: HashMap<Vni, Arc<NetworkEntry>, KeyedHash>,
+    peers: Arc<PeerLedger>,
+    /// Workers that count.
+    lanes: usize,
 }
 
 impl Tables {
-    pub(crate) fn port(&self, id: PortId) -> Option<&Arc<PortEntry>> {
-        self.ports.get(id.index())?.as_ref()
-    }
-
-    pub(crate) fn ports(&self) -> impl Iterator<Item = (PortId, &Arc<PortEntry>)> {
-        self.ports.iter().zip(0..).filter_map(|(port, id)| Some((PortId(id), port.as_ref()?)))
-    }
-
-    /// Puts a port into the first free place.
-    pub(crate) fn insert_port(&mut self, port: PortEntry) -> PortId {
-        let index = self.ports.iter().position(Option::is_none).unwrap_or(self.ports.len());
-        let id = PortId(u32::try_from(index).expect("file descriptors run out before"));
-        let network = port.network;
-        if index == self.ports.len() {
-            self.ports.push(None);
+    /// Empty tables with counters for so many workers.
+    pub fn new(workers: usize) -> Self {
+        Self {
+            ports: Vec::new(),
+            networks: HashMap::default(),
+            peers: Arc::new(PeerLedger::new(workers)),
+            lanes: workers,
         }
-        self.ports[index] = Some(Arc::new(port));
-        self.refresh_members(network);
+    }
+
+    /// Puts a port into the first free place. Its network may come later.
+    pub fn add_port(
+        &mut self,
+        network: Vni,
+        guard: Option<PortGuard>,
+        queues: Vec<Arc<Queue>>,
+    ) -> PortId {
+        let index = self
+            .ports
+            .iter()
+            .position(Option::is_none)
+            .unwrap_or(self.ports.len());
+        let id = PortId(u32::try_from(index).expect("file descriptors run out before"));
+        let counters = Arc::new(Counters::new(self.lanes));
+        let gone = Arc::new(AtomicBool::new(false));
+        let port = Arc::new(PortEntry {
+            network,
+            guard,
+            counters,
+            queues,
+            gone,
+        });
+        match self.ports.get_mut(index) {
+            Some(slot) => *slot = Some(port),
+            None => self.ports.push(Some(port)),
+        }
+        if let Some(network) = self.networks.get_mut(&network) {
+            Arc::make_mut(network).ports.push(id);
+        }
         id
+    }
+
+    /// Changes what a port may send; false if there is no such port.
+    pub fn set_guard(&mut self, id: PortId, guard: Option<PortGuard>) -> bool {
+        let Some(slot) = self.ports.get_mut(id.index()).and_then(Option::as_mut) else {
+            return false;
+        };
+        Arc::make_mut(slot).guard = guard;
+        true
     }
 
     pub(crate) fn remove_port(&mut self, id: PortId) -> Option<Arc<PortEntry>> {
         let port = self.ports.get_mut(id.index())?.take()?;
-        self.refresh_members(port.network);
+        if let Some(network) = self.networks.get_mut(&port.network) {
+            Arc::make_mut(network).ports.retain(|member| *member != id);
+        }
         Some(port)
     }
 
-    pub(crate) fn set_network(&mut self, spec: NetworkSpec) {
-        let vni = spec.vni;
-        self.networks.insert(vni, Arc::new(NetworkEntry { spec, ports: Vec::new() }));
-        self.refresh_members(vni);
+    /// Makes or changes a network.
+    pub fn set_network(&mut self, spec: NetworkSpec) {
+        let members = self.ports().filter(|(_, port)| port.network == spec.vni);
+        let ports = members.map(|(id, _)| id).collect();
+        self.networks
+            .insert(spec.vni, Arc::new(NetworkEntry { spec, ports }));
     }
 
-    fn refresh_members(&mut self, vni: Vni) {
-        let ports =
-            self.ports().filter(|(_, port)| port.network == vni).map(|(id, _)| id).collect();
-        if let Some(network) = self.networks.get_mut(&vni) {
-            let spec = network.spec.clone();
-            *network = Arc::new(NetworkEntry { spec, ports });
+    /// Removes a network. Its ports stay; their frames go nowhere.
+    pub fn remove_network(&mut self, vni: Vni) {
+        self.networks.remove(&vni);
+    }
+
+    /// Counters of a port.
+    pub fn port_stats(&self, id: PortId) -> Option<TrafficStats> {
+        Some(self.port(id)?.counters.sum())
+    }
+
+    /// What was counted of a peer; zeros for one that never showed.
+    pub fn peer_stats(&self, peer: PeerId) -> TrafficStats {
+        self.peers.sum(peer)
+    }
+
+    #[inline]
+    pub(crate) fn port(&self, id: PortId) -> Option<&PortEntry> {
+        self.ports.get(id.index())?.as_deref()
+    }
+
+    pub(crate) fn ports(&self) -> impl Iterator<Item = (PortId, &PortEntry)> {
+        self.ports
+            .iter()
+            .zip(0..)
+            .filter_map(|(port, id)| Some((PortId(id), port.as_deref()?)))
+    }
+
+    #[inline]
+    pub(crate) fn network(&self, vni: Vni) -> Option<&NetworkEntry> {
+        self.networks.get(&vni).map(AsRef::as_ref)
+    }
+
+    /// How old learned addresses get in each network.
+    pub(crate) fn ageings(&self) -> HashMap<Vni, Duration> {
+        self.networks
+            .iter()
+            .map(|(vni, network)| (*vni, network.spec.ageing))
+            .collect()
+    }
+
+    pub(crate) fn reset_peer(&self, peer: PeerId) {
+        self.peers.reset(peer);
+    }
+
+    #[inline]
+    pub(crate) fn peer_counters(&self, peer: PeerId) -> &Counters {
+        self.peers.counters(peer)
+    }
+
+    /// Where frames of a source are counted; `None` for a port that is gone.
+    #[inline]
+    pub(crate) fn source_counters(&self, source: Source) -> Option<&Counters> {
+        match source {
+            Source::Port(id) => self.port(id).map(|port| &*port.counters),
+            Source::Peer { peer, .. } => Some(self.peers.counters(peer)),
         }
     }
 }

@@ -114,7 +114,9 @@ mod tests {
         for (index, reason) in DropReason::ALL.iter().enumerate() {
             assert_eq!(reason.index(), index);
             assert!(!reason.description().is_empty());
-            let same = DropReason::ALL.iter().filter(|other| other.name() == reason.name());
+            let same = DropReason::ALL
+                .iter()
+                .filter(|other| other.name() == reason.name());
             assert_eq!(same.count(), 1, "{}", reason.name());
         }
     }

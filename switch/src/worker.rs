@@ -15,6 +15,7 @@ use weft_wire::{FrameRef, PortId};
 
 use crate::datapath::Datapath;
 use crate::port::{Queue, RECV_BUFFER_LEN, RecvError, SendError};
+use crate::stats::Lane;
 use crate::switch::{PortEvent, Shared};
 use crate::table::{PortEntry, Tables};
 use crate::uplink::Uplink;
@@ -25,17 +26,36 @@ const BUDGET: usize = 64;
 /// Ready file descriptors per wake.
 const EVENTS: usize = 128;
 
-/// What an epoll event is about: the upper half of its data.
-const KIND_WAKE: u64 = 0;
-const KIND_UPLINK: u64 = 1;
-const KIND_PORT: u64 = 2;
-const KIND_SHIFT: u32 = 32;
+/// What an epoll event is about. A number below 2^63 is that of a queue, see [`QueueKey`].
+const WAKE: u64 = u64::MAX;
+const UPLINK: u64 = u64::MAX - 1;
+
+/// A queue that a worker reads: port, and which queue of it, since a port may have more queues than there are workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct QueueKey {
+    port: PortId,
+    queue: u16,
+}
+
+impl QueueKey {
+    const fn data(self) -> u64 {
+        (self.queue as u64) << 32 | self.port.0 as u64
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "the parts are taken apart")]
+    const fn of(data: u64) -> Self {
+        Self {
+            port: PortId(data as u32),
+            queue: (data >> 32) as u16,
+        }
+    }
+}
 
 /// A change for a worker.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// Read from this queue of a port from now on.
-    Add(PortId, Arc<Queue>),
+    /// Read from this queue of a port, its first, second and so on, from now on.
+    Add(PortId, u16, Arc<Queue>),
     /// Let go of a port; answered when done.
     Remove(PortId, SyncSender<()>),
     /// End.
@@ -50,7 +70,7 @@ pub(crate) struct Worker {
     epoll: Epoll,
     wake: Arc<EventFd>,
     commands: Receiver<Command>,
-    queues: HashMap<PortId, Arc<Queue>>,
+    queues: HashMap<QueueKey, Arc<Queue>>,
     buffer: Box<[u8]>,
     actions: Vec<Action>,
 }
@@ -64,10 +84,10 @@ impl Worker {
         commands: Receiver<Command>,
     ) -> nix::Result<Self> {
         let epoll = Epoll::new(nix::sys::epoll::EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let input = |kind: u64| EpollEvent::new(EpollFlags::EPOLLIN, kind << KIND_SHIFT);
-        epoll.add(&wake, input(KIND_WAKE))?;
+        let input = |data| EpollEvent::new(EpollFlags::EPOLLIN, data);
+        epoll.add(&wake, input(WAKE))?;
         for fd in uplink.fds() {
-            epoll.add(fd, input(KIND_UPLINK))?;
+            epoll.add(fd, input(UPLINK))?;
         }
         Ok(Self {
             index,
@@ -87,16 +107,18 @@ impl Worker {
         let mut events = [EpollEvent::empty(); EVENTS];
         loop {
             // An interrupted wait is a wait without events.
-            let ready = self.epoll.wait(&mut events, EpollTimeout::NONE).unwrap_or(0);
+            let ready = self
+                .epoll
+                .wait(&mut events, EpollTimeout::NONE)
+                .unwrap_or(0);
             // The tables are held for this wake only: who removes a port waits for that.
             let tables = self.shared.tables.load_full();
             let mut woken = false;
             for event in &events[..ready] {
-                let id = PortId(u32::try_from(event.data() & u64::from(u32::MAX)).unwrap_or(0));
-                match event.data() >> KIND_SHIFT {
-                    KIND_PORT => self.serve_port(&tables, id, event.events()),
-                    KIND_UPLINK => self.serve_uplink(&tables),
-                    _ => woken = true,
+                match event.data() {
+                    WAKE => woken = true,
+                    UPLINK => self.serve_uplink(&tables),
+                    data => self.serve_port(&tables, QueueKey::of(data), event.events()),
                 }
             }
             drop(tables);
@@ -112,7 +134,7 @@ impl Worker {
         let _ = self.wake.read();
         while let Ok(command) = self.commands.try_recv() {
             match command {
-                Command::Add(id, queue) => self.add(id, queue),
+                Command::Add(port, queue, fd) => self.add(QueueKey { port, queue }, fd),
                 Command::Remove(id, done) => {
                     self.remove(id);
                     // Who asked may have given up.
@@ -124,11 +146,14 @@ impl Worker {
         false
     }
 
-    fn add(&mut self, id: PortId, queue: Arc<Queue>) {
-        let data = KIND_PORT << KIND_SHIFT | u64::from(id.0);
-        match self.epoll.add(&queue, EpollEvent::new(EpollFlags::EPOLLIN, data)) {
+    fn add(&mut self, key: QueueKey, queue: Arc<Queue>) {
+        let id = key.port;
+        match self
+            .epoll
+            .add(&queue, EpollEvent::new(EpollFlags::EPOLLIN, key.data()))
+        {
             Ok(()) => {
-                self.queues.insert(id, queue);
+                self.queues.insert(key, queue);
             }
             Err(error) => {
                 tracing::error!(port = id.0, %error, "port cannot be polled");
@@ -140,23 +165,29 @@ impl Worker {
     }
 
     fn remove(&mut self, id: PortId) {
-        if let Some(queue) = self.queues.remove(&id) {
+        for (_, queue) in self.queues.extract_if(|key, _| key.port == id) {
             // Closing would do it too, but others may hold the same file open.
             let _ = self.epoll.delete(&queue);
         }
     }
 
-    fn serve_port(&mut self, tables: &Tables, id: PortId, flags: EpollFlags) {
-        let Some(queue) = self.queues.get(&id).cloned() else { return };
+    fn serve_port(&mut self, tables: &Tables, key: QueueKey, flags: EpollFlags) {
+        let id = key.port;
+        let Some(queue) = self.queues.get(&key).cloned() else {
+            return;
+        };
         let Some(port) = tables.port(id) else { return };
         let now = self.shared.now();
-        let datapath = Datapath::new(tables, &self.shared.fdb);
+        let (lane, index) = (Lane::of_worker(self.index), self.index);
+        let datapath = Datapath::new(tables, &self.shared.fdb, lane);
         for _ in 0..BUDGET {
             let frame = match queue.recv(&mut self.buffer) {
                 Ok(frame) => frame,
                 Err(RecvError::Empty) => break,
                 Err(RecvError::Malformed(_)) => {
-                    port.counters.drops.add(DropReason::BadOffload);
+                    // How long it was is not known.
+                    port.counters.received(lane, 0);
+                    port.counters.dropped(lane, DropReason::BadOffload);
                     continue;
                 }
                 Err(RecvError::Gone) => {
@@ -165,14 +196,14 @@ impl Worker {
                     return;
                 }
             };
-            port.counters.rx.add(frame.bytes.len());
             datapath.process(Source::Port(id), frame, now, &mut self.actions);
-            let mut out = Egress { tables, index: self.index, uplink: Some(&mut *self.uplink) };
-            for action in &self.actions {
-                if let Some(reason) = out.carry_out(*action, frame) {
-                    port.counters.drops.add(reason);
-                }
-            }
+            let mut out = Egress {
+                tables,
+                lane,
+                index,
+                uplink: Some(&mut *self.uplink),
+            };
+            out.carry_out(&self.actions, frame);
         }
         if flags.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP) {
             self.remove(id);
@@ -182,18 +213,19 @@ impl Worker {
 
     fn serve_uplink(&mut self, tables: &Tables) {
         let now = self.shared.now();
-        let shared = &*self.shared;
-        let (actions, index) = (&mut self.actions, self.index);
-        let datapath = Datapath::new(tables, &shared.fdb);
+        let (lane, index) = (Lane::of_worker(self.index), self.index);
+        let datapath = Datapath::new(tables, &self.shared.fdb, lane);
+        let actions = &mut self.actions;
         self.uplink.receive(&mut |peer, vni, frame: FrameRef<'_>| {
             datapath.process(Source::Peer { peer, vni }, frame, now, actions);
             // Split horizon: nothing that came out of a tunnel goes into one.
-            let mut out = Egress { tables, index, uplink: None };
-            for action in actions.iter() {
-                if let Some(reason) = out.carry_out(*action, frame) {
-                    shared.count_peer_drop(peer, reason);
-                }
+            Egress {
+                tables,
+                lane,
+                index,
+                uplink: None,
             }
+            .carry_out(actions, frame);
         });
     }
 }
@@ -201,41 +233,49 @@ impl Worker {
 /// The ways out of a worker.
 struct Egress<'a> {
     tables: &'a Tables,
+    lane: Lane,
     index: usize,
     uplink: Option<&'a mut dyn Uplink>,
 }
 
 impl Egress<'_> {
-    /// Carries one action out. A reason comes back if the frame is to be counted as dropped at its source; what a port
-    /// doesn't take is counted there.
-    fn carry_out(&mut self, action: Action, frame: FrameRef<'_>) -> Option<DropReason> {
-        match action {
-            Action::Drop(reason) => return Some(reason),
-            Action::ToPort(id) => match self.tables.port(id) {
-                Some(port) => self.write(port, frame),
-                None => return Some(DropReason::PortGone),
-            },
-            Action::ToPeer { peer, vni } => match &mut self.uplink {
-                Some(uplink) => uplink.send(peer, vni, frame),
-                None => return Some(DropReason::SplitHorizon),
-            },
+    /// Carries out what was decided on a frame, all from the one buffer it was read into.
+    #[inline]
+    fn carry_out(&mut self, actions: &[Action], frame: FrameRef<'_>) {
+        for action in actions {
+            match *action {
+                // Counted by the datapath.
+                Action::Drop(_) => {}
+                Action::ToPort(id) => {
+                    // The decision was made on these tables: the port is there.
+                    if let Some(port) = self.tables.port(id) {
+                        self.write(port, frame);
+                    }
+                }
+                Action::ToPeer { peer, vni } => {
+                    // No uplink means that the frame came from one, and then there is no such action.
+                    if let Some(uplink) = &mut self.uplink {
+                        uplink.send(peer, vni, frame);
+                        self.tables
+                            .peer_counters(peer)
+                            .sent(self.lane, frame.bytes.len());
+                    }
+                }
+            }
         }
-        None
     }
 
+    #[inline]
     fn write(&self, port: &PortEntry, frame: FrameRef<'_>) {
         let queue = &port.queues[self.index % port.queues.len()];
         let reason = match queue.send(frame) {
-            Ok(()) => {
-                port.counters.tx.add(frame.bytes.len());
-                return;
-            }
+            Ok(()) => return port.counters.sent(self.lane, frame.bytes.len()),
             Err(SendError::Full) => DropReason::PortFull,
             Err(SendError::Down) => DropReason::PortDown,
             Err(SendError::Gone) => DropReason::PortGone,
             Err(SendError::Malformed) => DropReason::PortRefused,
         };
-        port.counters.drops.add(reason);
+        port.counters.dropped(self.lane, reason);
     }
 }
 
@@ -247,4 +287,3 @@ impl Shared {
         }
     }
 }
-

@@ -1,10 +1,11 @@
 //! First stage: parse once, and refuse what is broken, too big, not for a bridge to forward, or not the sender's to
 //! send. What passes is an [`Admitted`] frame, and only from such is learned.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::Ipv6Addr;
 
 use weft_wire::{
-    Arp, EtherType, EthernetFrame, FrameRef, GsoKind, Icmp6, IpProtocol, Ipv4, Ipv6, VlanId, Vni,
+    Arp, EtherType, EthernetFrame, FrameRef, GsoKind, Icmp6, IpProtocol, Ipv4, Ipv6, NeighborKind,
+    NeighborMessage, VlanId, Vni,
 };
 
 use crate::table::{NetworkEntry, NetworkMode, PortGuard, Tables};
@@ -14,8 +15,9 @@ use crate::verdict::{DropReason, Source};
 const UDP_HEADER_LEN: usize = 8;
 /// Where in a TCP header the data offset is (RFC 9293 section 3.1): the upper four bits, in words.
 const TCP_DATA_OFFSET: usize = 12;
-/// What a DHCP client sends from before it has an address.
-const DHCP_CLIENT: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
+/// ICMPv6 types by which a router speaks for the link (RFC 4861): no endpoint is one.
+const ROUTER_ADVERTISEMENT: u8 = 134;
+const REDIRECT: u8 = 137;
 
 /// A frame that may be forwarded.
 #[derive(Debug)]
@@ -38,7 +40,7 @@ pub(super) fn admit<'t, 'f>(
         }
         Source::Peer { vni, .. } => (vni, None),
     };
-    let network = tables.networks.get(&vni).ok_or(DropReason::UnknownVni)?;
+    let network = tables.network(vni).ok_or(DropReason::UnknownVni)?;
     let ethernet = EthernetFrame::new(frame.bytes).map_err(|_| DropReason::Runt)?;
     if !ethernet.source().is_station() {
         return Err(DropReason::BadSource);
@@ -59,7 +61,12 @@ pub(super) fn admit<'t, 'f>(
     if let Some(guard) = guard {
         check_sender(guard, &ethernet)?;
     }
-    Ok(Admitted { network, vni, vlan, ethernet })
+    Ok(Admitted {
+        network,
+        vni,
+        vlan,
+        ethernet,
+    })
 }
 
 /// Bytes of the layer 3 packet; of a superframe, of its largest segment.
@@ -72,7 +79,10 @@ fn packet_len(frame: FrameRef<'_>, ethernet: &EthernetFrame<'_>) -> Result<usize
     let header_len = match gso.kind {
         GsoKind::Udp => UDP_HEADER_LEN,
         GsoKind::Tcp4 | GsoKind::Tcp6 => {
-            let offset = frame.bytes.get(transport + TCP_DATA_OFFSET).ok_or(DropReason::Runt)?;
+            let offset = frame
+                .bytes
+                .get(transport + TCP_DATA_OFFSET)
+                .ok_or(DropReason::Runt)?;
             usize::from(offset >> 4) * 4
         }
     };
@@ -82,14 +92,20 @@ fn packet_len(frame: FrameRef<'_>, ethernet: &EthernetFrame<'_>) -> Result<usize
 
 /// Anti-spoofing: the sender uses its own MAC and addresses, in the frame's header as well as in ARP and neighbour
 /// discovery, by which others would be misled.
+#[inline]
 fn check_sender(guard: &PortGuard, ethernet: &EthernetFrame<'_>) -> Result<(), DropReason> {
     if ethernet.source() != guard.mac {
         return Err(DropReason::SpoofedMac);
     }
     match ethernet.ethertype() {
         EtherType::ARP => check_arp(guard, ethernet.payload()),
-        EtherType::IPV4 => check_ipv4(guard, ethernet.payload()),
+        EtherType::IPV4 => {
+            let packet = Ipv4::new(ethernet.payload()).map_err(|_| DropReason::Runt)?;
+            allow(guard.allows_v4(packet.source()))
+        }
         EtherType::IPV6 => check_ipv6(guard, ethernet.payload()),
+        // A second tag would hide a packet from the check.
+        inner if inner.is_tag() => Err(DropReason::VlanNotAllowed),
         _ => Ok(()),
     }
 }
@@ -99,51 +115,54 @@ fn check_arp(guard: &PortGuard, payload: &[u8]) -> Result<(), DropReason> {
     if arp.sender_mac() != guard.mac {
         return Err(DropReason::SpoofedMac);
     }
-    // 0.0.0.0 is the sender of a probe (RFC 5227 section 2.1.1).
-    let sender = arp.sender_ip();
-    if sender.is_unspecified() || guard.ips.contains(&IpAddr::V4(sender)) {
-        return Ok(());
-    }
-    Err(DropReason::SpoofedAddress)
+    allow(guard.allows_v4(arp.sender_ip()))
 }
 
-fn check_ipv4(guard: &PortGuard, payload: &[u8]) -> Result<(), DropReason> {
-    let packet = Ipv4::new(payload).map_err(|_| DropReason::Runt)?;
-    let source = packet.source();
-    if source == DHCP_CLIENT || guard.ips.contains(&IpAddr::V4(source)) {
-        return Ok(());
-    }
-    Err(DropReason::SpoofedAddress)
-}
-
+#[inline]
 fn check_ipv6(guard: &PortGuard, payload: &[u8]) -> Result<(), DropReason> {
     let packet = Ipv6::new(payload).map_err(|_| DropReason::Runt)?;
-    if !may_speak_for(guard, packet.source()) {
-        return Err(DropReason::SpoofedAddress);
-    }
-    let Ok(upper) = packet.upper_layer() else { return Err(DropReason::Runt) };
+    allow(guard.allows_v6(packet.source()))?;
+    let upper = packet.upper_layer().map_err(|_| DropReason::Runt)?;
     if upper.protocol != IpProtocol::ICMP6 || upper.fragment.is_some() {
         // A fragmented neighbour message is ignored by its receivers (RFC 6980).
         return Ok(());
     }
-    let Ok(message) = Icmp6::new(packet.upper_payload(&upper)) else { return Ok(()) };
-    let Ok(neighbor) = message.neighbor() else { return Err(DropReason::Runt) };
-    let Some(neighbor) = neighbor else { return Ok(()) };
-    if matches!(neighbor.kind, weft_wire::NeighborKind::Advertisement { .. })
-        && !may_speak_for(guard, neighbor.target)
-    {
+    let Ok(message) = Icmp6::new(packet.upper_payload(&upper)) else {
+        return Ok(());
+    };
+    if matches!(message.message_type(), ROUTER_ADVERTISEMENT | REDIRECT) {
         return Err(DropReason::SpoofedAddress);
     }
-    let links = [neighbor.source_link, neighbor.target_link];
+    match message.neighbor().map_err(|_| DropReason::Runt)? {
+        Some(neighbor) => check_neighbor(guard, packet.source(), &neighbor),
+        None => Ok(()),
+    }
+}
+
+/// An advertisement claims its target. So does a solicitation from `::`: by duplicate address detection (RFC 4862
+/// section 5.4) it would keep the rightful owner from using it.
+fn check_neighbor(
+    guard: &PortGuard,
+    source: Ipv6Addr,
+    message: &NeighborMessage,
+) -> Result<(), DropReason> {
+    let claims = match message.kind {
+        NeighborKind::Advertisement(_) => true,
+        NeighborKind::Solicitation => source.is_unspecified(),
+    };
+    allow(!claims || guard.may_claim(message.target))?;
+    let links = [message.source_link, message.target_link];
     if links.into_iter().flatten().any(|link| link != guard.mac) {
         return Err(DropReason::SpoofedMac);
     }
     Ok(())
 }
 
-/// Its own addresses; none yet (duplicate address detection); or link-local ones, which every interface makes itself.
-fn may_speak_for(guard: &PortGuard, address: Ipv6Addr) -> bool {
-    address.is_unspecified()
-        || address.is_unicast_link_local()
-        || guard.ips.contains(&IpAddr::V6(address))
+#[inline]
+fn allow(allowed: bool) -> Result<(), DropReason> {
+    if allowed {
+        Ok(())
+    } else {
+        Err(DropReason::SpoofedAddress)
+    }
 }

@@ -21,7 +21,11 @@ pub(super) fn bridge(
     frame: &Admitted<'_, '_>,
     now: Tick,
 ) -> Result<Next, DropReason> {
-    let station = |mac| FdbKey { vni: frame.vni, vlan: frame.vlan, mac };
+    let station = |mac| FdbKey {
+        vni: frame.vni,
+        vlan: frame.vlan,
+        mac,
+    };
     match fdb.learn(station(frame.ethernet.source()), place_of(from), now) {
         // Without room the frame still goes its way; answers to it are flooded.
         Learned::Known | Learned::New | Learned::Moved | Learned::Refused => {}
@@ -32,7 +36,9 @@ pub(super) fn bridge(
         return Ok(Next::Flood);
     }
     let ageing: Duration = frame.network.spec.ageing;
-    Ok(fdb.lookup(station(destination), now, ageing).map_or(Next::Flood, Next::To))
+    Ok(fdb
+        .lookup(station(destination), now, ageing)
+        .map_or(Next::Flood, Next::To))
 }
 
 fn place_of(from: Source) -> Place {

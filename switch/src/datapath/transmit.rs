@@ -3,10 +3,12 @@
 
 use super::admit::Admitted;
 use super::bridge::Next;
+use crate::table::Tables;
 use crate::table::fdb::Place;
 use crate::verdict::{Action, DropReason, Source};
 
 pub(super) fn transmit(
+    tables: &Tables,
     from: Source,
     frame: &Admitted<'_, '_>,
     next: Next,
@@ -17,9 +19,17 @@ pub(super) fn transmit(
             return Err(DropReason::SameSide);
         }
         (Next::To(Place::Peer(_)), Source::Peer { .. }) => return Err(DropReason::SplitHorizon),
-        (Next::To(Place::Port(port)), _) => actions.push(Action::ToPort(port)),
+        (Next::To(Place::Port(port)), _) => {
+            // An entry may outlive its port for a moment, and its number may be of another network by then.
+            let there = tables.port(port).filter(|port| port.network == frame.vni);
+            there.ok_or(DropReason::PortGone)?;
+            actions.push(Action::ToPort(port));
+        }
         (Next::To(Place::Peer(peer)), _) => {
-            actions.push(Action::ToPeer { peer, vni: frame.vni });
+            actions.push(Action::ToPeer {
+                peer,
+                vni: frame.vni,
+            });
         }
         (Next::Flood, _) => flood(from, frame, actions),
     }
@@ -30,10 +40,17 @@ pub(super) fn transmit(
 }
 
 fn flood(from: Source, frame: &Admitted<'_, '_>, actions: &mut Vec<Action>) {
-    let others = frame.network.ports.iter().filter(|port| from != Source::Port(**port));
+    let others = frame
+        .network
+        .ports
+        .iter()
+        .filter(|port| from != Source::Port(**port));
     actions.extend(others.map(|port| Action::ToPort(*port)));
     if matches!(from, Source::Port(_)) {
         let peers = frame.network.spec.flood_peers.iter();
-        actions.extend(peers.map(|peer| Action::ToPeer { peer: *peer, vni: frame.vni }));
+        actions.extend(peers.map(|peer| Action::ToPeer {
+            peer: *peer,
+            vni: frame.vni,
+        }));
     }
 }

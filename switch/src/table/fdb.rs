@@ -189,9 +189,16 @@ const fn pack(place: Place) -> u64 {
 }
 
 const fn unpack(packed: u64) -> Place {
-    #[expect(clippy::cast_possible_truncation, reason = "the low half is the number")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the low half is the number"
+    )]
     let id = packed as u32;
-    if packed & PEER_BIT == 0 { Place::Port(PortId(id)) } else { Place::Peer(PeerId(id)) }
+    if packed & PEER_BIT == 0 {
+        Place::Port(PortId(id))
+    } else {
+        Place::Peer(PeerId(id))
+    }
 }
 
 /// The forwarding database.
@@ -242,8 +249,13 @@ impl Fdb {
                     self.total.fetch_sub(1, Ordering::Relaxed);
                     return self.refuse();
                 }
-                let kind = Kind::Learned { seen: AtomicU64::new(now.0) };
-                slot.insert(Entry { place: AtomicU64::new(pack(place)), kind });
+                let kind = Kind::Learned {
+                    seen: AtomicU64::new(now.0),
+                };
+                slot.insert(Entry {
+                    place: AtomicU64::new(pack(place)),
+                    kind,
+                });
                 Learned::New
             }
         }
@@ -264,7 +276,11 @@ impl Fdb {
                 if seen.load(Ordering::Relaxed) < now.0 {
                     seen.store(now.0, Ordering::Relaxed);
                 }
-                if moved { Learned::Moved } else { Learned::Known }
+                if moved {
+                    Learned::Moved
+                } else {
+                    Learned::Known
+                }
             }
         }
     }
@@ -286,7 +302,10 @@ impl Fdb {
 
     /// Sets a fact of the control plane. False if a newer one stands.
     pub fn own(&self, key: FdbKey, place: Place, epoch: u64) -> bool {
-        let entry = Entry { place: AtomicU64::new(pack(place)), kind: Kind::Owned { epoch } };
+        let entry = Entry {
+            place: AtomicU64::new(pack(place)),
+            kind: Kind::Owned { epoch },
+        };
         match self.entries.entry(key) {
             Slot::Occupied(mut slot) => {
                 match &slot.get().kind {
@@ -374,12 +393,18 @@ impl Fdb {
             }
             let kind = match &entry.kind {
                 Kind::Owned { epoch } => FdbKind::Owned { epoch: *epoch },
-                Kind::Learned { seen } => {
-                    FdbKind::Learned { age: now.since(Tick(seen.load(Ordering::Relaxed))) }
-                }
+                Kind::Learned { seen } => FdbKind::Learned {
+                    age: now.since(Tick(seen.load(Ordering::Relaxed))),
+                },
             };
             let FdbKey { vni, vlan, mac } = *key;
-            rows.push(FdbRow { vni, vlan, mac, place: entry.place(), kind });
+            rows.push(FdbRow {
+                vni,
+                vlan,
+                mac,
+                place: entry.place(),
+                kind,
+            });
         }
         rows
     }

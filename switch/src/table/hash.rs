@@ -15,7 +15,10 @@ impl Default for KeyedHash {
     fn default() -> Self {
         // The standard library's random keys come from the operating system once per process and differ per use.
         let random = RandomState::new();
-        Self { seed: random.hash_one(0u8), key: random.hash_one(1u8) | 1 }
+        Self {
+            seed: random.hash_one(0u8),
+            key: random.hash_one(1u8) | 1,
+        }
     }
 }
 
@@ -24,7 +27,10 @@ impl BuildHasher for KeyedHash {
 
     #[inline]
     fn build_hasher(&self) -> KeyedHasher {
-        KeyedHasher { state: self.seed, key: self.key }
+        KeyedHasher {
+            state: self.seed,
+            key: self.key,
+        }
     }
 }
 
@@ -40,7 +46,10 @@ impl KeyedHasher {
     #[inline]
     fn mix(&mut self, word: u64) {
         let product = u128::from(self.state ^ word) * u128::from(self.key ^ 0x9e37_79b9_7f4a_7c15);
-        #[expect(clippy::cast_possible_truncation, reason = "the halves are taken apart")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "the halves are taken apart"
+        )]
         let (high, low) = ((product >> 64) as u64, product as u64);
         self.state = high ^ low.rotate_left(29);
     }
@@ -92,6 +101,9 @@ mod tests {
 
     #[test]
     fn tables_have_keys_of_their_own() {
-        assert_ne!(KeyedHash::default().hash_one(7u64), KeyedHash::default().hash_one(7u64));
+        assert_ne!(
+            KeyedHash::default().hash_one(7u64),
+            KeyedHash::default().hash_one(7u64)
+        );
     }
 }

@@ -34,5 +34,17 @@ pub(crate) use transport::{
     FRAME_PATIENCE, FrameError, HANDSHAKE_PATIENCE, close, receive_bytes, send, server_transport,
 };
 
+/// For tests that speak the protocol by hand.
+#[cfg(test)]
+pub(crate) fn tests_only_client(identity: &crate::identity::Identity) -> quinn::ClientConfig {
+    link::client_config(tls::member(identity).expect("an identity that a controller gave out"))
+}
+
+/// For tests that join by hand.
+#[cfg(test)]
+pub(crate) fn tests_only_joiner(fingerprint: [u8; 32]) -> quinn::ClientConfig {
+    link::client_config(tls::joiner(fingerprint).expect("the crypto library works"))
+}
+
 #[cfg(test)]
 mod tests;

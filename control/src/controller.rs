@@ -27,7 +27,7 @@ use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use quinn::VarInt;
 use tokio::signal::unix::{SignalKind, signal};
@@ -57,6 +57,12 @@ pub struct ControllerConfig {
     /// UDP address for the control channel; port 0 takes a free one.
     pub listen: SocketAddr,
 }
+
+/// A controller that is just being started (`controller run &` in a script) is waited for this long: until it answers,
+/// its data is not there yet, or locked.
+const STARTING_PATIENCE: Duration = Duration::from_secs(3);
+/// How often it is looked for.
+const STARTING_LOOK: Duration = Duration::from_millis(50);
 
 /// Why a controller doesn't run, or a token can't be made.
 #[derive(Debug, thiserror::Error)]
@@ -270,10 +276,21 @@ impl Core {
 /// [`ControllerError`]; [`StoreError::Absent`] when there is no cluster.
 pub fn mint_token(data: &Path, ttl: Duration) -> Result<JoinToken, ControllerError> {
     check_ttl(ttl)?;
-    if let Some(token) = admin::ask_for_token(data, ttl)? {
-        return Ok(token);
-    }
-    let store = RedbStore::open(data)?;
+    let patience = Instant::now() + STARTING_PATIENCE;
+    let store = loop {
+        if let Some(token) = admin::ask_for_token(data, ttl)? {
+            return Ok(token);
+        }
+        match RedbStore::open(data) {
+            Ok(store) => break store,
+            Err(StoreError::Absent { .. } | StoreError::Locked { .. })
+                if Instant::now() < patience =>
+            {
+                std::thread::sleep(STARTING_LOOK);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    };
     let (token, record) = new_token(&store.authority_now()?, ttl)?;
     store.put_token_now(record)?;
     Ok(token)

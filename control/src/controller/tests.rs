@@ -44,8 +44,11 @@ struct Keeper {
 impl Keeper {
     async fn start() -> Self {
         let data = tempfile::tempdir().unwrap();
-        let mut keeper =
-            Self { data, listen: SocketAddr::new(own_address(), 0), running: None };
+        let mut keeper = Self {
+            data,
+            listen: SocketAddr::new(own_address(), 0),
+            running: None,
+        };
         keeper.start_again().await;
         keeper
     }
@@ -56,8 +59,10 @@ impl Keeper {
             .enable_all()
             .build()
             .unwrap();
-        let config =
-            ControllerConfig { data: self.data.path().to_owned(), listen: self.listen };
+        let config = ControllerConfig {
+            data: self.data.path().to_owned(),
+            listen: self.listen,
+        };
         // What a killed controller left of its tasks may hold the store a moment longer.
         let handle = runtime.spawn(async move {
             for _ in 0..100 {
@@ -95,7 +100,10 @@ impl Keeper {
     }
 
     async fn token(&self) -> JoinToken {
-        self.handle().mint_token(Duration::from_secs(60)).await.unwrap()
+        self.handle()
+            .mint_token(Duration::from_secs(60))
+            .await
+            .unwrap()
     }
 
     async fn join(&self, name: &str, dir: &TempDir) -> Result<Identity, JoinError> {
@@ -107,9 +115,13 @@ impl Keeper {
     async fn agent(&self, name: &str) -> Agent {
         let dir = tempfile::tempdir().unwrap();
         let facts = facts();
-        let request = JoinRequest { node_name: name.to_owned(), facts: facts.clone() };
-        let identity =
-            join(&[self.listen], &self.token().await, &request, dir.path()).await.unwrap();
+        let request = JoinRequest {
+            node_name: name.to_owned(),
+            facts: facts.clone(),
+        };
+        let identity = join(&[self.listen], &self.token().await, &request, dir.path())
+            .await
+            .unwrap();
         Agent::start(identity, vec![self.listen], facts)
     }
 }
@@ -131,7 +143,10 @@ fn facts() -> NodeFacts {
 }
 
 fn request(name: &str) -> JoinRequest {
-    JoinRequest { node_name: name.to_owned(), facts: facts() }
+    JoinRequest {
+        node_name: name.to_owned(),
+        facts: facts(),
+    }
 }
 
 /// What an agent has seen.
@@ -160,7 +175,11 @@ struct Agent {
 
 impl Agent {
     fn start(identity: Identity, controllers: Vec<SocketAddr>, facts: NodeFacts) -> Self {
-        Self::start_with(identity, controllers, (facts, ClusterMap::default(), String::new()))
+        Self::start_with(
+            identity,
+            controllers,
+            (facts, ClusterMap::default(), String::new()),
+        )
     }
 
     fn start_with(
@@ -176,7 +195,11 @@ impl Agent {
             incarnation: incarnation.clone(),
         };
         let (link, mut events) = Link::start(config).unwrap();
-        let (seen_in, seen) = watch::channel(Seen { map, incarnation, ..Seen::default() });
+        let (seen_in, seen) = watch::channel(Seen {
+            map,
+            incarnation,
+            ..Seen::default()
+        });
         let in_use = Arc::new(Mutex::new(BTreeSet::new()));
         let kept = Arc::clone(&in_use);
         tokio::spawn(async move {
@@ -184,23 +207,35 @@ impl Agent {
                 seen_in.send_modify(|seen| seen.handle(event, &kept.lock().unwrap()));
             }
         });
-        Self { identity, facts, link, seen, in_use }
+        Self {
+            identity,
+            facts,
+            link,
+            seen,
+            in_use,
+        }
     }
 
     async fn wait(&self, what: &str, fits: impl FnMut(&Seen) -> bool) {
         let mut seen = self.seen.clone();
         let waited = tokio::time::timeout(PATIENCE, seen.wait_for(fits)).await;
         if waited.is_err() {
-            panic!("{}: never {what}: {:?}", self.identity.node_name, *self.seen.borrow());
+            panic!(
+                "{}: never {what}: {:?}",
+                self.identity.node_name,
+                *self.seen.borrow()
+            );
         }
     }
 
     async fn wait_up(&self) {
-        self.wait("caught up", |seen| seen.up && seen.caught_up >= seen.ups).await;
+        self.wait("caught up", |seen| seen.up && seen.caught_up >= seen.ups)
+            .await;
     }
 
     async fn wait_revision(&self, revision: u64) {
-        self.wait("at the revision", |seen| seen.map.revision >= revision).await;
+        self.wait("at the revision", |seen| seen.map.revision >= revision)
+            .await;
     }
 
     async fn ask(&self, request: Request) -> Result<Reply, Refusal> {
@@ -227,20 +262,31 @@ impl Agent {
     }
 
     async fn create(&self, name: &str, subnets: &[&str]) -> Network {
-        let subnets = subnets.iter().map(|subnet| subnet.parse().unwrap()).collect();
-        let create = NetworkCreate { name: name.to_owned(), subnets, ..NetworkCreate::default() };
+        let subnets = subnets
+            .iter()
+            .map(|subnet| subnet.parse().unwrap())
+            .collect();
+        let create = NetworkCreate {
+            name: name.to_owned(),
+            subnets,
+            ..NetworkCreate::default()
+        };
         self.done(Request::CreateNetwork { create }).await;
         self.network(name)
     }
 
     async fn block(&self, network: &Network) -> IpNet {
-        let request =
-            Request::AllocateBlock { network: network.id.clone(), subnet: network.subnets[0].cidr };
+        let request = Request::AllocateBlock {
+            network: network.id.clone(),
+            subnet: network.subnets[0].cidr,
+        };
         self.done(request).await.block.unwrap()
     }
 
     fn endpoint(&self, network: &Network, name: &str, ip: IpAddr) -> Endpoint {
-        let IpAddr::V4(v4) = ip else { panic!("tests use IPv4") };
+        let IpAddr::V4(v4) = ip else {
+            panic!("tests use IPv4")
+        };
         let [a, b, c, d] = v4.octets();
         Endpoint {
             id: EndpointId(format!("{}-{name}", self.identity.node_name)),
@@ -285,9 +331,14 @@ impl Seen {
                 assert_eq!(self.map.revision, up_to);
             }
             LinkEvent::CaughtUp => self.caught_up = self.ups,
-            LinkEvent::Ask { ask: Ask::Yield { ip, .. }, answer } => {
+            LinkEvent::Ask {
+                ask: Ask::Yield { ip, .. },
+                answer,
+            } => {
                 let said = match in_use.contains(&ip) {
-                    true => Answer::InUse { endpoint: "held".to_owned() },
+                    true => Answer::InUse {
+                        endpoint: "held".to_owned(),
+                    },
                     false => Answer::Yielded,
                 };
                 answer.send(said).unwrap();

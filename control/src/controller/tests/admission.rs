@@ -24,11 +24,15 @@ async fn a_token_lets_one_node_in_and_the_same_key_again() {
     let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let token = keeper.token().await;
     let asked = request("n1");
-    let identity = join(&[keeper.listen], &token, &asked, first.path()).await.unwrap();
+    let identity = join(&[keeper.listen], &token, &asked, first.path())
+        .await
+        .unwrap();
     // The answer was lost: the key is there, the certificate isn't.
     std::fs::remove_file(first.path().join("node.crt")).unwrap();
     assert!(Identity::load(first.path()).unwrap().is_none());
-    let again = join(&[keeper.listen], &token, &asked, first.path()).await.unwrap();
+    let again = join(&[keeper.listen], &token, &asked, first.path())
+        .await
+        .unwrap();
     assert_eq!(again.node_id, identity.node_id);
     let other = refusal(join(&[keeper.listen], &token, &request("n2"), second.path()).await);
     assert_eq!(other.code, "token_used");
@@ -40,14 +44,21 @@ async fn wrong_and_expired_tokens_are_refused_with_what_to_do() {
     let keeper = Keeper::start().await;
     let dir = tempfile::tempdir().unwrap();
     let good = keeper.token().await;
-    let wrong_secret = JoinToken { secret: JoinToken::mint(good.ca).secret, ..good.clone() };
+    let wrong_secret = JoinToken {
+        secret: JoinToken::mint(good.ca).secret,
+        ..good.clone()
+    };
     let unknown = JoinToken::mint(good.ca);
     for token in [wrong_secret, unknown] {
         let refused = refusal(join(&[keeper.listen], &token, &request("n"), dir.path()).await);
         assert_eq!(refused.code, "bad_token");
         assert!(refused.hint.unwrap().contains("weft controller token"));
     }
-    let short = keeper.handle().mint_token(Duration::from_secs(1)).await.unwrap();
+    let short = keeper
+        .handle()
+        .mint_token(Duration::from_secs(1))
+        .await
+        .unwrap();
     tokio::time::sleep(Duration::from_millis(2100)).await;
     let refused = refusal(join(&[keeper.listen], &short, &request("n"), dir.path()).await);
     assert_eq!(refused.code, "token_expired");
@@ -56,9 +67,19 @@ async fn wrong_and_expired_tokens_are_refused_with_what_to_do() {
     let token = other.token().await;
     let refused = refusal(join(&[keeper.listen], &token, &request("n"), dir.path()).await);
     assert_eq!(refused.code, "foreign_controller");
-    assert!(refused.message.contains(&keeper.listen.to_string()), "{refused}");
+    assert!(
+        refused.message.contains(&keeper.listen.to_string()),
+        "{refused}"
+    );
     // One of the addresses is the right one.
-    join(&[keeper.listen, other.listen], &token, &request("n"), dir.path()).await.unwrap();
+    join(
+        &[keeper.listen, other.listen],
+        &token,
+        &request("n"),
+        dir.path(),
+    )
+    .await
+    .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -66,18 +87,33 @@ async fn a_join_that_fails_leaves_the_token_good() {
     let keeper = Keeper::start().await;
     let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let taken = request("n1");
-    join(&[keeper.listen], &keeper.token().await, &taken, dirs[0].path()).await.unwrap();
+    join(
+        &[keeper.listen],
+        &keeper.token().await,
+        &taken,
+        dirs[0].path(),
+    )
+    .await
+    .unwrap();
     let token = keeper.token().await;
     let refused = refusal(join(&[keeper.listen], &token, &request("n1"), dirs[1].path()).await);
     assert_eq!(refused.code, "node_name_taken");
-    assert!(refused.message.contains(&taken.facts.underlay.to_string()), "{refused}");
+    assert!(
+        refused.message.contains(&taken.facts.underlay.to_string()),
+        "{refused}"
+    );
     assert!(refused.hint.unwrap().contains("weft nodes rm n1"));
-    let same_underlay = JoinRequest { node_name: "n2".to_owned(), facts: taken.facts };
+    let same_underlay = JoinRequest {
+        node_name: "n2".to_owned(),
+        facts: taken.facts,
+    };
     let refused = refusal(join(&[keeper.listen], &token, &same_underlay, dirs[1].path()).await);
     assert_eq!(refused.code, "underlay_taken");
     let refused = refusal(join(&[keeper.listen], &token, &request("-"), dirs[1].path()).await);
     assert_eq!(refused.code, "bad_name");
-    join(&[keeper.listen], &token, &request("n2"), dirs[1].path()).await.unwrap();
+    join(&[keeper.listen], &token, &request("n2"), dirs[1].path())
+        .await
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -85,7 +121,9 @@ async fn nobody_there_is_not_final() {
     let dir = tempfile::tempdir().unwrap();
     let token = JoinToken::mint([0; 32]);
     let nowhere = SocketAddr::new(own_address(), 9);
-    let error = join(&[nowhere], &token, &request("n"), dir.path()).await.unwrap_err();
+    let error = join(&[nowhere], &token, &request("n"), dir.path())
+        .await
+        .unwrap_err();
     assert!(!error.is_final());
     assert!(error.to_string().contains(&nowhere.to_string()), "{error}");
 }
@@ -108,7 +146,10 @@ async fn a_node_of_another_cluster_is_refused_by_both_sides() {
     let gullible = Identity::assemble(&key, issued, vec![ours.listen]).unwrap();
     let agent = Agent::start(gullible, vec![ours.listen], facts());
     agent.wait("refused", |seen| seen.refused.is_some()).await;
-    assert_eq!(agent.seen.borrow().refused.as_ref().unwrap().code, "certificate_refused");
+    assert_eq!(
+        agent.seen.borrow().refused.as_ref().unwrap().code,
+        "certificate_refused"
+    );
     assert!(ours.handle().core.sessions.connected().is_empty());
 }
 
@@ -119,12 +160,24 @@ async fn a_removed_node_is_refused_and_all_of_it_is_gone() {
     a.wait_up().await;
     b.wait_up().await;
     let blue = a.create("blue", &["10.1.0.0/16"]).await;
-    b.wait("knows blue", |seen| seen.map.network_named("blue").is_some()).await;
+    b.wait("knows blue", |seen| {
+        seen.map.network_named("blue").is_some()
+    })
+    .await;
     let block = b.block(&blue).await;
     let endpoint = b.endpoint(&blue, "c", block.hosts().nth(5).unwrap());
-    b.done(Request::PutEndpoint { endpoint: endpoint.clone() }).await;
-    let remove = |force| Request::RemoveNode { name: "b".to_owned(), force };
-    assert_eq!(a.ask(remove(false)).await.unwrap_err().code, "node_connected");
+    b.done(Request::PutEndpoint {
+        endpoint: endpoint.clone(),
+    })
+    .await;
+    let remove = |force| Request::RemoveNode {
+        name: "b".to_owned(),
+        force,
+    };
+    assert_eq!(
+        a.ask(remove(false)).await.unwrap_err().code,
+        "node_connected"
+    );
     a.done(remove(true)).await;
     let map = a.map();
     assert!(map.node_named("b").is_none() && map.endpoints.is_empty() && map.blocks.is_empty());
@@ -135,20 +188,27 @@ async fn a_removed_node_is_refused_and_all_of_it_is_gone() {
     // Also when it comes anew.
     let b = Agent::start(b.identity.clone(), vec![keeper.listen], b.facts.clone());
     b.wait("refused", |seen| seen.refused.is_some()).await;
-    assert_eq!(b.seen.borrow().refused.as_ref().unwrap().code, "node_removed");
-    assert!(matches!(b.link.request(Request::Presence).await, Err(RequestError::Offline { .. })));
+    assert_eq!(
+        b.seen.borrow().refused.as_ref().unwrap().code,
+        "node_removed"
+    );
+    assert!(matches!(
+        b.link.request(Request::Presence).await,
+        Err(RequestError::Offline { .. })
+    ));
     assert_eq!(a.ask(remove(false)).await.unwrap_err().code, "unknown_node");
 }
 
 /// Speaks the protocol by hand.
-async fn raw(
-    identity: &Identity,
-    controller: SocketAddr,
-) -> (quinn::Endpoint, quinn::Connection) {
+async fn raw(identity: &Identity, controller: SocketAddr) -> (quinn::Endpoint, quinn::Connection) {
     let client = crate::channel::tests_only_client(identity);
     let endpoint = quinn::Endpoint::client(SocketAddr::new(own_address(), 0)).unwrap();
     let name = crate::identity::ca::CONTROLLER_NAME;
-    let connection = endpoint.connect_with(client, controller, name).unwrap().await.unwrap();
+    let connection = endpoint
+        .connect_with(client, controller, name)
+        .unwrap()
+        .await
+        .unwrap();
     (endpoint, connection)
 }
 
@@ -189,21 +249,32 @@ async fn other_protocol_versions_are_refused_naming_both() {
             codec::decode(&exchange_raw(&connection, &bytes).await).unwrap();
         let refused = answer.unwrap_err();
         assert_eq!(refused.code, "protocol_mismatch");
-        assert!(refused.message.contains("weft 9.9") && refused.message.contains(&protocols.to_string()));
-        assert!(refused.message.contains(env!("CARGO_PKG_VERSION")), "{refused}");
+        assert!(
+            refused.message.contains("weft 9.9")
+                && refused.message.contains(&protocols.to_string())
+        );
+        assert!(
+            refused.message.contains(env!("CARGO_PKG_VERSION")),
+            "{refused}"
+        );
         assert!(refused.hint.unwrap().contains(older));
     }
     // A range that overlaps is fine, and so are fields that nobody knows yet.
     let (_endpoint, connection) = raw(&identity, keeper.listen).await;
     let hello = hello(&identity, Protocols { min: 0, max: 9 });
     let mut value = ciborium::Value::serialized(&hello).unwrap();
-    let ciborium::Value::Map(fields) = &mut value else { panic!("named fields") };
+    let ciborium::Value::Map(fields) = &mut value else {
+        panic!("named fields")
+    };
     fields.push(("from_the_future".into(), 7.into()));
     let answer: Result<Welcome, Refusal> =
         codec::decode(&exchange_raw(&connection, &codec::encode(&value).unwrap()).await).unwrap();
     assert_eq!(answer.unwrap().protocol, PROTOCOLS.max);
     // The session is up: a request of an unknown kind is refused, and the connection stays.
-    for request in [codec::encode(&"dance").unwrap(), vec![0, 0, 0, 3, 0xff, 0xff, 0xff]] {
+    for request in [
+        codec::encode(&"dance").unwrap(),
+        vec![0, 0, 0, 3, 0xff, 0xff, 0xff],
+    ] {
         let answer: Result<Reply, Refusal> =
             codec::decode(&exchange_raw(&connection, &request).await).unwrap();
         assert!(["unsupported", "bad_request"].contains(&answer.unwrap_err().code.as_str()));
@@ -221,7 +292,11 @@ async fn a_newer_node_that_joins_is_refused_naming_both_versions() {
     let client = crate::channel::tests_only_joiner(token.ca);
     let endpoint = quinn::Endpoint::client(SocketAddr::new(own_address(), 0)).unwrap();
     let name = crate::identity::ca::CONTROLLER_NAME;
-    let connection = endpoint.connect_with(client, keeper.listen, name).unwrap().await.unwrap();
+    let connection = endpoint
+        .connect_with(client, keeper.listen, name)
+        .unwrap()
+        .await
+        .unwrap();
     let hello = JoinHello {
         protocols: Protocols { min: 2, max: 3 },
         version: "9.9".to_owned(),

@@ -8,15 +8,22 @@ async fn an_agent_gets_a_snapshot_first_and_only_what_it_missed_later() {
     let (a, b) = (keeper.agent("a").await, keeper.agent("b").await);
     a.wait_up().await;
     b.wait_up().await;
-    assert_eq!((a.seen.borrow().snapshots, b.seen.borrow().snapshots), (1, 1));
+    assert_eq!(
+        (a.seen.borrow().snapshots, b.seen.borrow().snapshots),
+        (1, 1)
+    );
     a.create("one", &["10.1.0.0/16"]).await;
-    b.wait("knows one", |seen| seen.map.network_named("one").is_some()).await;
+    b.wait("knows one", |seen| seen.map.network_named("one").is_some())
+        .await;
     assert_eq!(b.seen.borrow().snapshots, 1);
     // b goes; things happen; b comes back with what it had.
     b.link.close().await;
     let (map, incarnation) = (b.map(), b.seen.borrow().incarnation.clone());
     a.create("two", &["10.2.0.0/16"]).await;
-    a.done(Request::RemoveNetwork { name: "one".to_owned() }).await;
+    a.done(Request::RemoveNetwork {
+        name: "one".to_owned(),
+    })
+    .await;
     let saved = (b.facts.clone(), map.clone(), incarnation);
     let b = Agent::start_with(b.identity.clone(), vec![keeper.listen], saved);
     b.wait_up().await;
@@ -35,13 +42,21 @@ async fn an_agent_gets_a_snapshot_first_and_only_what_it_missed_later() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn agents_converge_whoever_changes_what() {
     let keeper = Keeper::start().await;
-    let agents = [keeper.agent("a").await, keeper.agent("b").await, keeper.agent("c").await];
+    let agents = [
+        keeper.agent("a").await,
+        keeper.agent("b").await,
+        keeper.agent("c").await,
+    ];
     for agent in &agents {
         agent.wait_up().await;
     }
     let blue = agents[0].create("blue", &["10.32.0.0/16"]).await;
     for agent in &agents {
-        agent.wait("knows blue", |seen| seen.map.network_named("blue").is_some()).await;
+        agent
+            .wait("knows blue", |seen| {
+                seen.map.network_named("blue").is_some()
+            })
+            .await;
         let block = agent.block(&blue).await;
         for (index, ip) in block.hosts().skip(2).take(5).enumerate() {
             let name = format!("{}{index}", agent.identity.node_name);
@@ -59,7 +74,14 @@ async fn agents_converge_whoever_changes_what() {
     }
     agents[1].link.close().await;
     let gone = Instant::now();
-    while agents[0].ask(Request::Presence).await.unwrap().connected.len() != 2 {
+    while agents[0]
+        .ask(Request::Presence)
+        .await
+        .unwrap()
+        .connected
+        .len()
+        != 2
+    {
         assert!(gone.elapsed() < PATIENCE, "a closed link is seen");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -75,21 +97,39 @@ async fn a_claimed_address_is_yielded_by_its_blocks_node_unless_in_use_or_away()
     let block = a.block(&blue).await;
     let [free, held, late] = [20, 21, 22].map(|index| block.hosts().nth(index).unwrap());
     a.in_use.lock().unwrap().insert(held);
-    let claim = |ip| Request::ClaimAddress { network: blue.id.clone(), ip };
+    let claim = |ip| Request::ClaimAddress {
+        network: blue.id.clone(),
+        ip,
+    };
     let reply = b.done(claim(free)).await;
     assert_eq!(reply.block, Some(IpNet::from(free)));
-    assert_eq!(b.map().block_of(&blue.id, free).unwrap().node, b.identity.node_id);
-    assert_eq!(b.map().block_of(&blue.id, held).unwrap().node, a.identity.node_id);
+    assert_eq!(
+        b.map().block_of(&blue.id, free).unwrap().node,
+        b.identity.node_id
+    );
+    assert_eq!(
+        b.map().block_of(&blue.id, held).unwrap().node,
+        a.identity.node_id
+    );
     let refused = b.ask(claim(held)).await.unwrap_err();
     assert_eq!(refused.code, "ip_taken");
-    assert!(refused.message.contains("endpoint held on node a"), "{refused}");
+    assert!(
+        refused.message.contains("endpoint held on node a"),
+        "{refused}"
+    );
     // Outside all blocks nobody has to be asked.
     b.done(claim("10.32.200.1".parse().unwrap())).await;
     // The claim ends with its endpoint.
     let endpoint = b.endpoint(&blue, "fixed", free);
-    b.done(Request::PutEndpoint { endpoint: endpoint.clone() }).await;
+    b.done(Request::PutEndpoint {
+        endpoint: endpoint.clone(),
+    })
+    .await;
     b.done(Request::DeleteEndpoint { id: endpoint.id }).await;
-    assert_eq!(b.map().block_of(&blue.id, free).unwrap().node, a.identity.node_id);
+    assert_eq!(
+        b.map().block_of(&blue.id, free).unwrap().node,
+        a.identity.node_id
+    );
     a.link.close().await;
     let refused = loop {
         match b.ask(claim(late)).await {
@@ -115,15 +155,31 @@ async fn a_full_report_adds_deletes_and_rejects_one_by_one() {
     let [stays, goes, comes] =
         [("stays", 5), ("goes", 6), ("comes", 7)].map(|(name, at)| a.endpoint(&blue, name, ip(at)));
     for endpoint in [&stays, &goes] {
-        a.done(Request::PutEndpoint { endpoint: endpoint.clone() }).await;
+        a.done(Request::PutEndpoint {
+            endpoint: endpoint.clone(),
+        })
+        .await;
     }
     let wrong = a.endpoint(&blue, "wrong", foreign.hosts().nth(9).unwrap());
-    let twin = Endpoint { id: EndpointId("twin".to_owned()), ..comes.clone() };
+    let twin = Endpoint {
+        id: EndpointId("twin".to_owned()),
+        ..comes.clone()
+    };
     let endpoints = vec![stays.clone(), comes.clone(), wrong.clone(), twin.clone()];
-    let reply = a.done(Request::SyncEndpoints { endpoints: endpoints.clone() }).await;
-    let rejected: Vec<_> =
-        reply.rejected.iter().map(|(id, refusal)| (id.clone(), refusal.code.as_str())).collect();
-    assert_eq!(rejected, [(wrong.id, "foreign_block"), (twin.id, "name_taken")]);
+    let reply = a
+        .done(Request::SyncEndpoints {
+            endpoints: endpoints.clone(),
+        })
+        .await;
+    let rejected: Vec<_> = reply
+        .rejected
+        .iter()
+        .map(|(id, refusal)| (id.clone(), refusal.code.as_str()))
+        .collect();
+    assert_eq!(
+        rejected,
+        [(wrong.id, "foreign_block"), (twin.id, "name_taken")]
+    );
     let ids: Vec<_> = a.map().endpoints.into_keys().collect();
     assert_eq!(ids, [comes.id, stays.id]);
     // Once more changes nothing.
@@ -141,23 +197,53 @@ async fn a_node_writes_only_what_is_its_own() {
     let blue = a.create("blue", &["10.32.0.0/16"]).await;
     let block = a.block(&blue).await;
     let endpoint = a.endpoint(&blue, "c", block.hosts().nth(5).unwrap());
-    a.done(Request::PutEndpoint { endpoint: endpoint.clone() }).await;
+    a.done(Request::PutEndpoint {
+        endpoint: endpoint.clone(),
+    })
+    .await;
     for (request, code) in [
-        (Request::PutEndpoint { endpoint: endpoint.clone() }, "foreign_endpoint"),
         (
             Request::PutEndpoint {
-                endpoint: Endpoint { node: b.identity.node_id.clone(), ..endpoint.clone() },
+                endpoint: endpoint.clone(),
             },
             "foreign_endpoint",
         ),
-        (Request::DeleteEndpoint { id: endpoint.id.clone() }, "foreign_endpoint"),
-        (Request::ReturnBlock { network: blue.id.clone(), prefix: block }, "foreign_block"),
+        (
+            Request::PutEndpoint {
+                endpoint: Endpoint {
+                    node: b.identity.node_id.clone(),
+                    ..endpoint.clone()
+                },
+            },
+            "foreign_endpoint",
+        ),
+        (
+            Request::DeleteEndpoint {
+                id: endpoint.id.clone(),
+            },
+            "foreign_endpoint",
+        ),
+        (
+            Request::ReturnBlock {
+                network: blue.id.clone(),
+                prefix: block,
+            },
+            "foreign_block",
+        ),
     ] {
         assert_eq!(b.ask(request).await.unwrap_err().code, code);
     }
-    let back = Request::ReturnBlock { network: blue.id.clone(), prefix: block };
+    let back = Request::ReturnBlock {
+        network: blue.id.clone(),
+        prefix: block,
+    };
     assert_eq!(a.ask(back.clone()).await.unwrap_err().code, "block_in_use");
-    let refused = a.ask(Request::RemoveNetwork { name: "blue".to_owned() }).await.unwrap_err();
+    let refused = a
+        .ask(Request::RemoveNetwork {
+            name: "blue".to_owned(),
+        })
+        .await
+        .unwrap_err();
     assert_eq!(refused.code, "network_in_use");
     assert!(refused.message.contains("c (node a)"), "{refused}");
     a.done(Request::DeleteEndpoint { id: endpoint.id }).await;
@@ -185,8 +271,21 @@ async fn the_same_node_a_second_time_ends_the_first_session() {
     let keeper = Keeper::start().await;
     let first = keeper.agent("a").await;
     first.wait_up().await;
-    let second = Agent::start(first.identity.clone(), vec![keeper.listen], first.facts.clone());
+    let second = Agent::start(
+        first.identity.clone(),
+        vec![keeper.listen],
+        first.facts.clone(),
+    );
     second.wait_up().await;
-    first.wait("told", |seen| seen.refused.as_ref().is_some_and(|why| why.code == "replaced")).await;
-    assert_eq!(second.ask(Request::Presence).await.unwrap().connected.len(), 1);
+    first
+        .wait("told", |seen| {
+            seen.refused
+                .as_ref()
+                .is_some_and(|why| why.code == "replaced")
+        })
+        .await;
+    assert_eq!(
+        second.ask(Request::Presence).await.unwrap().connected.len(),
+        1
+    );
 }

@@ -25,7 +25,8 @@ async fn a_restarted_controller_knows_all_it_ever_told() {
     assert_eq!(a.map(), before);
     let b = keeper.agent("b").await;
     b.wait_up().await;
-    a.wait("knows b", |seen| seen.map.node_named("b").is_some()).await;
+    a.wait("knows b", |seen| seen.map.node_named("b").is_some())
+        .await;
     assert_eq!(b.map(), a.map());
 }
 
@@ -39,8 +40,13 @@ async fn an_agent_finds_a_killed_controller_again_within_three_seconds() {
     keeper.kill();
     keeper.start_again().await;
     let back = Instant::now();
-    a.wait("up again", |seen| seen.ups == 2 && seen.caught_up == 2).await;
-    assert!(back.elapsed() < Duration::from_secs(3), "took {:?}", back.elapsed());
+    a.wait("up again", |seen| seen.ups == 2 && seen.caught_up == 2)
+        .await;
+    assert!(
+        back.elapsed() < Duration::from_secs(3),
+        "took {:?}",
+        back.elapsed()
+    );
     a.create("red", &["10.33.0.0/16"]).await;
     // Later: the agent has noticed and is calling.
     keeper.kill();
@@ -48,8 +54,13 @@ async fn an_agent_finds_a_killed_controller_again_within_three_seconds() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     keeper.start_again().await;
     let back = Instant::now();
-    a.wait("up again", |seen| seen.ups == 3 && seen.caught_up == 3).await;
-    assert!(back.elapsed() < Duration::from_secs(3), "took {:?}", back.elapsed());
+    a.wait("up again", |seen| seen.ups == 3 && seen.caught_up == 3)
+        .await;
+    assert!(
+        back.elapsed() < Duration::from_secs(3),
+        "took {:?}",
+        back.elapsed()
+    );
     assert_eq!(a.seen.borrow().snapshots, 1);
     assert_eq!(a.map().networks.len(), 2);
 }
@@ -64,14 +75,21 @@ async fn a_store_that_was_set_back_makes_agents_forget_what_it_lost() {
     let file = keeper.data.path().join(FILE_NAME);
     let copy = std::fs::read(&file).unwrap();
     keeper.start_again().await;
-    a.wait("up again", |seen| seen.ups == 2 && seen.caught_up == 2).await;
+    a.wait("up again", |seen| seen.ups == 2 && seen.caught_up == 2)
+        .await;
     a.create("lost", &["10.33.0.0/16"]).await;
     keeper.stop().await;
     std::fs::write(&file, copy).unwrap();
     keeper.start_again().await;
-    a.wait("up again", |seen| seen.ups == 3 && seen.caught_up == 3).await;
+    a.wait("up again", |seen| seen.ups == 3 && seen.caught_up == 3)
+        .await;
     assert_eq!(a.seen.borrow().snapshots, 2);
-    let names: Vec<_> = a.map().networks.into_values().map(|network| network.object.name).collect();
+    let names: Vec<_> = a
+        .map()
+        .networks
+        .into_values()
+        .map(|network| network.object.name)
+        .collect();
     assert_eq!(names, ["kept"]);
     // From here on deltas are enough again.
     a.create("new", &["10.33.0.0/16"]).await;
@@ -108,13 +126,21 @@ async fn tokens_are_minted_beside_a_running_controller_and_without_one() {
     keeper.start_again().await;
     for (name, token) in [("a", running), ("b", without)] {
         let dir = tempfile::tempdir().unwrap();
-        join(&[keeper.listen], &token, &request(name), dir.path()).await.unwrap();
+        join(&[keeper.listen], &token, &request(name), dir.path())
+            .await
+            .unwrap();
     }
     let empty = tempfile::tempdir().unwrap();
     let error = mint(empty.path().to_owned()).await.unwrap().unwrap_err();
-    assert!(error.to_string().contains("weft controller run --data"), "{error}");
+    assert!(
+        error.to_string().contains("weft controller run --data"),
+        "{error}"
+    );
     for ttl in [Duration::ZERO, Duration::from_secs(60 * 60 * 24 * 365 * 11)] {
-        assert!(matches!(mint_token(empty.path(), ttl), Err(ControllerError::Ttl(_))));
+        assert!(matches!(
+            mint_token(empty.path(), ttl),
+            Err(ControllerError::Ttl(_))
+        ));
     }
 }
 
@@ -122,15 +148,23 @@ async fn tokens_are_minted_beside_a_running_controller_and_without_one() {
 async fn the_admin_socket_works_in_a_directory_with_a_long_name() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("d".repeat(120));
-    let config = ControllerConfig { data: data.clone(), listen: SocketAddr::new(own_address(), 0) };
+    let config = ControllerConfig {
+        data: data.clone(),
+        listen: SocketAddr::new(own_address(), 0),
+    };
     let handle = start(config).await.unwrap();
     let mode = std::os::unix::fs::PermissionsExt::mode(
-        &std::fs::metadata(data.join("admin.sock")).unwrap().permissions(),
+        &std::fs::metadata(data.join("admin.sock"))
+            .unwrap()
+            .permissions(),
     );
     assert_eq!(mode & 0o777, 0o600);
     let ttl = Duration::from_secs(9);
     let at = data.clone();
-    tokio::task::spawn_blocking(move || mint_token(&at, ttl)).await.unwrap().unwrap();
+    tokio::task::spawn_blocking(move || mint_token(&at, ttl))
+        .await
+        .unwrap()
+        .unwrap();
     handle.stop().await;
     assert!(!data.join("admin.sock").exists());
 }
@@ -139,18 +173,38 @@ async fn the_admin_socket_works_in_a_directory_with_a_long_name() {
 async fn what_a_controller_cannot_have_is_named() {
     let keeper = Keeper::start().await;
     let dir = tempfile::tempdir().unwrap();
-    let config = |data: &Path, listen| ControllerConfig { data: data.to_owned(), listen };
+    let config = |data: &Path, listen| ControllerConfig {
+        data: data.to_owned(),
+        listen,
+    };
     let fresh = dir.path().join("fresh");
     let error = start(config(&fresh, keeper.listen)).await.unwrap_err();
-    assert!(matches!(error, ControllerError::PortTaken { .. }), "{error}");
-    let error = start(config(&fresh, "192.0.2.1:4".parse().unwrap())).await.unwrap_err();
-    assert!(matches!(error, ControllerError::NotOurAddress { .. }), "{error}");
+    assert!(
+        matches!(error, ControllerError::PortTaken { .. }),
+        "{error}"
+    );
+    let error = start(config(&fresh, "192.0.2.1:4".parse().unwrap()))
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, ControllerError::NotOurAddress { .. }),
+        "{error}"
+    );
     assert!(!fresh.exists(), "nothing half-made stays");
     let free = SocketAddr::new(own_address(), 0);
     let error = start(config(keeper.data.path(), free)).await.unwrap_err();
-    assert!(matches!(error, ControllerError::Store(StoreError::Locked { .. })), "{error}");
+    assert!(
+        matches!(error, ControllerError::Store(StoreError::Locked { .. })),
+        "{error}"
+    );
     let file = dir.path().join("file");
     std::fs::write(&file, "").unwrap();
-    let error = start(config(&file.join("data"), free)).await.unwrap_err().to_string();
-    assert!(error.contains("file/data") && error.contains("--data"), "{error}");
+    let error = start(config(&file.join("data"), free))
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("file/data") && error.contains("--data"),
+        "{error}"
+    );
 }

@@ -193,8 +193,12 @@ impl Inner {
             .values()
             .map(|pending| &pending.endpoint)
             .chain(self.ports.values().map(|port| &port.record.endpoint));
-        let own = endpoints
-            .flat_map(|endpoint| endpoint.ips.iter().map(|ip| (endpoint.network.clone(), *ip)));
+        let own = endpoints.flat_map(|endpoint| {
+            endpoint
+                .ips
+                .iter()
+                .map(|ip| (endpoint.network.clone(), *ip))
+        });
         own.chain(self.yielded.keys().cloned()).collect()
     }
 
@@ -209,12 +213,20 @@ impl Inner {
         self.ports
             .values()
             .map(|port| &port.record.endpoint)
-            .chain(self.pending.values().filter(|p| p.complete).map(|p| &p.endpoint))
+            .chain(
+                self.pending
+                    .values()
+                    .filter(|p| p.complete)
+                    .map(|p| &p.endpoint),
+            )
             .cloned()
             .collect()
     }
 
     fn records(&self) -> Vec<PortRecord> {
-        self.ports.values().map(|port| port.record.clone()).collect()
+        self.ports
+            .values()
+            .map(|port| port.record.clone())
+            .collect()
     }
 }

@@ -275,17 +275,20 @@ impl ClusterMap {
         self.revision = self.revision.max(revision);
         match change {
             Change::Put(Object::Node(object)) => {
-                self.nodes.insert(object.id.clone(), Versioned { revision, object });
+                self.nodes
+                    .insert(object.id.clone(), Versioned { revision, object });
             }
             Change::Put(Object::Network(object)) => {
-                self.networks.insert(object.id.clone(), Versioned { revision, object });
+                self.networks
+                    .insert(object.id.clone(), Versioned { revision, object });
             }
             Change::Put(Object::Block(object)) => {
                 let key = (object.network.clone(), object.prefix);
                 self.blocks.insert(key, Versioned { revision, object });
             }
             Change::Put(Object::Endpoint(object)) => {
-                self.endpoints.insert(object.id.clone(), Versioned { revision, object });
+                self.endpoints
+                    .insert(object.id.clone(), Versioned { revision, object });
             }
             Change::Delete(Key::Node(id)) => {
                 self.nodes.remove(&id);
@@ -304,12 +307,18 @@ impl ClusterMap {
 
     /// The node of that name.
     pub fn node_named(&self, name: &str) -> Option<&Node> {
-        self.nodes.values().map(|node| &node.object).find(|node| node.name == name)
+        self.nodes
+            .values()
+            .map(|node| &node.object)
+            .find(|node| node.name == name)
     }
 
     /// The network of that name.
     pub fn network_named(&self, name: &str) -> Option<&Network> {
-        self.networks.values().map(|network| &network.object).find(|network| network.name == name)
+        self.networks
+            .values()
+            .map(|network| &network.object)
+            .find(|network| network.name == name)
     }
 
     /// The network of that id.
@@ -319,7 +328,10 @@ impl ClusterMap {
 
     /// Blocks of one network, in order of prefix.
     pub fn blocks_of<'a>(&'a self, network: &'a NetworkId) -> impl Iterator<Item = &'a Block> {
-        self.blocks.iter().filter(move |((of, _), _)| of == network).map(|(_, block)| &block.object)
+        self.blocks
+            .iter()
+            .filter(move |((of, _), _)| of == network)
+            .map(|(_, block)| &block.object)
     }
 
     /// Endpoints of one network.

@@ -9,8 +9,8 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use weft_switch::port::Queue;
 use weft_switch::{
-    FdbRow, NetworkMode, NetworkSpec, Place, PortEvent, PortGuard, PortSpec, Switch,
-    SwitchConfig, SwitchError, Uplink,
+    FdbRow, NetworkMode, NetworkSpec, Place, PortEvent, PortGuard, PortSpec, Switch, SwitchConfig,
+    SwitchError, Uplink,
 };
 use weft_tunnel::{
     PeerNetworks, PeerSpec, Peers, TunnelError, VxlanConfig, VxlanTunnel, VxlanWorker,
@@ -75,8 +75,12 @@ impl Fabric {
         workers: usize,
     ) -> Result<(Self, mpsc::UnboundedReceiver<PortEvent>), FabricError> {
         let peers = Peers::default();
-        let config =
-            VxlanConfig { local: underlay, port: vxlan_port, workers, source_ports: SOURCE_PORTS };
+        let config = VxlanConfig {
+            local: underlay,
+            port: vxlan_port,
+            workers,
+            source_ports: SOURCE_PORTS,
+        };
         let uplinks = VxlanTunnel::bind(config, peers.clone())?
             .into_iter()
             .map(|worker| Box::new(VxlanUplink(worker)) as Box<dyn Uplink>)
@@ -134,7 +138,11 @@ impl Fabric {
         // Those that leave stay known until nothing points to them.
         let all = self.applied.peers.iter().chain(&wanted.peers);
         let all: BTreeMap<_, _> = all.collect();
-        self.peers.set(all.into_iter().map(|(address, peer)| self.peer_spec(*address, peer)).collect());
+        self.peers.set(
+            all.into_iter()
+                .map(|(address, peer)| self.peer_spec(*address, peer))
+                .collect(),
+        );
     }
 
     fn drop_peers(&mut self) {
@@ -148,7 +156,10 @@ impl Fabric {
             return;
         }
         let left = self.applied.peers.iter();
-        self.peers.set(left.map(|(address, peer)| self.peer_spec(*address, peer)).collect());
+        self.peers.set(
+            left.map(|(address, peer)| self.peer_spec(*address, peer))
+                .collect(),
+        );
         for address in gone {
             if let Some(id) = self.peer_ids.remove(&address) {
                 self.switch.flush_peer(id);
@@ -161,7 +172,12 @@ impl Fabric {
             None => PeerNetworks::All,
             Some(only) => PeerNetworks::Only(only.iter().copied().collect()),
         };
-        PeerSpec { id: self.peer_ids[&address], address, port: peer.port, networks }
+        PeerSpec {
+            id: self.peer_ids[&address],
+            address,
+            port: peer.port,
+            networks,
+        }
     }
 
     fn network_spec(&self, vni: Vni, network: &WantedNetwork) -> NetworkSpec {
@@ -170,7 +186,11 @@ impl Fabric {
             name: network.name.clone(),
             mtu: network.mtu,
             ageing: Duration::from_secs(u64::from(network.ageing_secs)),
-            mode: if network.plain_l2 { NetworkMode::PlainL2 } else { NetworkMode::Routed },
+            mode: if network.plain_l2 {
+                NetworkMode::PlainL2
+            } else {
+                NetworkMode::Routed
+            },
             flood_peers: network
                 .flood
                 .iter()
@@ -244,26 +264,45 @@ impl Fabric {
 
     /// The underlay address of a peer.
     pub(super) fn peer_address(&self, id: PeerId) -> Option<IpAddr> {
-        self.peer_ids.iter().find(|(_, of)| **of == id).map(|(address, _)| *address)
+        self.peer_ids
+            .iter()
+            .find(|(_, of)| **of == id)
+            .map(|(address, _)| *address)
     }
 
     /// Counters of a port.
     pub(super) fn port_traffic(&self, id: PortId) -> Traffic {
-        let Some(stats) = self.switch.port_stats(id) else { return Traffic::default() };
+        let Some(stats) = self.switch.port_stats(id) else {
+            return Traffic::default();
+        };
         Traffic {
             rx_frames: stats.rx_frames,
             rx_bytes: stats.rx_bytes,
             tx_frames: stats.tx_frames,
             tx_bytes: stats.tx_bytes,
-            drops: named(stats.drops.iter().map(|(reason, count)| (reason.name(), count))),
+            drops: named(
+                stats
+                    .drops
+                    .iter()
+                    .map(|(reason, count)| (reason.name(), count)),
+            ),
         }
     }
 
     /// Counters of a peer: what the tunnel and what the switch decided about its frames.
     pub(super) fn peer_traffic(&self, address: IpAddr) -> Traffic {
-        let Some(id) = self.peer_ids.get(&address).copied() else { return Traffic::default() };
-        let Some(stats) = self.peers.stats(id) else { return Traffic::default() };
-        let mut drops = named(stats.drops.iter().map(|(reason, count)| (reason.name(), count)));
+        let Some(id) = self.peer_ids.get(&address).copied() else {
+            return Traffic::default();
+        };
+        let Some(stats) = self.peers.stats(id) else {
+            return Traffic::default();
+        };
+        let mut drops = named(
+            stats
+                .drops
+                .iter()
+                .map(|(reason, count)| (reason.name(), count)),
+        );
         let switch = self.switch.peer_stats(id);
         for (name, count) in named(switch.drops.iter().map(|(why, count)| (why.name(), count))) {
             *drops.entry(name).or_default() += count;
@@ -281,7 +320,12 @@ impl Fabric {
     pub(super) fn strangers(&self) -> Strangers {
         let stats = self.peers.stranger_stats();
         Strangers {
-            drops: named(stats.drops.iter().map(|(reason, count)| (reason.name(), count))),
+            drops: named(
+                stats
+                    .drops
+                    .iter()
+                    .map(|(reason, count)| (reason.name(), count)),
+            ),
             last: stats.last,
         }
     }
@@ -296,5 +340,8 @@ fn free_id(taken: &HashMap<IpAddr, PeerId>) -> PeerId {
 }
 
 fn named(drops: impl Iterator<Item = (&'static str, u64)>) -> BTreeMap<String, u64> {
-    drops.filter(|(_, count)| *count > 0).map(|(name, count)| (name.to_owned(), count)).collect()
+    drops
+        .filter(|(_, count)| *count > 0)
+        .map(|(name, count)| (name.to_owned(), count))
+        .collect()
 }

@@ -76,7 +76,10 @@ impl Agent {
                 if let Some(node) = name_holder(&inner, network, name) {
                     return Err(ApiError::conflict(
                         "name_taken",
-                        format!("endpoint name {name} is taken on network {} (node {node})", network.name),
+                        format!(
+                            "endpoint name {name} is taken on network {} (node {node})",
+                            network.name
+                        ),
                     )
                     .hint("choose another --name, or disconnect the other one"));
                 }
@@ -94,9 +97,18 @@ impl Agent {
             ips: Vec::new(),
             epoch: inner.next_epoch(),
         };
-        inner.pending.insert(id.clone(), Pending { endpoint, complete: false });
+        inner.pending.insert(
+            id.clone(),
+            Pending {
+                endpoint,
+                complete: false,
+            },
+        );
         drop(inner);
-        Ok(PendingGuard { agent: Arc::clone(self), id })
+        Ok(PendingGuard {
+            agent: Arc::clone(self),
+            id,
+        })
     }
 
     /// Finds the addresses and the MAC.
@@ -115,15 +127,23 @@ impl Agent {
         }
         let mut inner = self.inner();
         let ips = inner.pending[&pending.id].endpoint.ips.clone();
-        let mac = request.mac.unwrap_or_else(|| free_mac(&inner, network, &ips));
+        let mac = request
+            .mac
+            .unwrap_or_else(|| free_mac(&inner, network, &ips));
         if let Some(holder) = mac_holder(&inner, network, mac) {
             return Err(ApiError::conflict(
                 "mac_taken",
-                format!("MAC {mac} is taken on network {} by endpoint {holder}", network.name),
+                format!(
+                    "MAC {mac} is taken on network {} by endpoint {holder}",
+                    network.name
+                ),
             )
             .hint("choose another --mac, or leave it out"));
         }
-        let pending = inner.pending.get_mut(&pending.id).expect("the guard keeps it");
+        let pending = inner
+            .pending
+            .get_mut(&pending.id)
+            .expect("the guard keeps it");
         pending.endpoint.mac = mac;
         pending.complete = true;
         Ok(pending.endpoint.clone())
@@ -145,8 +165,10 @@ impl Agent {
                     return Ok(());
                 }
             }
-            let request =
-                Request::AllocateBlock { network: network.id.clone(), subnet: subnet.cidr };
+            let request = Request::AllocateBlock {
+                network: network.id.clone(),
+                subnet: subnet.cidr,
+            };
             self.ask(request).await.map_err(|error| {
                 if error.reply.code != "offline" {
                     return error;
@@ -163,7 +185,10 @@ impl Agent {
         }
         Err(ApiError::unavailable(
             "busy",
-            format!("too many endpoints are connecting to network {} at once", network.name),
+            format!(
+                "too many endpoints are connecting to network {} at once",
+                network.name
+            ),
         )
         .hint("try again"))
     }
@@ -187,7 +212,11 @@ impl Agent {
                     Fixed::Claim if attempt == 0 => {}
                     Fixed::Held { endpoint, node } => {
                         let node = node_name(&inner.map, &node);
-                        return Err(ip_taken(network, ip, &format!("endpoint {endpoint} on node {node}")));
+                        return Err(ip_taken(
+                            network,
+                            ip,
+                            &format!("endpoint {endpoint} on node {node}"),
+                        ));
                     }
                     Fixed::Claim | Fixed::Busy => {
                         return Err(ip_taken(network, ip, "another request that is under way"));
@@ -206,13 +235,23 @@ impl Agent {
                 },
             )?;
         }
-        Err(ip_taken(network, ip, "another node that claimed it at the same moment"))
+        Err(ip_taken(
+            network,
+            ip,
+            "another node that claimed it at the same moment",
+        ))
     }
 
     /// Tells the controller before anything is made, so that a conflict refuses the request. Without a controller the
     /// endpoint is told at the next full report.
     async fn announce(&self, endpoint: &Endpoint) -> Result<(), ApiError> {
-        match self.link.request(Request::PutEndpoint { endpoint: endpoint.clone() }).await {
+        match self
+            .link
+            .request(Request::PutEndpoint {
+                endpoint: endpoint.clone(),
+            })
+            .await
+        {
             Ok(_) => Ok(()),
             Err(RequestError::Refused(refusal)) => Err(refusal.into()),
             Err(RequestError::Offline { .. } | RequestError::TimedOut) => {
@@ -258,12 +297,16 @@ impl Agent {
         let gateways = if network.internal {
             Vec::new()
         } else {
-            network.subnets.iter().map(|subnet| subnet.gateway).collect()
+            network
+                .subnets
+                .iter()
+                .map(|subnet| subnet.gateway)
+                .collect()
         };
         let queues = self.facts.workers;
         let wanted = request.ifname;
-        let (record, tap) = blocking(move || make_device(record, &netns, (wanted, gateways), queues))
-            .await?;
+        let (record, tap) =
+            blocking(move || make_device(record, &netns, (wanted, gateways), queues)).await?;
         let id = record.endpoint.id.clone();
         let agent = Arc::clone(self);
         let plugged = blocking(move || agent.plug_in(record, tap)).await;
@@ -278,7 +321,10 @@ impl Agent {
         self.changed.notify_one();
         let inner = self.inner();
         let port = inner.ports.get(&id).ok_or_else(|| {
-            ApiError::conflict("namespace_gone", "the namespace went away while it was connected")
+            ApiError::conflict(
+                "namespace_gone",
+                "the namespace went away while it was connected",
+            )
         })?;
         info!(network = %network.name, port = %port.record.endpoint.name, ifname = %port.record.ifname,
             netns = %port.record.netns, "connected");
@@ -293,14 +339,17 @@ impl Agent {
     }
 
     /// Plugs file descriptors of a TAP, new or from the holder, into the switch.
-    pub(super) fn add_port(
-        &self,
-        record: PortRecord,
-        fds: Vec<OwnedFd>,
-    ) -> Result<(), ApiError> {
-        let kind = if record.plain { PortKind::Plain } else { PortKind::Offload };
+    pub(super) fn add_port(&self, record: PortRecord, fds: Vec<OwnedFd>) -> Result<(), ApiError> {
+        let kind = if record.plain {
+            PortKind::Plain
+        } else {
+            PortKind::Offload
+        };
         let failed = |error: &dyn std::fmt::Display| {
-            ApiError::internal(format!("cannot plug in port {}: {error}", record.endpoint.name))
+            ApiError::internal(format!(
+                "cannot plug in port {}: {error}",
+                record.endpoint.name
+            ))
         };
         let queues: Vec<Queue> = fds
             .iter()
@@ -308,11 +357,20 @@ impl Agent {
             .collect::<Result<_, _>>()
             .map_err(|error| failed(&error))?;
         let mut inner = self.inner();
-        let id = self.fabric().add_port(&record, queues).map_err(|error| failed(&error))?;
+        let id = self
+            .fabric()
+            .add_port(&record, queues)
+            .map_err(|error| failed(&error))?;
         inner.pending.remove(&record.endpoint.id);
-        inner
-            .ports
-            .insert(record.endpoint.id.clone(), Port { record, id, fds, trouble: None });
+        inner.ports.insert(
+            record.endpoint.id.clone(),
+            Port {
+                record,
+                id,
+                fds,
+                trouble: None,
+            },
+        );
         Ok(())
     }
 
@@ -327,7 +385,10 @@ impl Agent {
     ) -> Result<api::Port, ApiError> {
         let id = self.find_port(network, &request).await?;
         let gone = || {
-            ApiError::not_found("not_connected", format!("that port of network {network} is just going"))
+            ApiError::not_found(
+                "not_connected",
+                format!("that port of network {network} is just going"),
+            )
         };
         let view = {
             let inner = self.inner();
@@ -373,7 +434,11 @@ impl Agent {
             [] => Err(not_connected(&inner, network, request)),
             [first, ..] => Err(ApiError::conflict(
                 "ambiguous",
-                format!("{} has {} ports on network {network}", first.record.netns, found.len()),
+                format!(
+                    "{} has {} ports on network {network}",
+                    first.record.netns,
+                    found.len()
+                ),
             )
             .hint("say which one with --name; see `weft ports`")),
         }
@@ -420,10 +485,14 @@ impl Agent {
     pub(super) async fn save_ports(self: &Arc<Self>) -> Result<(), ApiError> {
         let agent = Arc::clone(self);
         blocking(move || {
-            let _order = agent.saving.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let _order = agent
+                .saving
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
             let records = agent.inner().records();
             agent.state.save_ports(&records).map_err(|error| {
-                ApiError::internal(error.to_string()).hint("make room or mend the file system, then try again")
+                ApiError::internal(error.to_string())
+                    .hint("make room or mend the file system, then try again")
             })
         })
         .await
@@ -444,7 +513,9 @@ impl Drop for PendingGuard {
 
 impl Inner {
     fn pending_mut(&mut self, id: &EndpointId) -> &mut Pending {
-        self.pending.get_mut(id).expect("a reservation lives as long as its guard")
+        self.pending
+            .get_mut(id)
+            .expect("a reservation lives as long as its guard")
     }
 }
 
@@ -472,13 +543,17 @@ fn check_request(request: &api::Connect) -> Result<(), ApiError> {
 fn check_ifname(ifname: &str) -> Result<(), ApiError> {
     let good = (1..=15).contains(&ifname.len())
         && !matches!(ifname, "." | "..")
-        && ifname.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'/' | b':' | b'%'));
+        && ifname
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'/' | b':' | b'%'));
     if good {
         return Ok(());
     }
     Err(ApiError::bad_request(
         "bad_ifname",
-        format!("interface name {ifname:?} is not usable: take 1 to 15 printable characters without '/', ':', '%' or space"),
+        format!(
+            "interface name {ifname:?} is not usable: take 1 to 15 printable characters without '/', ':', '%' or space"
+        ),
     ))
 }
 
@@ -492,17 +567,30 @@ fn check_fit(network: &Network, request: &api::Connect) -> Result<(), ApiError> 
     }
     for (index, ip) in request.ips.iter().enumerate() {
         let Some(subnet) = network.subnet_of(*ip) else {
-            let subnets: Vec<String> =
-                network.subnets.iter().map(|subnet| subnet.cidr.to_string()).collect();
+            let subnets: Vec<String> = network
+                .subnets
+                .iter()
+                .map(|subnet| subnet.cidr.to_string())
+                .collect();
             return Err(ApiError::bad_request(
                 "bad_ip",
-                format!("{ip} is in no subnet of network {} ({})", network.name, subnets.join(", ")),
+                format!(
+                    "{ip} is in no subnet of network {} ({})",
+                    network.name,
+                    subnets.join(", ")
+                ),
             ));
         };
-        if request.ips[..index].iter().any(|other| subnet.cidr.contains(other)) {
+        if request.ips[..index]
+            .iter()
+            .any(|other| subnet.cidr.contains(other))
+        {
             return Err(ApiError::bad_request(
                 "bad_ip",
-                format!("more than one --ip is in subnet {} of network {}", subnet.cidr, network.name),
+                format!(
+                    "more than one --ip is in subnet {} of network {}",
+                    subnet.cidr, network.name
+                ),
             )
             .hint("an endpoint has one address of each subnet"));
         }
@@ -537,7 +625,11 @@ fn base_name(netns: &Netns) -> String {
         .collect();
     // /proc/PID/ns/net says nothing by its last part.
     let fine = base != "net" && model::check_name("endpoint", &base).is_ok();
-    if fine { base } else { format!("ns-{}", netns.id().1) }
+    if fine {
+        base
+    } else {
+        format!("ns-{}", netns.id().1)
+    }
 }
 
 fn name_holder(inner: &Inner, network: &Network, name: &str) -> Option<String> {
@@ -575,7 +667,11 @@ fn mac_holder(inner: &Inner, network: &Network, mac: MacAddr) -> Option<String> 
         .filter(|endpoint| endpoint.network == network.id);
     let mut all = inner.map.endpoints_of(&network.id).chain(local);
     all.find(|endpoint| endpoint.mac == mac).map(|endpoint| {
-        format!("{} on node {}", endpoint.name, node_name(&inner.map, &endpoint.node))
+        format!(
+            "{} on node {}",
+            endpoint.name,
+            node_name(&inner.map, &endpoint.node)
+        )
     })
 }
 
@@ -596,9 +692,15 @@ fn free_mac(inner: &Inner, network: &Network, ips: &[IpAddr]) -> MacAddr {
 fn ip_taken(network: &Network, ip: IpAddr, holder: &str) -> ApiError {
     ApiError::conflict(
         "ip_taken",
-        format!("address {ip} of network {} is taken by {holder}", network.name),
+        format!(
+            "address {ip} of network {} is taken by {holder}",
+            network.name
+        ),
     )
-    .hint(format!("choose another --ip, or leave it out; `weft network inspect {}` lists who has what", network.name))
+    .hint(format!(
+        "choose another --ip, or leave it out; `weft network inspect {}` lists who has what",
+        network.name
+    ))
 }
 
 fn not_connected(inner: &Inner, network: &str, request: &api::Disconnect) -> ApiError {
@@ -611,7 +713,10 @@ fn not_connected(inner: &Inner, network: &str, request: &api::Disconnect) -> Api
     };
     let elsewhere = request.name.as_ref().and_then(|name| {
         let network = inner.map.network_named(network)?;
-        let endpoint = inner.map.endpoints_of(&network.id).find(|endpoint| endpoint.name == *name)?;
+        let endpoint = inner
+            .map
+            .endpoints_of(&network.id)
+            .find(|endpoint| endpoint.name == *name)?;
         Some(node_name(&inner.map, &endpoint.node))
     });
     let error = ApiError::not_found(
@@ -640,14 +745,20 @@ fn make_device(
     (wanted, gateways): (Option<String>, Vec<IpAddr>),
     queues: usize,
 ) -> Result<(PortRecord, TapDevice), ApiError> {
-    let (kind, queues) =
-        if record.plain { (PortKind::Plain, 1) } else { (PortKind::Offload, queues) };
+    let (kind, queues) = if record.plain {
+        (PortKind::Plain, 1)
+    } else {
+        (PortKind::Offload, queues)
+    };
     // Unique on this host until it is renamed in its namespace: 4 + 11 bytes of the endpoint's id.
     let name = format!("weft{}", &record.endpoint.id.0[..11]);
-    let tap = create_tap(&name, kind, queues).map_err(|error| ApiError::internal(error.to_string()))?;
+    let tap =
+        create_tap(&name, kind, queues).map_err(|error| ApiError::internal(error.to_string()))?;
     let candidates: Vec<String> = match wanted {
         Some(name) => vec![name],
-        None => (0..IFNAME_TRIES).map(|number| format!("eth{number}")).collect(),
+        None => (0..IFNAME_TRIES)
+            .map(|number| format!("eth{number}"))
+            .collect(),
     };
     let last = candidates.len() - 1;
     for (index, ifname) in candidates.into_iter().enumerate() {
@@ -675,18 +786,22 @@ fn make_device(
 
 fn attach_error(error: LinkError) -> ApiError {
     let message = error.to_string();
-    match error {
-        LinkError::InterfaceExists { .. } => ApiError::conflict("interface_exists", message)
-            .hint("choose another --ifname, or leave it out to get the next free ethN"),
-        _ => ApiError::internal(message),
+    if matches!(error, LinkError::InterfaceExists { .. }) {
+        return ApiError::conflict("interface_exists", message)
+            .hint("choose another --ifname, or leave it out to get the next free ethN");
     }
+    ApiError::internal(message)
 }
 
 /// Runs what may wait on the kernel or the disk away from the runtime's threads.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
-        Err(ApiError::internal(format!("the agent failed on this request: {error}")))
-    })
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| {
+            Err(ApiError::internal(format!(
+                "the agent failed on this request: {error}"
+            )))
+        })
 }

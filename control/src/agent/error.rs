@@ -13,7 +13,11 @@ pub struct ApiError {
 
 impl ApiError {
     fn new(status: u16, code: &str, message: impl Into<String>) -> Self {
-        let reply = ErrorReply { code: code.to_owned(), message: message.into(), hint: None };
+        let reply = ErrorReply {
+            code: code.to_owned(),
+            message: message.into(),
+            hint: None,
+        };
         Self { status, reply }
     }
 

@@ -46,7 +46,9 @@ pub(super) fn choose(
             subnet.is_host_address(*ip)
                 && !used.contains(ip)
                 && !taken.contains(&(network.id.clone(), *ip))
-                && map.block_of(&network.id, *ip).is_some_and(|owner| owner.node == *node)
+                && map
+                    .block_of(&network.id, *ip)
+                    .is_some_and(|owner| owner.node == *node)
         });
         if let Some(ip) = free {
             return Choice::Address(ip);
@@ -83,11 +85,21 @@ pub(super) fn judge(
     (network, ip): (&Network, IpAddr),
 ) -> Fixed {
     let Some(subnet) = network.subnet_of(ip) else {
-        let subnets: Vec<String> =
-            network.subnets.iter().map(|subnet| subnet.cidr.to_string()).collect();
+        let subnets: Vec<String> = network
+            .subnets
+            .iter()
+            .map(|subnet| subnet.cidr.to_string())
+            .collect();
         return Fixed::Unusable(match subnets.as_slice() {
-            [] => format!("network {} has no subnet: it gives no addresses", network.name),
-            _ => format!("{ip} is in no subnet of network {} ({})", network.name, subnets.join(", ")),
+            [] => format!(
+                "network {} has no subnet: it gives no addresses",
+                network.name
+            ),
+            _ => format!(
+                "{ip} is in no subnet of network {} ({})",
+                network.name,
+                subnets.join(", ")
+            ),
         });
     };
     if !subnet.is_host_address(ip) {
@@ -98,10 +110,14 @@ pub(super) fn judge(
         };
         return Fixed::Unusable(format!("{ip} is {why} in subnet {}", subnet.cidr));
     }
-    if let Some(holder) =
-        map.endpoints_of(&network.id).find(|endpoint| endpoint.ips.contains(&ip))
+    if let Some(holder) = map
+        .endpoints_of(&network.id)
+        .find(|endpoint| endpoint.ips.contains(&ip))
     {
-        return Fixed::Held { endpoint: holder.name.clone(), node: holder.node.clone() };
+        return Fixed::Held {
+            endpoint: holder.name.clone(),
+            node: holder.node.clone(),
+        };
     }
     if taken.contains(&(network.id.clone(), ip)) {
         return Fixed::Busy;

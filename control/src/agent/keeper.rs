@@ -25,7 +25,11 @@ pub(super) struct Keeper {
 impl Keeper {
     /// Finds the holder of an earlier agent or starts one. A failure is told, not fatal: ports work without a holder.
     pub(super) fn start(socket: PathBuf, exe: PathBuf) -> Self {
-        let keeper = Self { socket, exe, client: Mutex::new(None) };
+        let keeper = Self {
+            socket,
+            exe,
+            client: Mutex::new(None),
+        };
         keeper.connect();
         keeper
     }

@@ -99,7 +99,13 @@ pub(super) fn plan<'a>(
     let members = members(map, here, &wanted.peers);
     for network in map.networks.values().map(|network| &network.object) {
         let mut flood = members.get(&network.id).cloned().unwrap_or_default();
-        flood.extend(network.vteps.iter().copied().filter(|ip| wanted.peers.contains_key(ip)));
+        flood.extend(
+            network
+                .vteps
+                .iter()
+                .copied()
+                .filter(|ip| wanted.peers.contains_key(ip)),
+        );
         let wanted_network = WantedNetwork {
             name: network.name.clone(),
             mtu: effective_mtu(map, here, network),
@@ -111,10 +117,15 @@ pub(super) fn plan<'a>(
     }
     plan_macs(map, here, &mut wanted);
     for port in ports {
-        let plain = wanted.networks.get(&port.vni).is_none_or(|network| network.plain_l2);
+        let plain = wanted
+            .networks
+            .get(&port.vni)
+            .is_none_or(|network| network.plain_l2);
         if !plain {
             let place = WantedPlace::Port(port.id.clone());
-            wanted.macs.insert((port.vni, port.mac), (place, port.epoch));
+            wanted
+                .macs
+                .insert((port.vni, port.mac), (place, port.epoch));
         }
     }
     wanted
@@ -129,7 +140,11 @@ fn plan_peers(map: &ClusterMap, here: &Here<'_>, wanted: &mut Wanted) {
             ));
             continue;
         }
-        let peer = WantedPeer { node: Some(node.name.clone()), port: node.vxlan_port, only: None };
+        let peer = WantedPeer {
+            node: Some(node.name.clone()),
+            port: node.vxlan_port,
+            only: None,
+        };
         wanted.peers.insert(node.underlay, peer);
     }
     for network in map.networks.values().map(|network| &network.object) {
@@ -155,7 +170,10 @@ fn plan_peers(map: &ClusterMap, here: &Here<'_>, wanted: &mut Wanted) {
 }
 
 fn others<'a>(map: &'a ClusterMap, here: &'a Here<'_>) -> impl Iterator<Item = &'a Node> {
-    map.nodes.values().map(|node| &node.object).filter(|node| node.id != *here.node)
+    map.nodes
+        .values()
+        .map(|node| &node.object)
+        .filter(|node| node.id != *here.node)
 }
 
 fn reachable(here: &Here<'_>, node: &Node) -> bool {
@@ -175,9 +193,14 @@ fn members(
         if endpoint.node == *here.node {
             continue;
         }
-        let Some(node) = map.nodes.get(&endpoint.node) else { continue };
+        let Some(node) = map.nodes.get(&endpoint.node) else {
+            continue;
+        };
         if peers.contains_key(&node.object.underlay) {
-            members.entry(endpoint.network.clone()).or_default().insert(node.object.underlay);
+            members
+                .entry(endpoint.network.clone())
+                .or_default()
+                .insert(node.object.underlay);
         }
     }
     members
@@ -188,9 +211,10 @@ fn plan_macs(map: &ClusterMap, here: &Here<'_>, wanted: &mut Wanted) {
         if endpoint.node == *here.node {
             continue;
         }
-        let (Some(network), Some(node)) =
-            (map.network(&endpoint.network), map.nodes.get(&endpoint.node))
-        else {
+        let (Some(network), Some(node)) = (
+            map.network(&endpoint.network),
+            map.nodes.get(&endpoint.node),
+        ) else {
             continue;
         };
         if !wanted.peers.contains_key(&node.object.underlay) {
@@ -200,7 +224,9 @@ fn plan_macs(map: &ClusterMap, here: &Here<'_>, wanted: &mut Wanted) {
             wanted.remote_stations.insert((network.vni, endpoint.mac));
         } else {
             let place = WantedPlace::Peer(node.object.underlay);
-            wanted.macs.insert((network.vni, endpoint.mac), (place, endpoint.epoch));
+            wanted
+                .macs
+                .insert((network.vni, endpoint.mac), (place, endpoint.epoch));
         }
     }
 }

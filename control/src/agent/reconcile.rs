@@ -25,7 +25,10 @@ pub(super) async fn follow(agent: Arc<Agent>) {
     loop {
         agent.changed.notified().await;
         let again = Arc::clone(&agent);
-        if tokio::task::spawn_blocking(move || again.reconcile()).await.is_err() {
+        if tokio::task::spawn_blocking(move || again.reconcile())
+            .await
+            .is_err()
+        {
             warn!("applying the cluster map failed; it is tried again at the next change");
         }
     }
@@ -59,13 +62,16 @@ impl Agent {
             (inner.incarnation.clone(), inner.map.clone())
         };
         let revision = map.revision;
-        self.state.save_map(&self.facts.cluster, SavedMap { incarnation, map })?;
+        self.state
+            .save_map(&self.facts.cluster, SavedMap { incarnation, map })?;
         Ok(revision)
     }
 
     pub(super) fn reconcile(&self) {
         let mut inner = self.inner();
-        inner.yielded.retain(|_, since| since.elapsed() < YIELD_PATIENCE);
+        inner
+            .yielded
+            .retain(|_, since| since.elapsed() < YIELD_PATIENCE);
         let ports = inner.ports.iter().map(|(id, port)| LocalPort {
             id,
             vni: port.record.vni,
@@ -74,7 +80,10 @@ impl Agent {
         });
         let wanted = plan(&inner.map, &self.here(), ports);
         let stale_mtus = stale_mtus(&mut inner, &wanted.networks);
-        let progress = Applied { revision: inner.map.revision, behind: behind(&inner) };
+        let progress = Applied {
+            revision: inner.map.revision,
+            behind: behind(&inner),
+        };
         self.fabric().apply(wanted);
         drop(inner);
         for (id, tap, ifname, mtu) in stale_mtus {
@@ -112,7 +121,12 @@ fn stale_mtus(
                 return None;
             }
             let tap = port.fds.first()?.try_clone().ok()?;
-            Some((port.record.endpoint.id.clone(), tap, port.record.ifname.clone(), mtu))
+            Some((
+                port.record.endpoint.id.clone(),
+                tap,
+                port.record.ifname.clone(),
+                mtu,
+            ))
         })
         .collect()
 }
@@ -121,7 +135,10 @@ fn stale_mtus(
 fn behind(inner: &Inner) -> Option<String> {
     let channel = &inner.channel;
     if channel.connected.is_none() {
-        let why = channel.error.clone().unwrap_or_else(|| "still connecting".to_owned());
+        let why = channel
+            .error
+            .clone()
+            .unwrap_or_else(|| "still connecting".to_owned());
         return Some(format!("no controller is connected ({why})"));
     }
     if !channel.caught_up {

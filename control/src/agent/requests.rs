@@ -49,7 +49,8 @@ impl Agent {
         if let Some(network) = self.inner().map.network_named(name) {
             return Ok(network.clone());
         }
-        let error = ApiError::not_found("unknown_network", format!("network {name:?} is not known"));
+        let error =
+            ApiError::not_found("unknown_network", format!("network {name:?} is not known"));
         Err(match asked {
             Ok(_) => error.hint("see `weft network ls`, or make it with `weft network create`"),
             Err(_) => error.hint("no controller answers, so it may be newer than this agent's map; see `weft status`"),
@@ -70,14 +71,21 @@ impl Agent {
         name: String,
         change: api::NetworkChange,
     ) -> Result<api::NetworkInfo, ApiError> {
-        self.ask(Request::ChangeNetwork { name: name.clone(), change }).await?;
+        self.ask(Request::ChangeNetwork {
+            name: name.clone(),
+            change,
+        })
+        .await?;
         self.network_info(&name)
     }
 
     fn network_info(&self, name: &str) -> Result<api::NetworkInfo, ApiError> {
         let inner = self.inner();
         let network = inner.map.network_named(name).ok_or_else(|| {
-            ApiError::conflict("gone", format!("network {name} was removed again by somebody else"))
+            ApiError::conflict(
+                "gone",
+                format!("network {name} was removed again by somebody else"),
+            )
         })?;
         Ok(self.network_view(&inner.map, network))
     }
@@ -88,7 +96,9 @@ impl Agent {
 
     pub(super) async fn network_prune(&self) -> Result<api::Pruned, ApiError> {
         let reply = self.ask(Request::PruneNetworks).await?;
-        Ok(api::Pruned { removed: reply.names })
+        Ok(api::Pruned {
+            removed: reply.names,
+        })
     }
 
     pub(super) async fn network_inspect(&self, name: &str) -> Result<api::NetworkDetail, ApiError> {
@@ -98,20 +108,31 @@ impl Agent {
     }
 
     pub(super) async fn vtep_add(&self, network: String, address: IpAddr) -> Result<(), ApiError> {
-        self.ask(Request::AddVtep { network, address }).await.map(drop)
+        self.ask(Request::AddVtep { network, address })
+            .await
+            .map(drop)
     }
 
     pub(super) async fn vtep_rm(&self, network: String, address: IpAddr) -> Result<(), ApiError> {
-        self.ask(Request::RemoveVtep { network, address }).await.map(drop)
+        self.ask(Request::RemoveVtep { network, address })
+            .await
+            .map(drop)
     }
 
     pub(super) async fn node_rm(&self, name: String) -> Result<(), ApiError> {
-        self.ask(Request::RemoveNode { name, force: false }).await.map(drop)
+        self.ask(Request::RemoveNode { name, force: false })
+            .await
+            .map(drop)
     }
 
     /// `weft nodes`: the map's nodes, and who is connected as far as the controller can be asked.
     pub(super) async fn nodes(&self) -> Vec<api::NodeInfo> {
-        let connected = self.link.request(Request::Presence).await.ok().map(|reply| reply.connected);
+        let connected = self
+            .link
+            .request(Request::Presence)
+            .await
+            .ok()
+            .map(|reply| reply.connected);
         let inner = self.inner();
         let mut endpoints: BTreeMap<_, usize> = BTreeMap::new();
         for endpoint in inner.map.endpoints.values() {
@@ -150,7 +171,9 @@ impl Agent {
         warnings.extend(fabric.applied().warnings.iter().cloned());
         let survive = self.keeper.answers();
         if !survive {
-            warnings.push("the fd holder doesn't answer: ports would not survive the agent now".to_owned());
+            warnings.push(
+                "the fd holder doesn't answer: ports would not survive the agent now".to_owned(),
+            );
         }
         api::Status {
             node: self.facts.node_name.clone(),
@@ -190,8 +213,11 @@ impl Agent {
             let in_sync = applied.wait_for(|applied| applied.behind.is_none());
             if tokio::time::timeout_at(deadline, in_sync).await.is_err() {
                 let why = self.applied.borrow().behind.clone().unwrap_or_default();
-                return Err(ApiError::unavailable("not_in_sync", format!("the agent is not in sync: {why}"))
-                    .hint("see `weft status` and the agent's log"));
+                return Err(ApiError::unavailable(
+                    "not_in_sync",
+                    format!("the agent is not in sync: {why}"),
+                )
+                .hint("see `weft status` and the agent's log"));
             }
             // The controller may know of changes that are still under way to here.
             if let Ok(asked) = tokio::time::timeout_at(deadline, self.ask(Request::Presence)).await
@@ -206,13 +232,24 @@ impl Agent {
 
 impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> Self {
-        let Refusal { code, message, hint } = refusal;
+        let Refusal {
+            code,
+            message,
+            hint,
+        } = refusal;
         let status = match code.as_str() {
             code if code.starts_with("unknown") || code.starts_with("not_") => 404,
             code if code.starts_with("bad_") || code.starts_with("invalid") => 400,
             _ => 409,
         };
-        Self { status, reply: api::ErrorReply { code, message, hint } }
+        Self {
+            status,
+            reply: api::ErrorReply {
+                code,
+                message,
+                hint,
+            },
+        }
     }
 }
 

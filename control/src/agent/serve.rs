@@ -12,12 +12,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Path as UrlPath, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post, put};
-use axum::Router;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixListener;
@@ -55,7 +55,10 @@ pub enum SocketError {
 /// # Errors
 /// [`SocketError`].
 pub(super) fn bind(path: &Path) -> Result<StdUnixListener, SocketError> {
-    let failed = |source| SocketError::Io { path: path.to_owned(), source };
+    let failed = |source| SocketError::Io {
+        path: path.to_owned(),
+        source,
+    };
     if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
         fs::create_dir_all(dir).map_err(failed)?;
     }
@@ -93,7 +96,10 @@ pub(super) enum Phase {
 }
 
 /// Serves the API until the task is dropped.
-pub(super) async fn serve(listener: StdUnixListener, phase: watch::Receiver<Phase>) -> io::Result<()> {
+pub(super) async fn serve(
+    listener: StdUnixListener,
+    phase: watch::Receiver<Phase>,
+) -> io::Result<()> {
     let listener = UnixListener::from_std(listener)?;
     axum::serve(listener, router(Door { phase })).await
 }
@@ -110,11 +116,16 @@ fn router(door: Door) -> Router {
         .route("/v1/networks", get(networks).post(network_create))
         .route(
             "/v1/networks/{name}",
-            get(network_inspect).patch(network_change).delete(network_rm),
+            get(network_inspect)
+                .patch(network_change)
+                .delete(network_rm),
         )
         .route("/v1/networks-prune", post(network_prune))
         .route("/v1/networks/{name}/vteps", get(vteps))
-        .route("/v1/networks/{name}/vteps/{ip}", put(vtep_add).delete(vtep_rm))
+        .route(
+            "/v1/networks/{name}/vteps/{ip}",
+            put(vtep_add).delete(vtep_rm),
+        )
         .route("/v1/networks/{name}/connect", post(connect))
         .route("/v1/networks/{name}/disconnect", post(disconnect))
         .fallback(unknown_route)
@@ -156,7 +167,10 @@ type Reply<T> = Result<Json<T>, ApiError>;
 fn body<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, ApiError> {
     let text: &[u8] = if bytes.is_empty() { b"{}" } else { bytes };
     serde_json::from_slice(text).map_err(|error| {
-        ApiError::bad_request("bad_body", format!("the request's body can't be read: {error}"))
+        ApiError::bad_request(
+            "bad_body",
+            format!("the request's body can't be read: {error}"),
+        )
     })
 }
 
@@ -166,7 +180,9 @@ struct StatusQuery {
 }
 
 async fn status(State(door): State<Door>, Query(query): Query<StatusQuery>) -> Reply<api::Status> {
-    let Some(wait) = query.wait else { return Ok(Json(door.agent()?.status())) };
+    let Some(wait) = query.wait else {
+        return Ok(Json(door.agent()?.status()));
+    };
     let wait = Duration::from_secs(wait).min(MAX_WAIT);
     let deadline = tokio::time::Instant::now() + wait;
     let agent = door.agent_within(wait).await?;
@@ -218,7 +234,9 @@ async fn network_change(
     UrlPath(name): UrlPath<String>,
     bytes: Bytes,
 ) -> Reply<api::NetworkInfo> {
-    Ok(Json(door.agent()?.network_change(name, body(&bytes)?).await?))
+    Ok(Json(
+        door.agent()?.network_change(name, body(&bytes)?).await?,
+    ))
 }
 
 async fn network_rm(State(door): State<Door>, UrlPath(name): UrlPath<String>) -> Reply<Empty> {
@@ -231,7 +249,9 @@ async fn network_prune(State(door): State<Door>) -> Reply<api::Pruned> {
 }
 
 async fn vteps(State(door): State<Door>, UrlPath(name): UrlPath<String>) -> Reply<Vec<IpAddr>> {
-    Ok(Json(door.agent()?.network_inspect(&name).await?.network.vteps))
+    Ok(Json(
+        door.agent()?.network_inspect(&name).await?.network.vteps,
+    ))
 }
 
 async fn vtep_add(
@@ -251,9 +271,8 @@ async fn vtep_rm(
 }
 
 fn vtep_address(text: &str) -> Result<IpAddr, ApiError> {
-    text.parse().map_err(|_| {
-        ApiError::bad_request("bad_address", format!("{text:?} is not an IP address"))
-    })
+    text.parse()
+        .map_err(|_| ApiError::bad_request("bad_address", format!("{text:?} is not an IP address")))
 }
 
 async fn connect(
@@ -263,7 +282,9 @@ async fn connect(
 ) -> Reply<api::Port> {
     let (agent, request) = (door.agent()?, body(&bytes)?);
     // Its own task: a caller that hangs up half-way must not leave half a port.
-    Ok(Json(own_task(async move { agent.connect(&name, request).await }).await?))
+    Ok(Json(
+        own_task(async move { agent.connect(&name, request).await }).await?,
+    ))
 }
 
 async fn disconnect(
@@ -272,20 +293,29 @@ async fn disconnect(
     bytes: Bytes,
 ) -> Reply<api::Port> {
     let (agent, request) = (door.agent()?, body(&bytes)?);
-    Ok(Json(own_task(async move { agent.disconnect(&name, request).await }).await?))
+    Ok(Json(
+        own_task(async move { agent.disconnect(&name, request).await }).await?,
+    ))
 }
 
 async fn own_task<T: Send + 'static>(
     work: impl Future<Output = Result<T, ApiError>> + Send + 'static,
 ) -> Result<T, ApiError> {
     tokio::spawn(work).await.unwrap_or_else(|error| {
-        Err(ApiError::internal(format!("the agent failed on this request: {error}")))
+        Err(ApiError::internal(format!(
+            "the agent failed on this request: {error}"
+        )))
     })
 }
 
 async fn unknown_route(uri: axum::http::Uri) -> ApiError {
-    ApiError::not_found("unknown_route", format!("this agent's API has no {}", uri.path()))
-        .hint("client and agent may be of different versions: compare `weft --version` and `weft status`")
+    ApiError::not_found(
+        "unknown_route",
+        format!("this agent's API has no {}", uri.path()),
+    )
+    .hint(
+        "client and agent may be of different versions: compare `weft --version` and `weft status`",
+    )
 }
 
 #[derive(Debug, serde::Serialize)]

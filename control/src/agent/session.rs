@@ -82,8 +82,13 @@ impl Agent {
     }
 
     fn take_snapshot(&self, incarnation: String, map: ClusterMap) {
-        info!(revision = map.revision, nodes = map.nodes.len(), networks = map.networks.len(),
-            endpoints = map.endpoints.len(), "cluster map received");
+        info!(
+            revision = map.revision,
+            nodes = map.nodes.len(),
+            networks = map.networks.len(),
+            endpoints = map.endpoints.len(),
+            "cluster map received"
+        );
         let mut inner = self.inner();
         inner.incarnation = incarnation;
         inner.map = map;
@@ -122,7 +127,10 @@ impl Agent {
             inner.channel.told = true;
             inner.endpoints()
         };
-        let reply = self.link.request(Request::SyncEndpoints { endpoints }).await;
+        let reply = self
+            .link
+            .request(Request::SyncEndpoints { endpoints })
+            .await;
         let mut inner = self.inner();
         let reply = match reply {
             Ok(reply) => reply,
@@ -137,10 +145,15 @@ impl Agent {
         }
         inner.warnings.clear();
         for (id, refusal) in reply.rejected {
-            let Some(port) = inner.ports.get_mut(&id) else { continue };
+            let Some(port) = inner.ports.get_mut(&id) else {
+                continue;
+            };
             let message = refusal.message;
             warn!(port = %port.record.endpoint.name, code = %refusal.code, "endpoint refused by the controller: {message}");
-            let warning = format!("port {} is not known to the cluster: {message}", port.record.endpoint.name);
+            let warning = format!(
+                "port {} is not known to the cluster: {message}",
+                port.record.endpoint.name
+            );
             port.trouble = Some(format!("refused: {message}"));
             inner.warnings.push(warning);
         }
@@ -149,4 +162,3 @@ impl Agent {
         Ok(())
     }
 }
-

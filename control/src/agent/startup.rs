@@ -20,7 +20,7 @@ use weft_wire::Mtu;
 
 use super::assemble::{Fabric, FabricError};
 use super::serve::{self, Phase, SocketError};
-use super::state::{StateDir, StateError};
+use super::state::{PortRecord, SavedMap, StateDir, StateError};
 use super::{Agent, AgentConfig, Applied, Channel, Facts, Inner, keeper::Keeper};
 use super::{reconcile, session};
 use crate::channel::{self, JoinError, JoinRequest, Link, LinkConfig, NodeFacts};
@@ -73,7 +73,9 @@ pub enum AgentError {
     #[error("{0}")]
     Invalid(String),
     /// The underlay address isn't this host's.
-    #[error("this host has no address {address}: tunnels can't be bound to it; give --underlay one of {have}")]
+    #[error(
+        "this host has no address {address}: tunnels can't be bound to it; give --underlay one of {have}"
+    )]
     NotOurAddress {
         /// What was asked for.
         address: IpAddr,
@@ -121,12 +123,18 @@ pub fn run(config: AgentConfig) -> Result<(), AgentError> {
         .thread_name("weft-control")
         .enable_all()
         .build()
-        .map_err(|source| AgentError::System { what: "start the runtime", source })?;
+        .map_err(|source| AgentError::System {
+            what: "start the runtime",
+            source,
+        })?;
     runtime.block_on(run_until_told(config))
 }
 
 async fn run_until_told(config: AgentConfig) -> Result<(), AgentError> {
-    let system = |source| AgentError::System { what: "listen for signals", source };
+    let system = |source| AgentError::System {
+        what: "listen for signals",
+        source,
+    };
     let mut terminate = signal(SignalKind::terminate()).map_err(system)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(system)?;
     let told = async move {
@@ -231,9 +239,16 @@ async fn find_underlay(settings: &Settings) -> Result<Underlay, AgentError> {
         // In a fresh network namespace even loopback is down.
         link::ensure_loopback_up()
             .await
-            .map_err(|error| AgentError::System { what: "bring up loopback", source: io::Error::other(error) })?;
+            .map_err(|error| AgentError::System {
+                what: "bring up loopback",
+                source: io::Error::other(error),
+            })?;
         let mtu = Mtu::new(STANDALONE_UNDERLAY_MTU).expect("a constant in range");
-        return Ok(Underlay { address, ifname: "lo".to_owned(), mtu });
+        return Ok(Underlay {
+            address,
+            ifname: "lo".to_owned(),
+            mtu,
+        });
     }
     let failed = |error| AgentError::System {
         what: "list this host's addresses",
@@ -242,11 +257,19 @@ async fn find_underlay(settings: &Settings) -> Result<Underlay, AgentError> {
     match link::local_link_of_address(address).await.map_err(failed)? {
         Some(found) => {
             let mtu = Mtu::new(found.mtu.min(Mtu::MAX)).unwrap_or(Mtu::ETHERNET);
-            Ok(Underlay { address, ifname: found.ifname, mtu })
+            Ok(Underlay {
+                address,
+                ifname: found.ifname,
+                mtu,
+            })
         }
         None => {
             let have = link::local_addresses().await.map_err(failed)?;
-            let have = have.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ");
+            let have = have
+                .iter()
+                .map(IpAddr::to_string)
+                .collect::<Vec<_>>()
+                .join(", ");
             Err(AgentError::NotOurAddress { address, have })
         }
     }
@@ -254,7 +277,10 @@ async fn find_underlay(settings: &Settings) -> Result<Underlay, AgentError> {
 
 async fn start_own_controller(state: &StateDir) -> Result<ControllerHandle, AgentError> {
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let config = ControllerConfig { data: state.path("controller"), listen };
+    let config = ControllerConfig {
+        data: state.path("controller"),
+        listen,
+    };
     let handle = controller::start(config).await?;
     info!(address = %handle.address(), "standalone: own controller started");
     Ok(handle)
@@ -283,12 +309,19 @@ async fn join(
         Some(name) => name.clone(),
         None => hostname()?,
     };
-    model::check_name("node", &name).map_err(|why| AgentError::Invalid(format!("{why}; give --node")))?;
+    model::check_name("node", &name)
+        .map_err(|why| AgentError::Invalid(format!("{why}; give --node")))?;
     let (controllers, token) = match own {
-        Some(own) => (vec![own.address()], own.mint_token(Duration::from_secs(60)).await?),
+        Some(own) => (
+            vec![own.address()],
+            own.mint_token(Duration::from_secs(60)).await?,
+        ),
         None => (config.controllers.clone(), given_token(config)?),
     };
-    let request = JoinRequest { node_name: name, facts: facts.clone() };
+    let request = JoinRequest {
+        node_name: name,
+        facts: facts.clone(),
+    };
     let mut said = None;
     loop {
         match channel::join(&controllers, &token, &request, &state.path("identity")).await {
@@ -314,18 +347,31 @@ fn given_token(config: &AgentConfig) -> Result<JoinToken, AgentError> {
     const FIRST: &str = "this state directory isn't a member of a cluster yet";
     if config.controllers.is_empty() {
         let flag = "--join IP:PORT of a controller (or --standalone for a single host)";
-        return Err(AgentError::Missing { what: "a controller", why: FIRST, flag });
+        return Err(AgentError::Missing {
+            what: "a controller",
+            why: FIRST,
+            flag,
+        });
     }
     let Some(token) = &config.token else {
         let flag = "--token with what `weft controller token` prints on the controller";
-        return Err(AgentError::Missing { what: "a join token", why: FIRST, flag });
+        return Err(AgentError::Missing {
+            what: "a join token",
+            why: FIRST,
+            flag,
+        });
     };
-    token.trim().parse().map_err(|error| AgentError::Invalid(format!("join token: {error}")))
+    token
+        .trim()
+        .parse()
+        .map_err(|error| AgentError::Invalid(format!("join token: {error}")))
 }
 
 fn hostname() -> Result<String, AgentError> {
-    let name = nix::unistd::gethostname()
-        .map_err(|errno| AgentError::System { what: "read the host's name", source: errno.into() })?;
+    let name = nix::unistd::gethostname().map_err(|errno| AgentError::System {
+        what: "read the host's name",
+        source: errno.into(),
+    })?;
     Ok(name.to_string_lossy().into_owned())
 }
 
@@ -339,7 +385,8 @@ async fn bring_up(
 ) -> Result<Arc<Agent>, AgentError> {
     let saved = state.load_map(&identity.cluster)?;
     let records = state.load_ports()?;
-    let (fabric, port_events) = start_fabric(underlay.address, node_facts.vxlan_port, config.workers)?;
+    let (fabric, port_events) =
+        start_fabric(underlay.address, node_facts.vxlan_port, config.workers)?;
     let keeper = Keeper::start(state.path("holder.sock"), config.exe.clone());
     let facts = Facts {
         cluster: identity.cluster.clone(),
@@ -359,20 +406,11 @@ async fn bring_up(
         have: saved.map.revision,
         incarnation: saved.incarnation.clone(),
     };
-    let (link, link_events) = Link::start(link_config)
-        .map_err(|source| AgentError::System { what: "open the control channel's socket", source })?;
-    let epoch = records.iter().map(|record| record.endpoint.epoch).max().unwrap_or(0);
-    let inner = Inner {
-        epoch: epoch.max(saved.map.revision),
-        map: saved.map,
-        incarnation: saved.incarnation,
-        ports: BTreeMap::new(),
-        pending: BTreeMap::new(),
-        leaving: BTreeSet::new(),
-        yielded: BTreeMap::new(),
-        channel: Channel::new(controllers),
-        warnings: Vec::new(),
-    };
+    let (link, link_events) = Link::start(link_config).map_err(|source| AgentError::System {
+        what: "open the control channel's socket",
+        source,
+    })?;
+    let inner = Inner::starting(saved, &records, controllers);
     let agent = Arc::new(Agent {
         facts,
         state,
@@ -401,7 +439,9 @@ fn start_fabric(
     let patience = Instant::now() + PORT_PATIENCE;
     loop {
         match Fabric::start(underlay, vxlan_port, workers) {
-            Err(FabricError::Tunnel(TunnelError::PortTaken { .. })) if Instant::now() < patience => {
+            Err(FabricError::Tunnel(TunnelError::PortTaken { .. }))
+                if Instant::now() < patience =>
+            {
                 std::thread::sleep(Duration::from_millis(10));
             }
             result => return result,
@@ -442,15 +482,19 @@ async fn follow_ports(agent: Arc<Agent>, mut events: mpsc::UnboundedReceiver<Por
 
 impl Agent {
     /// Plugs in again what survived the last agent, and forgets what didn't.
-    async fn restore(self: &Arc<Self>, records: Vec<super::state::PortRecord>) -> Result<(), AgentError> {
-        let known: BTreeSet<EndpointId> =
-            records.iter().map(|record| record.endpoint.id.clone()).collect();
+    async fn restore(self: &Arc<Self>, records: Vec<PortRecord>) -> Result<(), AgentError> {
+        let known: BTreeSet<EndpointId> = records
+            .iter()
+            .map(|record| record.endpoint.id.clone())
+            .collect();
         for name in self.keeper.names() {
             if !known.contains(&EndpointId(name.clone())) {
                 info!(port = name, "half-made port of the last agent destroyed");
                 self.keeper.forget(&name);
             }
         }
+        // Networks and peers first: frames have been waiting in the ports' rings.
+        self.reconcile();
         let total = records.len();
         let mut restored = 0;
         for record in records {
@@ -466,12 +510,32 @@ impl Agent {
         }
         self.reconcile();
         if restored != total {
-            self.save_ports().await.map_err(|error| AgentError::Invalid(error.reply.message))?;
+            self.save_ports()
+                .await
+                .map_err(|error| AgentError::Invalid(error.reply.message))?;
         }
         if total > 0 {
             info!(restored, lost = total - restored, "ports of the last agent");
         }
         Ok(())
+    }
+}
+
+impl Inner {
+    /// What is known before the controller is called.
+    fn starting(saved: SavedMap, records: &[PortRecord], controllers: Vec<SocketAddr>) -> Self {
+        let epochs = records.iter().map(|record| record.endpoint.epoch);
+        Self {
+            epoch: epochs.fold(saved.map.revision, u64::max),
+            map: saved.map,
+            incarnation: saved.incarnation,
+            ports: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            leaving: BTreeSet::new(),
+            yielded: BTreeMap::new(),
+            channel: Channel::new(controllers),
+            warnings: Vec::new(),
+        }
     }
 }
 

@@ -130,7 +130,11 @@ impl StateDir {
     /// # Errors
     /// [`StateError::InUse`] when another agent holds it for more than two seconds; [`StateError::Io`].
     pub(super) fn open(dir: &Path) -> Result<Self, StateError> {
-        let failed = |what, source| StateError::Io { what, path: dir.to_owned(), source };
+        let failed = |what, source| StateError::Io {
+            what,
+            path: dir.to_owned(),
+            source,
+        };
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -146,20 +150,33 @@ impl StateDir {
                 .write(true)
                 .mode(0o600)
                 .open(&path)
-                .map_err(|source| StateError::Io { what: "open", path: path.clone(), source })?;
+                .map_err(|source| StateError::Io {
+                    what: "open",
+                    path: path.clone(),
+                    source,
+                })?;
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(mut lock) => {
                     // The pid in it is for people; the lock is what counts.
                     let _ = lock.set_len(0);
                     let _ = writeln!(lock, "{}", std::process::id());
-                    return Ok(Self { dir: dir.to_owned(), _lock: lock });
+                    return Ok(Self {
+                        dir: dir.to_owned(),
+                        _lock: lock,
+                    });
                 }
                 Err(_) if Instant::now() < patience => {
                     std::thread::sleep(Duration::from_millis(10));
                 }
                 Err(_) => {
-                    let pid = fs::read_to_string(&path).unwrap_or_default().trim().to_owned();
-                    return Err(StateError::InUse { dir: dir.to_owned(), pid });
+                    let pid = fs::read_to_string(&path)
+                        .unwrap_or_default()
+                        .trim()
+                        .to_owned();
+                    return Err(StateError::InUse {
+                        dir: dir.to_owned(),
+                        pid,
+                    });
                 }
             }
         }
@@ -176,12 +193,21 @@ impl StateDir {
     /// [`StateError::Corrupt`], [`StateError::Newer`], [`StateError::Io`].
     pub(super) fn load_ports(&self) -> Result<Vec<PortRecord>, StateError> {
         let path = self.path("ports.json");
-        let Some(bytes) = read(&path)? else { return Ok(Vec::new()) };
+        let Some(bytes) = read(&path)? else {
+            return Ok(Vec::new());
+        };
         const NEXT: &str = "move it away to start without these ports (their containers lose them)";
-        let corrupt = |cause: String| StateError::Corrupt { path: path.clone(), cause, next: NEXT };
+        let corrupt = |cause: String| StateError::Corrupt {
+            path: path.clone(),
+            cause,
+            next: NEXT,
+        };
         let value: serde_json::Value =
             serde_json::from_slice(&bytes).map_err(|error| corrupt(error.to_string()))?;
-        check_layout(&path, value.get("layout").and_then(serde_json::Value::as_u64))?;
+        check_layout(
+            &path,
+            value.get("layout").and_then(serde_json::Value::as_u64),
+        )?;
         let file: PortsFile =
             serde_json::from_value(value).map_err(|error| corrupt(error.to_string()))?;
         Ok(file.ports)
@@ -192,7 +218,10 @@ impl StateDir {
     /// # Errors
     /// [`StateError::Io`]; the old file is still there then.
     pub(super) fn save_ports(&self, ports: &[PortRecord]) -> Result<(), StateError> {
-        let file = PortsFile { layout: LAYOUT, ports: ports.to_vec() };
+        let file = PortsFile {
+            layout: LAYOUT,
+            ports: ports.to_vec(),
+        };
         let mut text = serde_json::to_vec_pretty(&file).expect("records have text keys only");
         text.push(b'\n');
         replace(&self.path("ports.json"), &text)
@@ -204,7 +233,9 @@ impl StateDir {
     /// [`StateError::Corrupt`], [`StateError::Io`].
     pub(super) fn load_settings<T: DeserializeOwned + Default>(&self) -> Result<T, StateError> {
         let path = self.path("settings.json");
-        let Some(bytes) = read(&path)? else { return Ok(T::default()) };
+        let Some(bytes) = read(&path)? else {
+            return Ok(T::default());
+        };
         serde_json::from_slice(&bytes).map_err(|error| StateError::Corrupt {
             path,
             cause: error.to_string(),
@@ -228,22 +259,38 @@ impl StateDir {
     /// [`StateError::Corrupt`], [`StateError::Newer`], [`StateError::Io`].
     pub(super) fn load_map(&self, cluster: &ClusterId) -> Result<SavedMap, StateError> {
         let path = self.path("map.cbor");
-        let Some(bytes) = read(&path)? else { return Ok(SavedMap::default()) };
+        let Some(bytes) = read(&path)? else {
+            return Ok(SavedMap::default());
+        };
         const NEXT: &str = "delete it: the controller sends the map again (until then this host forwards only locally)";
-        let corrupt = |cause: String| StateError::Corrupt { path: path.clone(), cause, next: NEXT };
+        let corrupt = |cause: String| StateError::Corrupt {
+            path: path.clone(),
+            cause,
+            next: NEXT,
+        };
         let value: ciborium::Value =
             ciborium::from_reader(bytes.as_slice()).map_err(|error| corrupt(error.to_string()))?;
         let layout = value.as_map().and_then(|fields| {
-            let (_, layout) = fields.iter().find(|(key, _)| key.as_text() == Some("layout"))?;
+            let (_, layout) = fields
+                .iter()
+                .find(|(key, _)| key.as_text() == Some("layout"))?;
             u64::try_from(layout.as_integer()?).ok()
         });
         check_layout(&path, layout)?;
-        let file: MapFile = value.deserialized().map_err(|error| corrupt(error.to_string()))?;
+        let file: MapFile = value
+            .deserialized()
+            .map_err(|error| corrupt(error.to_string()))?;
         if file.cluster != *cluster {
-            let cause = format!("it is of cluster {}, this node belongs to {cluster}", file.cluster);
+            let cause = format!(
+                "it is of cluster {}, this node belongs to {cluster}",
+                file.cluster
+            );
             return Err(corrupt(cause));
         }
-        Ok(SavedMap { incarnation: file.incarnation, map: file.map })
+        Ok(SavedMap {
+            incarnation: file.incarnation,
+            map: file.map,
+        })
     }
 
     /// Replaces the saved map.
@@ -252,7 +299,12 @@ impl StateDir {
     /// [`StateError::Io`]; the old file is still there then.
     pub(super) fn save_map(&self, cluster: &ClusterId, saved: SavedMap) -> Result<(), StateError> {
         let SavedMap { incarnation, map } = saved;
-        let file = MapFile { layout: LAYOUT, cluster: cluster.clone(), incarnation, map };
+        let file = MapFile {
+            layout: LAYOUT,
+            cluster: cluster.clone(),
+            incarnation,
+            map,
+        };
         let mut bytes = Vec::new();
         ciborium::into_writer(&file, &mut bytes).expect("a Vec takes every write");
         replace(&self.path("map.cbor"), &bytes)
@@ -278,7 +330,11 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, StateError> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(StateError::Io { what: "read", path: path.to_owned(), source }),
+        Err(source) => Err(StateError::Io {
+            what: "read",
+            path: path.to_owned(),
+            source,
+        }),
     }
 }
 
@@ -286,8 +342,12 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, StateError> {
 fn replace(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
     let new = path.with_extension("new");
     let write = || -> io::Result<()> {
-        let mut file =
-            OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new)?;
+        let mut file = OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(0o600)
+            .open(&new)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&new, path)?;
@@ -296,7 +356,11 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
         }
         Ok(())
     };
-    write().map_err(|source| StateError::Io { what: "write", path: path.to_owned(), source })
+    write().map_err(|source| StateError::Io {
+        what: "write",
+        path: path.to_owned(),
+        source,
+    })
 }
 
 #[cfg(test)]
@@ -337,8 +401,14 @@ mod tests {
         state.save_ports(&[record()]).unwrap();
         assert_eq!(state.load_ports().unwrap(), [record()]);
         let mut map = ClusterMap::default();
-        map.apply(9, crate::model::Change::Put(crate::model::Object::Endpoint(record().endpoint)));
-        let saved = SavedMap { incarnation: "a".into(), map: map.clone() };
+        map.apply(
+            9,
+            crate::model::Change::Put(crate::model::Object::Endpoint(record().endpoint)),
+        );
+        let saved = SavedMap {
+            incarnation: "a".into(),
+            map: map.clone(),
+        };
         state.save_map(&cluster, saved).unwrap();
         let again = state.load_map(&cluster).unwrap();
         assert_eq!((again.incarnation.as_str(), again.map), ("a", map));
@@ -359,7 +429,10 @@ mod tests {
             assert!(error.contains(expected), "{error}");
         }
         fs::write(dir.path().join("map.cbor"), [0xff, 0x00]).unwrap();
-        let error = state.load_map(&ClusterId("c".into())).unwrap_err().to_string();
+        let error = state
+            .load_map(&ClusterId("c".into()))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("map.cbor is corrupt"), "{error}");
     }
 
@@ -367,8 +440,13 @@ mod tests {
     fn a_map_of_another_cluster_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::open(dir.path()).unwrap();
-        state.save_map(&ClusterId("a".into()), SavedMap::default()).unwrap();
-        let error = state.load_map(&ClusterId("b".into())).unwrap_err().to_string();
+        state
+            .save_map(&ClusterId("a".into()), SavedMap::default())
+            .unwrap();
+        let error = state
+            .load_map(&ClusterId("b".into()))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("cluster a"), "{error}");
     }
 
@@ -377,6 +455,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let _first = StateDir::open(dir.path()).unwrap();
         let error = StateDir::open(dir.path()).unwrap_err().to_string();
-        assert!(error.contains(&format!("pid {}", std::process::id())), "{error}");
+        assert!(
+            error.contains(&format!("pid {}", std::process::id())),
+            "{error}"
+        );
     }
 }

@@ -34,13 +34,21 @@ impl Agent {
                 name: peer.node.clone().unwrap_or_else(|| "static".to_owned()),
                 address: *address,
                 transport: Transport::Vxlan,
-                kind: if peer.node.is_some() { "node" } else { "static" }.to_owned(),
+                kind: if peer.node.is_some() {
+                    "node"
+                } else {
+                    "static"
+                }
+                .to_owned(),
                 mtu: weft_tunnel::inner_mtu(mtu, *address),
                 networks,
                 traffic: fabric.peer_traffic(*address),
             }
         });
-        api::Peers { peers: peers.collect(), strangers: fabric.strangers() }
+        api::Peers {
+            peers: peers.collect(),
+            strangers: fabric.strangers(),
+        }
     }
 
     /// `weft ports`.
@@ -79,7 +87,10 @@ impl Agent {
                         ("peer", Some(node), address)
                     }
                 };
-                let network = applied.networks.get(&row.vni).map(|network| network.name.clone());
+                let network = applied
+                    .networks
+                    .get(&row.vni)
+                    .map(|network| network.name.clone());
                 fdb_view(&row, via, (name, network), address)
             })
             .collect();
@@ -219,5 +230,7 @@ fn block_views(map: &ClusterMap, network: &Network) -> Vec<api::SubnetBlock> {
 
 /// A node's name for people; its id when the map doesn't have it.
 pub(super) fn node_name(map: &ClusterMap, id: &NodeId) -> String {
-    map.nodes.get(id).map_or_else(|| id.to_string(), |node| node.object.name.clone())
+    map.nodes
+        .get(id)
+        .map_or_else(|| id.to_string(), |node| node.object.name.clone())
 }

@@ -34,7 +34,11 @@ impl World {
         let network = network(cidr, gateway);
         let mut map = ClusterMap::default();
         map.apply(1, Change::Put(Object::Network(network.clone())));
-        Self { map, taken: Taken::new(), network }
+        Self {
+            map,
+            taken: Taken::new(),
+            network,
+        }
     }
 
     fn block(&mut self, prefix: &str, node: &str) {
@@ -43,7 +47,8 @@ impl World {
             prefix: prefix.parse().unwrap(),
             node: NodeId(node.into()),
         };
-        self.map.apply(self.map.revision + 1, Change::Put(Object::Block(block)));
+        self.map
+            .apply(self.map.revision + 1, Change::Put(Object::Block(block)));
     }
 
     fn endpoint(&mut self, ip: &str, node: &str) {
@@ -57,17 +62,30 @@ impl World {
             ips: vec![ip.parse().unwrap()],
             epoch: 1,
         };
-        self.map.apply(self.map.revision + 1, Change::Put(Object::Endpoint(endpoint)));
+        self.map.apply(
+            self.map.revision + 1,
+            Change::Put(Object::Endpoint(endpoint)),
+        );
     }
 
     fn choose(&self) -> Choice {
         let subnet = &self.network.subnets[0];
-        choose(&self.map, &self.taken, &NodeId(HERE.into()), (&self.network, subnet))
+        choose(
+            &self.map,
+            &self.taken,
+            &NodeId(HERE.into()),
+            (&self.network, subnet),
+        )
     }
 
     fn judge(&self, ip: &str) -> Fixed {
         let ip = ip.parse().unwrap();
-        judge(&self.map, &self.taken, &NodeId(HERE.into()), (&self.network, ip))
+        judge(
+            &self.map,
+            &self.taken,
+            &NodeId(HERE.into()),
+            (&self.network, ip),
+        )
     }
 }
 
@@ -84,7 +102,9 @@ fn the_lowest_free_address_of_our_blocks_is_chosen() {
     world.block("10.32.0.0/26", HERE);
     assert_eq!(world.choose(), address("10.32.0.2"));
     world.endpoint("10.32.0.2", HERE);
-    world.taken.insert((world.network.id.clone(), "10.32.0.3".parse().unwrap()));
+    world
+        .taken
+        .insert((world.network.id.clone(), "10.32.0.3".parse().unwrap()));
     assert_eq!(world.choose(), address("10.32.0.4"));
 }
 
@@ -126,16 +146,24 @@ fn a_fixed_address_is_judged_by_who_has_it() {
     assert_eq!(world.judge("10.32.0.9"), Fixed::Ours);
     assert_eq!(world.judge("10.32.9.9"), Fixed::Claim);
     world.endpoint("10.32.0.9", THERE);
-    let held = Fixed::Held { endpoint: "e10.32.0.9".into(), node: NodeId(THERE.into()) };
+    let held = Fixed::Held {
+        endpoint: "e10.32.0.9".into(),
+        node: NodeId(THERE.into()),
+    };
     assert_eq!(world.judge("10.32.0.9"), held);
-    world.taken.insert((world.network.id.clone(), "10.32.0.10".parse().unwrap()));
+    world
+        .taken
+        .insert((world.network.id.clone(), "10.32.0.10".parse().unwrap()));
     assert_eq!(world.judge("10.32.0.10"), Fixed::Busy);
     assert!(matches!(world.judge("10.33.0.1"), Fixed::Unusable(_)));
 }
 
 #[test]
 fn a_mac_follows_its_ipv4_address_and_is_a_local_station() {
-    let mac = mac_for(&["fd00::2".parse().unwrap(), "10.32.0.2".parse().unwrap()], 1);
+    let mac = mac_for(
+        &["fd00::2".parse().unwrap(), "10.32.0.2".parse().unwrap()],
+        1,
+    );
     assert_eq!(mac.to_string(), "02:57:0a:20:00:02");
     let mac = mac_for(&[], 0x1234_5678_9abc_def0);
     assert!(mac.is_station() && mac.octets()[0] & 2 == 2);

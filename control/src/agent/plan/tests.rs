@@ -38,7 +38,11 @@ fn node(map: &mut ClusterMap, name: &str, underlay: &str, underlay_mtu: u32) {
 
 fn network(map: &mut ClusterMap, name: &str, number: u32, cidr: Option<&str>, vteps: &[&str]) {
     let subnets = cidr
-        .map(|cidr| Subnet { cidr: cidr.parse().unwrap(), ip_range: None, gateway: ip("10.32.0.1") })
+        .map(|cidr| Subnet {
+            cidr: cidr.parse().unwrap(),
+            ip_range: None,
+            gateway: ip("10.32.0.1"),
+        })
         .into_iter()
         .collect();
     let network = Network {
@@ -71,7 +75,11 @@ fn endpoint(map: &mut ClusterMap, id: u8, network: &str, node: &str) {
 
 fn plan_of(map: &ClusterMap, ports: &[LocalPort<'_>]) -> Wanted {
     let node = NodeId("h1".into());
-    let here = Here { node: &node, underlay: ip(HERE_IP), underlay_mtu: mtu(1500) };
+    let here = Here {
+        node: &node,
+        underlay: ip(HERE_IP),
+        underlay_mtu: mtu(1500),
+    };
     plan(map, &here, ports.iter().cloned())
 }
 
@@ -86,9 +94,15 @@ fn only_nodes_with_an_endpoint_on_the_network_are_flooded() {
     endpoint(&mut map, 2, "blue", "h2");
     let wanted = plan_of(&map, &[]);
     assert_eq!(wanted.peers.len(), 2);
-    assert_eq!(wanted.networks[&vni(4096)].flood, BTreeSet::from([ip("10.99.0.2")]));
+    assert_eq!(
+        wanted.networks[&vni(4096)].flood,
+        BTreeSet::from([ip("10.99.0.2")])
+    );
     let place = WantedPlace::Peer(ip("10.99.0.2"));
-    assert_eq!(wanted.macs, BTreeMap::from([((vni(4096), mac(2)), (place, 2))]));
+    assert_eq!(
+        wanted.macs,
+        BTreeMap::from([((vni(4096), mac(2)), (place, 2))])
+    );
 }
 
 #[test]
@@ -98,7 +112,15 @@ fn addresses_of_a_plain_l2_network_are_learned_not_owned() {
     network(&mut map, "lab", 7, None, &[]);
     endpoint(&mut map, 2, "lab", "h2");
     let id = EndpointId("e1".into());
-    let wanted = plan_of(&map, &[LocalPort { id: &id, vni: vni(7), mac: mac(1), epoch: 1 }]);
+    let wanted = plan_of(
+        &map,
+        &[LocalPort {
+            id: &id,
+            vni: vni(7),
+            mac: mac(1),
+            epoch: 1,
+        }],
+    );
     assert!(wanted.macs.is_empty() && wanted.networks[&vni(7)].plain_l2);
     assert_eq!(wanted.remote_stations, BTreeSet::from([(vni(7), mac(2))]));
 }
@@ -110,8 +132,19 @@ fn a_local_port_owns_its_address_whatever_the_map_says() {
     network(&mut map, "blue", 4096, Some("10.32.0.0/16"), &[]);
     endpoint(&mut map, 2, "blue", "h2");
     let id = EndpointId("mine".into());
-    let wanted = plan_of(&map, &[LocalPort { id: &id, vni: vni(4096), mac: mac(2), epoch: 9 }]);
-    assert_eq!(wanted.macs[&(vni(4096), mac(2))], (WantedPlace::Port(id), 9));
+    let wanted = plan_of(
+        &map,
+        &[LocalPort {
+            id: &id,
+            vni: vni(4096),
+            mac: mac(2),
+            epoch: 9,
+        }],
+    );
+    assert_eq!(
+        wanted.macs[&(vni(4096), mac(2))],
+        (WantedPlace::Port(id), 9)
+    );
 }
 
 #[test]
@@ -121,8 +154,14 @@ fn a_static_vtep_is_flooded_for_its_networks_and_may_send_only_for_them() {
     network(&mut map, "red", 4097, None, &[]);
     let wanted = plan_of(&map, &[]);
     let peer = &wanted.peers[&ip("10.99.0.9")];
-    assert_eq!((peer.port, &peer.only), (4789, &Some(BTreeSet::from([vni(4096)]))));
-    assert_eq!(wanted.networks[&vni(4096)].flood, BTreeSet::from([ip("10.99.0.9")]));
+    assert_eq!(
+        (peer.port, &peer.only),
+        (4789, &Some(BTreeSet::from([vni(4096)])))
+    );
+    assert_eq!(
+        wanted.networks[&vni(4096)].flood,
+        BTreeSet::from([ip("10.99.0.9")])
+    );
     assert!(wanted.networks[&vni(4097)].flood.is_empty());
 }
 
@@ -137,5 +176,9 @@ fn the_mtu_fits_the_smallest_underlay_unless_it_was_set() {
     node(&mut map, "h3", "fd99::3", 1280);
     let wanted = plan_of(&map, &[]);
     assert_eq!(wanted.networks[&vni(4096)].mtu, mtu(1350));
-    assert!(wanted.warnings.iter().any(|warning| warning.contains("h3")), "{:?}", wanted.warnings);
+    assert!(
+        wanted.warnings.iter().any(|warning| warning.contains("h3")),
+        "{:?}",
+        wanted.warnings
+    );
 }

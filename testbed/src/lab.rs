@@ -70,8 +70,12 @@ pub struct Lab {
 
 #[derive(Debug)]
 enum Turn {
-    Shared { _guard: RwLockReadGuard<'static, ()> },
-    Alone { _guard: RwLockWriteGuard<'static, ()> },
+    Shared {
+        _guard: RwLockReadGuard<'static, ()>,
+    },
+    Alone {
+        _guard: RwLockWriteGuard<'static, ()>,
+    },
 }
 
 /// What namespaces, hosts and processes of one lab share.
@@ -100,9 +104,20 @@ impl Lab {
         check_machine();
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let id = format!("wt{}-{number}", std::process::id());
-        let dir = must(tempfile::Builder::new().prefix(&format!("{id}-")).tempdir(), "make a directory");
-        let site = Site { id, dir, namespaces: Mutex::default(), processes: Mutex::default() };
-        Self { site: Arc::new(site), _turn: turn }
+        let dir = must(
+            tempfile::Builder::new().prefix(&format!("{id}-")).tempdir(),
+            "make a directory",
+        );
+        let site = Site {
+            id,
+            dir,
+            namespaces: Mutex::default(),
+            processes: Mutex::default(),
+        };
+        Self {
+            site: Arc::new(site),
+            _turn: turn,
+        }
     }
 
     /// A new network namespace with loopback up; `name` is unique in the lab.
@@ -123,7 +138,10 @@ impl Lab {
     /// The lab's namespaces that exist, as `ip netns` lists them.
     pub fn namespaces_left(&self) -> Vec<String> {
         let prefix = format!("{}-", self.site.id);
-        names_in(Path::new("/run/netns")).into_iter().filter(|name| name.starts_with(&prefix)).collect()
+        names_in(Path::new("/run/netns"))
+            .into_iter()
+            .filter(|name| name.starts_with(&prefix))
+            .collect()
     }
 
     pub(crate) fn site(&self) -> &Arc<Site> {
@@ -153,8 +171,16 @@ impl Site {
             let text = fs::read_to_string(&log).unwrap_or_default();
             let lines: Vec<&str> = text.lines().collect();
             let tail = &lines[lines.len().saturating_sub(LOG_TAIL_LINES)..];
-            let name = log.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            say(&format!("----- {name} ({} lines) -----\n{}", lines.len(), tail.join("\n")));
+            let name = log
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            say(&format!(
+                "----- {name} ({} lines) -----\n{}",
+                lines.len(),
+                tail.join("\n")
+            ));
         }
     }
 }
@@ -190,8 +216,13 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 /// Names of a directory's entries; none when it isn't there.
 pub(crate) fn names_in(dir: &Path) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
-    entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    let Ok(entries) = fs::read_dir(dir) else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect()
 }
 
 fn check_machine() {
@@ -206,13 +237,17 @@ fn machine_is_fit() -> Result<(), String> {
         return Err("the test bed makes network namespaces and TAPs: run it as root".to_owned());
     }
     if !Path::new("/dev/net/tun").exists() {
-        return Err("there is no /dev/net/tun: load the kernel's tun module (modprobe tun)".to_owned());
+        return Err(
+            "there is no /dev/net/tun: load the kernel's tun module (modprobe tun)".to_owned(),
+        );
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     for (tool, package) in TOOLS {
         let here = std::env::split_paths(&path).any(|dir| dir.join(tool).is_file());
         if !here {
-            return Err(format!("the program {tool} is missing: install the Debian package {package}"));
+            return Err(format!(
+                "the program {tool} is missing: install the Debian package {package}"
+            ));
         }
     }
     Ok(())
@@ -224,7 +259,11 @@ pub(crate) fn weft_bin() -> &'static Path {
     BIN.get_or_init(|| match std::env::var_os("WEFT_BIN") {
         Some(path) => {
             let path = PathBuf::from(path);
-            assert!(path.is_file(), "WEFT_BIN names {}, which is no file", path.display());
+            assert!(
+                path.is_file(),
+                "WEFT_BIN names {}, which is no file",
+                path.display()
+            );
             path
         }
         None => build_weft(),
@@ -234,14 +273,21 @@ pub(crate) fn weft_bin() -> &'static Path {
 fn build_weft() -> PathBuf {
     let exe = must(std::env::current_exe(), "find this test's own file");
     // target/PROFILE/deps/TEST-HASH
-    let Some(dir) = exe.ancestors().nth(2) else { panic!("{} is not in a target directory", exe.display()) };
+    let Some(dir) = exe.ancestors().nth(2) else {
+        panic!("{} is not in a target directory", exe.display())
+    };
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
-    build.args(["build", "--quiet", "--package", "weft"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    build
+        .args(["build", "--quiet", "--package", "weft"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"));
     if dir.ends_with("release") {
         build.arg("--release");
     }
     let status = must(build.status(), "run cargo build -p weft");
-    assert!(status.success(), "cargo build -p weft failed ({status}): there is nothing to test");
+    assert!(
+        status.success(),
+        "cargo build -p weft failed ({status}): there is nothing to test"
+    );
     dir.join("weft")
 }

@@ -30,7 +30,16 @@ fn give_address(ns: &Namespace, number: u8) {
 fn join_by_veth(first: &Namespace, second: &Namespace) {
     let ends = [first, second].map(Namespace::name);
     first.ip(&[
-        "link", "add", UNDERLAY_IFNAME, "type", "veth", "peer", "name", UNDERLAY_IFNAME, "netns", ends[1],
+        "link",
+        "add",
+        UNDERLAY_IFNAME,
+        "type",
+        "veth",
+        "peer",
+        "name",
+        UNDERLAY_IFNAME,
+        "netns",
+        ends[1],
     ]);
     give_address(first, 1);
     give_address(second, 2);
@@ -62,7 +71,12 @@ impl Pair {
         let (host1, host2) = (host(&lab, 1), host(&lab, 2));
         join_by_veth(&host1.ns, &host2.ns);
         let controller = Controller::new(&lab, host1.ns.clone(), host1.underlay);
-        Self { lab, controller, host1, host2 }
+        Self {
+            lab,
+            controller,
+            host1,
+            host2,
+        }
     }
 
     /// Controller and both agents run and are in sync.
@@ -112,13 +126,27 @@ impl Hosts {
         for (host, number) in hosts.iter().zip(1..) {
             let port = format!("f{number}");
             host.ns.ip(&[
-                "link", "add", UNDERLAY_IFNAME, "type", "veth", "peer", "name", &port, "netns", fabric.name(),
+                "link",
+                "add",
+                UNDERLAY_IFNAME,
+                "type",
+                "veth",
+                "peer",
+                "name",
+                &port,
+                "netns",
+                fabric.name(),
             ]);
             give_address(&host.ns, number);
             fabric.ip(&["link", "set", &port, "master", "br0", "up"]);
         }
         let controller = Controller::new(&lab, hosts[0].ns.clone(), hosts[0].underlay);
-        let hosts = Self { lab, controller, hosts, fabric };
+        let hosts = Self {
+            lab,
+            controller,
+            hosts,
+            fabric,
+        };
         hosts.controller.start();
         for host in &hosts.hosts {
             host.join(&hosts.controller);
@@ -136,12 +164,14 @@ impl Hosts {
 
     /// Cuts the host of that number (from 1) off from all others: what it sends ends at the fabric's port.
     pub fn cut_off(&self, number: u8) {
-        self.fabric.ip(&["link", "set", &format!("f{number}"), "nomaster"]);
+        self.fabric
+            .ip(&["link", "set", &format!("f{number}"), "nomaster"]);
     }
 
     /// Heals what [`Hosts::cut_off`] cut.
     pub fn heal(&self, number: u8) {
-        self.fabric.ip(&["link", "set", &format!("f{number}"), "master", "br0"]);
+        self.fabric
+            .ip(&["link", "set", &format!("f{number}"), "master", "br0"]);
     }
 }
 
@@ -176,7 +206,12 @@ impl KernelPeer {
         controller.start();
         host1.join(&controller);
         host1.wait_in_sync();
-        let peer = Self { lab, controller, host1, kernel };
+        let peer = Self {
+            lab,
+            controller,
+            host1,
+            kernel,
+        };
         peer.make_vtep(vni);
         peer
     }
@@ -185,14 +220,35 @@ impl KernelPeer {
         let kernel = &self.kernel;
         kernel.ip(&["link", "add", "br0", "type", "bridge"]);
         kernel.ip(&[
-            "link", "add", "vx0", "type", "vxlan", "id", &vni.to_string(), "dstport", "4789", "local", "10.99.0.2",
-            "dev", UNDERLAY_IFNAME,
+            "link",
+            "add",
+            "vx0",
+            "type",
+            "vxlan",
+            "id",
+            &vni.to_string(),
+            "dstport",
+            "4789",
+            "local",
+            "10.99.0.2",
+            "dev",
+            UNDERLAY_IFNAME,
         ]);
         // veth claims to finish inner checksums and doesn't: a userspace socket at the other end would get them undone.
-        kernel.run("ethtool", &["-K", "vx0", "tx", "off"]).expect_done();
+        kernel
+            .run("ethtool", &["-K", "vx0", "tx", "off"])
+            .expect_done();
         kernel.ip(&["link", "set", "vx0", "master", "br0", "up"]);
         kernel.ip(&["link", "set", "br0", "up"]);
-        let flood = ["fdb", "append", "00:00:00:00:00:00", "dev", "vx0", "dst", "10.99.0.1"];
+        let flood = [
+            "fdb",
+            "append",
+            "00:00:00:00:00:00",
+            "dev",
+            "vx0",
+            "dst",
+            "10.99.0.1",
+        ];
         kernel.run("bridge", &flood).expect_done();
     }
 
@@ -200,11 +256,27 @@ impl KernelPeer {
     pub fn container(&self, name: &str, addresses: &[&str]) -> Namespace {
         let ns = self.lab.namespace(name);
         let port = format!("p-{name}");
-        self.kernel.ip(&["link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", ns.name()]);
-        self.kernel.ip(&["link", "set", &port, "master", "br0", "up"]);
+        self.kernel.ip(&[
+            "link",
+            "add",
+            &port,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "eth0",
+            "netns",
+            ns.name(),
+        ]);
+        self.kernel
+            .ip(&["link", "set", &port, "master", "br0", "up"]);
         ns.ip(&["link", "set", "eth0", "mtu", "1450", "up"]);
         for address in addresses {
-            let nodad: &[&str] = if address.contains(':') { &["nodad"] } else { &[] };
+            let nodad: &[&str] = if address.contains(':') {
+                &["nodad"]
+            } else {
+                &[]
+            };
             ns.ip(&[&["addr", "add", address, "dev", "eth0"], nodad].concat());
         }
         ns

@@ -17,18 +17,29 @@ fn agents_that_start_before_their_controller_join_when_it_comes() {
         let token = &tokens[usize::from(host.name == "host2")];
         host.join_with(&pair.controller, token)
     });
-    wait_until(Duration::from_secs(5), "the agents' sockets are there", || pair.host1.socket().exists());
+    wait_until(
+        Duration::from_secs(5),
+        "the agents' sockets are there",
+        || pair.host1.socket().exists(),
+    );
     let refusal = pair.host1.refused(&["network", "create", "blue"]);
-    assert!(!refusal.message.is_empty(), "the agent says what it waits for");
+    assert!(
+        !refusal.message.is_empty(),
+        "the agent says what it waits for"
+    );
     thread::sleep(Duration::from_secs(1));
-    assert!(agents.iter().all(|agent| agent.is_running()), "agents wait for their controller");
+    assert!(
+        agents.iter().all(|agent| agent.is_running()),
+        "agents wait for their controller"
+    );
     pair.controller.start();
     for host in [&pair.host1, &pair.host2] {
         host.wait_up();
     }
     pair.wait_in_sync();
     let c1 = {
-        pair.host2.weft(&["network", "create", "blue", "--subnet", "10.32.0.0/16"]);
+        pair.host2
+            .weft(&["network", "create", "blue", "--subnet", "10.32.0.0/16"]);
         pair.lab.container(&pair.host1, "blue", "c1", &[])
     };
     let c2 = pair.lab.container(&pair.host2, "blue", "c2", &[]);
@@ -40,7 +51,8 @@ fn a_network_and_a_container_may_be_there_before_the_second_host() {
     let pair = Pair::cold(Lab::new());
     pair.controller.start();
     pair.host1.join(&pair.controller);
-    pair.host1.weft(&["network", "create", "blue", "--subnet", "10.32.0.0/16"]);
+    pair.host1
+        .weft(&["network", "create", "blue", "--subnet", "10.32.0.0/16"]);
     let c1 = pair.lab.container(&pair.host1, "blue", "c1", &[]);
     pair.host2.join(&pair.controller);
     // No waiting: a name that the cluster knows is known.
@@ -56,8 +68,14 @@ fn what_happened_while_an_agent_was_stopped_is_there_when_it_is_back() {
     pair.host1.weft(&["network", "create", "red"]);
     pair.host2.stop_agent();
     pair.host1.weft(&["network", "rm", "red"]);
-    pair.host1.weft(&["network", "create", "blue", "--subnet", "10.32.0.0/16"]);
-    let c1 = pair.lab.container(&pair.host1, "blue", "c1", &["--ip", "10.32.7.7", "--alias", "db"]);
+    pair.host1
+        .weft(&["network", "create", "blue", "--subnet", "10.32.0.0/16"]);
+    let c1 = pair.lab.container(
+        &pair.host1,
+        "blue",
+        "c1",
+        &["--ip", "10.32.7.7", "--alias", "db"],
+    );
     pair.host2.restart_agent();
     pair.host2.wait_in_sync();
     let blue = pair.host2.network("blue");
@@ -71,7 +89,8 @@ fn what_happened_while_an_agent_was_stopped_is_there_when_it_is_back() {
 #[test]
 fn an_underlay_link_may_go_down_and_come_back() {
     let pair = Pair::up(Lab::new());
-    pair.host1.weft(&["network", "create", "blue", "--subnet", "10.32.0.0/16"]);
+    pair.host1
+        .weft(&["network", "create", "blue", "--subnet", "10.32.0.0/16"]);
     let c1 = pair.lab.container(&pair.host1, "blue", "c1", &[]);
     let c2 = pair.lab.container(&pair.host2, "blue", "c2", &[]);
     ping(&c1.ns, c2.ip());
@@ -89,7 +108,15 @@ fn one_host_alone_needs_no_controller_and_keeps_its_networks_over_a_restart() {
     host.spawn_agent(&["--standalone", "--node", "alone"]);
     host.wait_up();
     host.wait_in_sync();
-    host.weft(&["network", "create", "blue", "--subnet", "10.32.0.0/16", "--subnet", "fd32::/64"]);
+    host.weft(&[
+        "network",
+        "create",
+        "blue",
+        "--subnet",
+        "10.32.0.0/16",
+        "--subnet",
+        "fd32::/64",
+    ]);
     let c1 = pair.lab.container(host, "blue", "c1", &[]);
     let c2 = pair.lab.container(host, "blue", "c2", &[]);
     ping(&c1.ns, c2.ip());

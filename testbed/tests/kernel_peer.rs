@@ -25,60 +25,113 @@ fn check_learned(peer: &KernelPeer, kernel: &Namespace, ours: &Container) {
     let link = kernel.link("eth0");
     let mac = link["address"].as_str().unwrap();
     let fdb = peer.host1.fdb();
-    let row = fdb.iter().find(|row| row.mac.to_string() == mac).unwrap_or_else(|| panic!("no {mac} in {fdb:?}"));
-    assert_eq!((row.via.as_str(), row.kind.as_str(), row.name.as_str()), ("peer", "learned", "static"));
+    let row = fdb
+        .iter()
+        .find(|row| row.mac.to_string() == mac)
+        .unwrap_or_else(|| panic!("no {mac} in {fdb:?}"));
+    assert_eq!(
+        (row.via.as_str(), row.kind.as_str(), row.name.as_str()),
+        ("peer", "learned", "static")
+    );
     assert_eq!(row.address, Some(VTEP.parse().unwrap()));
-    let theirs = peer.kernel.run("bridge", &["fdb", "show", "dev", "vx0"]).expect_done();
+    let theirs = peer
+        .kernel
+        .run("bridge", &["fdb", "show", "dev", "vx0"])
+        .expect_done();
     let wanted = format!("{} dst 10.99.0.1", ours.mac());
-    assert!(theirs.contains(&wanted), "the kernel learned {wanted}:\n{theirs}");
+    assert!(
+        theirs.contains(&wanted),
+        "the kernel learned {wanted}:\n{theirs}"
+    );
 }
 
 #[test]
 fn a_kernel_vxlan_device_is_a_host_of_a_network_with_subnets() {
     let peer = KernelPeer::up(Lab::new(), VNI);
     let vni = VNI.to_string();
-    peer.host1.weft(&["network", "create", "blue", "--vni", &vni, "--subnet", "10.32.0.0/16", "--subnet", "fd32::/64"]);
+    peer.host1.weft(&[
+        "network",
+        "create",
+        "blue",
+        "--vni",
+        &vni,
+        "--subnet",
+        "10.32.0.0/16",
+        "--subnet",
+        "fd32::/64",
+    ]);
     peer.host1.weft(&["network", "vtep", "add", "blue", VTEP]);
     let ours = peer.lab.container(&peer.host1, "blue", "c1", &[]);
     let theirs = peer.container("k1", &["10.32.200.1/16", "fd32::200:1/64"]);
-    talk((&theirs, "10.32.200.1".parse().unwrap()), (&ours.ns, ours.ip()));
-    talk((&theirs, "fd32::200:1".parse().unwrap()), (&ours.ns, ours.v6()));
+    talk(
+        (&theirs, "10.32.200.1".parse().unwrap()),
+        (&ours.ns, ours.ip()),
+    );
+    talk(
+        (&theirs, "fd32::200:1".parse().unwrap()),
+        (&ours.ns, ours.v6()),
+    );
     check_learned(&peer, &theirs, &ours);
     let listed: Vec<IpAddr> = peer.host1.json(&["network", "vtep", "ls", "blue"]);
     assert_eq!(listed, [VTEP.parse::<IpAddr>().unwrap()]);
     let shown = peer.host1.peer_at(VTEP.parse().unwrap());
-    assert_eq!((shown.kind.as_str(), shown.networks), ("static", vec!["blue".to_owned()]));
+    assert_eq!(
+        (shown.kind.as_str(), shown.networks),
+        ("static", vec!["blue".to_owned()])
+    );
 }
 
 #[test]
 fn a_kernel_vxlan_device_is_a_host_of_a_plain_l2_network() {
     let peer = KernelPeer::up(Lab::new(), VNI);
-    peer.host1.weft(&["network", "create", "lab", "--vni", &VNI.to_string()]);
+    peer.host1
+        .weft(&["network", "create", "lab", "--vni", &VNI.to_string()]);
     let ours = peer.lab.container(&peer.host1, "lab", "c1", &[]);
     peer.host1.weft(&["network", "vtep", "add", "lab", VTEP]);
-    ours.ns.ip(&["addr", "add", "192.168.7.1/24", "dev", "eth0"]);
-    ours.ns.ip(&["addr", "add", "fd07::1/64", "dev", "eth0", "nodad"]);
+    ours.ns
+        .ip(&["addr", "add", "192.168.7.1/24", "dev", "eth0"]);
+    ours.ns
+        .ip(&["addr", "add", "fd07::1/64", "dev", "eth0", "nodad"]);
     let theirs = peer.container("k1", &["192.168.7.2/24", "fd07::2/64"]);
-    talk((&theirs, "192.168.7.2".parse().unwrap()), (&ours.ns, "192.168.7.1".parse().unwrap()));
-    talk((&theirs, "fd07::2".parse().unwrap()), (&ours.ns, "fd07::1".parse().unwrap()));
+    talk(
+        (&theirs, "192.168.7.2".parse().unwrap()),
+        (&ours.ns, "192.168.7.1".parse().unwrap()),
+    );
+    talk(
+        (&theirs, "fd07::2".parse().unwrap()),
+        (&ours.ns, "fd07::1".parse().unwrap()),
+    );
     check_learned(&peer, &theirs, &ours);
 }
 
 #[test]
 fn a_vtep_that_was_taken_away_is_a_stranger_again() {
     let peer = KernelPeer::up(Lab::new(), VNI);
-    peer.host1.weft(&["network", "create", "blue", "--vni", &VNI.to_string(), "--subnet", "10.32.0.0/16"]);
+    peer.host1.weft(&[
+        "network",
+        "create",
+        "blue",
+        "--vni",
+        &VNI.to_string(),
+        "--subnet",
+        "10.32.0.0/16",
+    ]);
     let ours = peer.lab.container(&peer.host1, "blue", "c1", &[]);
     let theirs = peer.container("k1", &["10.32.200.1/16"]);
     assert!(!answers(&theirs, ours.ip()), "nobody added it yet");
     let strangers = peer.host1.peers().strangers;
-    assert!(strangers.drops["stranger"] > 0 && strangers.last == Some(VTEP.parse().unwrap()), "{strangers:?}");
+    assert!(
+        strangers.drops["stranger"] > 0 && strangers.last == Some(VTEP.parse().unwrap()),
+        "{strangers:?}"
+    );
     peer.host1.weft(&["network", "vtep", "add", "blue", VTEP]);
     ping(&theirs, ours.ip());
     peer.host1.weft(&["network", "vtep", "rm", "blue", VTEP]);
     assert!(!answers(&theirs, ours.ip()), "it is no peer any more");
-    wait_until(Duration::from_secs(1), "what was learned of it is forgotten", || {
-        peer.host1.fdb().iter().all(|row| row.via == "port")
-    });
+    wait_until(
+        Duration::from_secs(1),
+        "what was learned of it is forgotten",
+        || peer.host1.fdb().iter().all(|row| row.via == "port"),
+    );
     assert!(peer.host1.peers().peers.is_empty());
 }

@@ -19,7 +19,10 @@ fn two_cold_hosts_reach_each_other_by_every_kind_of_traffic() {
     ping(&one.ns, "fd99::2".parse().unwrap());
     transfer(&one.ns, &two.ns, two.underlay, 3_000_001);
     let measured = iperf_start(&two.ns, &one.ns, one.underlay, 1).finish();
-    assert!(measured.bits_per_second > 1e6 && measured.intervals.len() >= 9, "{measured:?}");
+    assert!(
+        measured.bits_per_second > 1e6 && measured.intervals.len() >= 9,
+        "{measured:?}"
+    );
 }
 
 #[test]
@@ -35,7 +38,10 @@ fn a_prober_sees_how_long_nothing_arrived() {
     let probe = prober.finish();
     assert!(probe.longest_gap >= Duration::from_millis(200), "{probe:?}");
     assert!(probe.longest_gap < Duration::from_millis(600), "{probe:?}");
-    assert!(probe.arrived >= 300 && probe.arrived <= probe.sent, "{probe:?}");
+    assert!(
+        probe.arrived >= 300 && probe.arrived <= probe.sent,
+        "{probe:?}"
+    );
 }
 
 #[test]
@@ -48,13 +54,17 @@ fn a_capture_shows_forged_frames_and_vxlan_as_they_were_sent() {
     let source = MacAddr([2, 0, 0, 0, 0, 9]);
     let frame = ethernet(MacAddr::BROADCAST, source, 0x88b5, b"not padded");
     FrameSocket::open(&pair.host1.ns, "u0").send(&frame);
-    VtepSocket::open(&pair.host1.ns, pair.host1.underlay, pair.host2.underlay).send(&vxlan(8, 77, &frame));
+    VtepSocket::open(&pair.host1.ns, pair.host1.underlay, pair.host2.underlay)
+        .send(&vxlan(8, 77, &frame));
     let seen = capture.stop();
     assert!(seen.frames.contains(&frame), "{}", seen.text());
     let [datagram] = seen.vxlan().try_into().expect("one VXLAN datagram");
     assert_eq!((datagram.vni, datagram.frame), (77, frame));
     assert_eq!(datagram.ends, (pair.host1.underlay, pair.host2.underlay));
-    assert_eq!(seen.frames.iter().find_map(|frame| checksum_fault(frame)), None);
+    assert_eq!(
+        seen.frames.iter().find_map(|frame| checksum_fault(frame)),
+        None
+    );
     assert!(seen.text().contains("vni 77"), "{}", seen.text());
 }
 
@@ -70,7 +80,10 @@ fn nothing_is_left_of_a_lab_whose_test_failed() {
         ping(&ns, gone);
     });
     assert!(failed.is_err(), "nobody answers there");
-    let (namespace, dir, pid) = kept.into_inner().unwrap_or_else(|e| e.into_inner()).expect("the lab was made");
+    let (namespace, dir, pid) = kept
+        .into_inner()
+        .unwrap_or_else(|e| e.into_inner())
+        .expect("the lab was made");
     assert!(!namespace.exists());
     assert!(!dir.exists());
     assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());

@@ -35,11 +35,31 @@ impl Capture {
     pub fn start(ns: &Namespace, ifname: &str, args: &[&str]) -> Self {
         let file = ns.lab_file(&format!("{}-{ifname}.pcap", ns.name()));
         let path = file.to_string_lossy().into_owned();
-        let fixed = ["-i", ifname, "-U", "-w", &path, "-s", "0", "-n", "-Z", "root", "--immediate-mode", "-B", "16384"];
+        let fixed = [
+            "-i",
+            ifname,
+            "-U",
+            "-w",
+            &path,
+            "-s",
+            "0",
+            "-n",
+            "-Z",
+            "root",
+            "--immediate-mode",
+            "-B",
+            "16384",
+        ];
         let log = format!("tcpdump-{}-{ifname}", ns.name());
         let process = ns.spawn(&log, "tcpdump", &[&fixed, args].concat());
-        wait_until(PATIENCE, "tcpdump listens", || process.log().contains("listening on"));
-        Self { process, file, ns: ns.clone() }
+        wait_until(PATIENCE, "tcpdump listens", || {
+            process.log().contains("listening on")
+        });
+        Self {
+            process,
+            file,
+            ns: ns.clone(),
+        }
     }
 
     /// Ends it.
@@ -48,7 +68,11 @@ impl Capture {
         thread::sleep(SETTLE);
         self.process.stop(Signal::SIGINT, PATIENCE);
         let bytes = must(fs::read(&self.file), "read a capture");
-        Captured { frames: frames_of(&bytes), file: self.file, ns: self.ns }
+        Captured {
+            frames: frames_of(&bytes),
+            file: self.file,
+            ns: self.ns,
+        }
     }
 }
 
@@ -66,12 +90,17 @@ impl Captured {
     #[track_caller]
     pub fn text(&self) -> String {
         let file = self.file.to_string_lossy().into_owned();
-        self.ns.run("tcpdump", &["-r", &file, "-n", "-e", "-vv"]).expect_done()
+        self.ns
+            .run("tcpdump", &["-r", &file, "-n", "-e", "-vv"])
+            .expect_done()
     }
 
     /// The VXLAN datagrams in it.
     pub fn vxlan(&self) -> Vec<Vxlan> {
-        self.frames.iter().filter_map(|frame| Vxlan::of(frame)).collect()
+        self.frames
+            .iter()
+            .filter_map(|frame| Vxlan::of(frame))
+            .collect()
     }
 }
 
@@ -81,7 +110,9 @@ fn frames_of(file: &[u8]) -> Vec<Vec<u8>> {
     let mut rest = file.get(24..).unwrap_or_default();
     while let Some(head) = rest.first_chunk::<16>() {
         let len = u32::from_le_bytes([head[8], head[9], head[10], head[11]]) as usize;
-        let Some(frame) = rest.get(16..16 + len) else { break };
+        let Some(frame) = rest.get(16..16 + len) else {
+            break;
+        };
         frames.push(frame.to_vec());
         rest = &rest[16 + len..];
     }
@@ -106,7 +137,9 @@ pub struct Vxlan {
 impl Vxlan {
     fn of(frame: &[u8]) -> Option<Self> {
         let packet = SlicedPacket::from_ethernet(frame).ok()?;
-        let Some(TransportSlice::Udp(udp)) = &packet.transport else { return None };
+        let Some(TransportSlice::Udp(udp)) = &packet.transport else {
+            return None;
+        };
         if udp.destination_port() != VXLAN_PORT {
             return None;
         }
@@ -123,12 +156,14 @@ impl Vxlan {
 
 fn ends_of(packet: &SlicedPacket<'_>) -> Option<(IpAddr, IpAddr)> {
     match &packet.net {
-        Some(NetSlice::Ipv4(ip)) => {
-            Some((ip.header().source_addr().into(), ip.header().destination_addr().into()))
-        }
-        Some(NetSlice::Ipv6(ip)) => {
-            Some((ip.header().source_addr().into(), ip.header().destination_addr().into()))
-        }
+        Some(NetSlice::Ipv4(ip)) => Some((
+            ip.header().source_addr().into(),
+            ip.header().destination_addr().into(),
+        )),
+        Some(NetSlice::Ipv6(ip)) => Some((
+            ip.header().source_addr().into(),
+            ip.header().destination_addr().into(),
+        )),
         Some(NetSlice::Arp(_)) | None => None,
     }
 }
@@ -149,7 +184,9 @@ pub fn checksum_fault(frame: &[u8]) -> Option<String> {
             }
             (ip.payload().ip_number, ip.payload().payload)
         }
-        Some(NetSlice::Ipv6(ip)) if !ip.is_payload_fragmented() => (ip.payload().ip_number, ip.payload().payload),
+        Some(NetSlice::Ipv6(ip)) if !ip.is_payload_fragmented() => {
+            (ip.payload().ip_number, ip.payload().payload)
+        }
         Some(NetSlice::Ipv6(_) | NetSlice::Arp(_)) | None => return None,
     };
     let summed = match protocol {
@@ -205,9 +242,14 @@ mod tests {
             .ipv4([10, 99, 0, 1], [10, 99, 0, 2], 64)
             .udp(50_000, VXLAN_PORT);
         let mut frame = Vec::new();
-        builder.write(&mut frame, &raw::vxlan(8, 0x0001_0203, b"inner")).unwrap();
+        builder
+            .write(&mut frame, &raw::vxlan(8, 0x0001_0203, b"inner"))
+            .unwrap();
         let seen = Vxlan::of(&frame).unwrap();
-        assert_eq!((seen.vni, seen.head, seen.frame.as_slice()), (0x0001_0203, [8, 0, 0, 0, 0], &b"inner"[..]));
+        assert_eq!(
+            (seen.vni, seen.head, seen.frame.as_slice()),
+            (0x0001_0203, [8, 0, 0, 0, 0], &b"inner"[..])
+        );
         assert_eq!(Vxlan::of(&frame[..30]), None);
     }
 }

@@ -27,7 +27,13 @@ impl Lab {
 
     /// The same without IPv6: it sends nothing that the test didn't ask for.
     #[track_caller]
-    pub fn quiet_container(&self, host: &Host, network: &str, name: &str, extra: &[&str]) -> Container {
+    pub fn quiet_container(
+        &self,
+        host: &Host,
+        network: &str,
+        name: &str,
+        extra: &[&str],
+    ) -> Container {
         let ns = self.namespace(name).without_ipv6();
         let port = host.connect(network, &ns, &[&["--name", name], extra].concat());
         Container { ns, port }
@@ -52,17 +58,26 @@ impl Container {
     /// Its IPv4 address.
     #[track_caller]
     pub fn v4(&self) -> Ipv4Addr {
-        let found = self.port.addresses.iter().find_map(|address| match address.addr() {
-            IpAddr::V4(ip) => Some(ip),
-            IpAddr::V6(_) => None,
-        });
+        let found = self
+            .port
+            .addresses
+            .iter()
+            .find_map(|address| match address.addr() {
+                IpAddr::V4(ip) => Some(ip),
+                IpAddr::V6(_) => None,
+            });
         found.unwrap_or_else(|| panic!("{} has no IPv4 address", self.port.name))
     }
 
     /// Its IPv6 address.
     #[track_caller]
     pub fn v6(&self) -> IpAddr {
-        let found = self.port.addresses.iter().map(|address| address.addr()).find(IpAddr::is_ipv6);
+        let found = self
+            .port
+            .addresses
+            .iter()
+            .map(|address| address.addr())
+            .find(IpAddr::is_ipv6);
         found.unwrap_or_else(|| panic!("{} has no IPv6 address", self.port.name))
     }
 }

@@ -27,14 +27,21 @@ impl Namespace {
     pub(super) fn create(site: &Arc<Site>, name: &str) -> Self {
         let name = format!("{}-{name}", site.id);
         lock(&site.namespaces).push(name.clone());
-        let ns = Self { site: Arc::clone(site), name };
+        let ns = Self {
+            site: Arc::clone(site),
+            name,
+        };
         ns.create_again();
         ns
     }
 
     /// Makes it anew after [`Namespace::delete`].
     pub fn create_again(&self) {
-        process::run(Command::new("ip").args(["netns", "add", &self.name]), PATIENCE).expect_done();
+        process::run(
+            Command::new("ip").args(["netns", "add", &self.name]),
+            PATIENCE,
+        )
+        .expect_done();
         self.ip(&["link", "set", "lo", "up"]);
     }
 
@@ -56,7 +63,10 @@ impl Namespace {
     /// Runs `work` inside, on a thread of its own. Sockets made there stay there.
     #[track_caller]
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        let file = must(File::open(self.path()), &format!("open namespace {}", self.name));
+        let file = must(
+            File::open(self.path()),
+            &format!("open namespace {}", self.name),
+        );
         let inside = || {
             must(setns(&file, CloneFlags::CLONE_NEWNET), "enter a namespace");
             work()
@@ -119,7 +129,8 @@ impl Namespace {
     #[track_caller]
     pub fn link(&self, ifname: &str) -> serde_json::Value {
         let text = self.ip(&["-json", "-details", "addr", "show", "dev", ifname]);
-        let links: Vec<serde_json::Value> = must(serde_json::from_str(&text), "read the output of ip -json");
+        let links: Vec<serde_json::Value> =
+            must(serde_json::from_str(&text), "read the output of ip -json");
         match links.into_iter().next() {
             Some(link) => link,
             None => panic!("{} has no interface {ifname}", self.name),
@@ -130,9 +141,13 @@ impl Namespace {
     #[track_caller]
     pub fn ifnames(&self) -> Vec<String> {
         let text = self.ip(&["-json", "link", "show"]);
-        let links: Vec<serde_json::Value> = must(serde_json::from_str(&text), "read the output of ip -json");
+        let links: Vec<serde_json::Value> =
+            must(serde_json::from_str(&text), "read the output of ip -json");
         let names = links.iter().filter_map(|link| link["ifname"].as_str());
-        names.filter(|name| *name != "lo").map(str::to_owned).collect()
+        names
+            .filter(|name| *name != "lo")
+            .map(str::to_owned)
+            .collect()
     }
 
     /// Global addresses of an interface.
@@ -141,7 +156,9 @@ impl Namespace {
         let link = self.link(ifname);
         let infos = link["addr_info"].as_array().cloned().unwrap_or_default();
         let global = infos.iter().filter(|info| info["scope"] == "global");
-        global.filter_map(|info| info["local"].as_str()?.parse().ok()).collect()
+        global
+            .filter_map(|info| info["local"].as_str()?.parse().ok())
+            .collect()
     }
 }
 

@@ -42,14 +42,25 @@ pub fn weft(args: &[&str]) -> Finished {
 /// Reads a refusal from a command that must have ended with exit code 1 and one JSON object on stderr.
 #[track_caller]
 pub fn refusal(finished: &Finished) -> Refusal {
-    assert!(finished.code == Some(1), "a refusal has exit code 1: {finished}");
-    let line = finished.stderr.lines().rev().find(|line| line.starts_with('{'));
+    assert!(
+        finished.code == Some(1),
+        "a refusal has exit code 1: {finished}"
+    );
+    let line = finished
+        .stderr
+        .lines()
+        .rev()
+        .find(|line| line.starts_with('{'));
     let error: serde_json::Value = match line.map(serde_json::from_str) {
         Some(Ok(value)) => value,
         Some(Err(_)) | None => panic!("stderr holds no error object: {finished}"),
     };
-    let text = |key: &str| error[key].as_str().unwrap_or_default().to_owned();
-    Refusal { code: text("code"), message: text("message"), hint: text("hint") }
+    let text = |key: &str| error["error"][key].as_str().unwrap_or_default().to_owned();
+    Refusal {
+        code: text("code"),
+        message: text("message"),
+        hint: text("hint"),
+    }
 }
 
 /// The keeper of the cluster's map.
@@ -67,22 +78,40 @@ impl Controller {
     pub(crate) fn new(lab: &Lab, ns: Namespace, ip: IpAddr) -> Self {
         let data = lab.site().path("controller");
         let address = SocketAddr::new(ip, CONTROLLER_PORT);
-        Self { ns, address, data, process: Mutex::new(None) }
+        Self {
+            ns,
+            address,
+            data,
+            process: Mutex::new(None),
+        }
     }
 
     /// Its data directory.
     pub fn data(&self) -> &str {
-        self.data.to_str().expect("the lab's directory has an ASCII name")
+        self.data
+            .to_str()
+            .expect("the lab's directory has an ASCII name")
     }
 
     /// Starts it and waits until it answers.
     #[track_caller]
     pub fn start(&self) {
         let listen = self.address.to_string();
-        let args = ["controller", "run", "--data", self.data(), "--listen", &listen];
+        let args = [
+            "controller",
+            "run",
+            "--data",
+            self.data(),
+            "--listen",
+            &listen,
+        ];
         let process = self.ns.spawn("controller", &bin(), &args);
         wait_until(DAEMON_PATIENCE, "the controller answers", || {
-            assert!(process.is_running(), "the controller ended:\n{}", process.log());
+            assert!(
+                process.is_running(),
+                "the controller ended:\n{}",
+                process.log()
+            );
             self.try_token(&[]).code == Some(0)
         });
         *lock(&self.process) = Some(process);
@@ -103,7 +132,9 @@ impl Controller {
 
     #[track_caller]
     fn running(&self) -> Arc<Process> {
-        lock(&self.process).clone().expect("the test started the controller")
+        lock(&self.process)
+            .clone()
+            .expect("the test started the controller")
     }
 
     fn try_token(&self, extra: &[&str]) -> Finished {
@@ -137,11 +168,20 @@ pub struct Host {
 impl Host {
     pub(crate) fn new(lab: &Lab, ns: Namespace, name: &str, underlay: IpAddr) -> Self {
         let site = Arc::clone(lab.site());
-        Self { ns, name: name.to_owned(), underlay, site, agent: Mutex::new(None) }
+        Self {
+            ns,
+            name: name.to_owned(),
+            underlay,
+            site,
+            agent: Mutex::new(None),
+        }
     }
 
     fn file(&self, suffix: &str) -> String {
-        self.site.path(&format!("{}.{suffix}", self.name)).to_string_lossy().into_owned()
+        self.site
+            .path(&format!("{}.{suffix}", self.name))
+            .to_string_lossy()
+            .into_owned()
     }
 
     /// The agent's state directory.
@@ -176,7 +216,16 @@ impl Host {
     #[track_caller]
     pub fn join_with(&self, controller: &Controller, token: &str) -> Arc<Process> {
         let (join, underlay) = (controller.address.to_string(), self.underlay.to_string());
-        self.spawn_agent(&["--join", &join, "--token", token, "--node", &self.name, "--underlay", &underlay])
+        self.spawn_agent(&[
+            "--join",
+            &join,
+            "--token",
+            token,
+            "--node",
+            &self.name,
+            "--underlay",
+            &underlay,
+        ])
     }
 
     /// Starts the agent of a member again: the state directory knows the rest.
@@ -190,16 +239,27 @@ impl Host {
     #[track_caller]
     pub fn wait_up(&self) {
         let agent = self.agent();
-        wait_until(DAEMON_PATIENCE, &format!("the agent of {} answers", self.name), || {
-            assert!(agent.is_running(), "the agent of {} ended:\n{}", self.name, agent.log());
-            self.try_weft(&["status", "--json"]).code == Some(0)
-        });
+        wait_until(
+            DAEMON_PATIENCE,
+            &format!("the agent of {} answers", self.name),
+            || {
+                assert!(
+                    agent.is_running(),
+                    "the agent of {} ended:\n{}",
+                    self.name,
+                    agent.log()
+                );
+                self.try_weft(&["status", "--json"]).code == Some(0)
+            },
+        );
     }
 
     /// The agent's process, as last started.
     #[track_caller]
     pub fn agent(&self) -> Arc<Process> {
-        lock(&self.agent).clone().expect("the test started the agent")
+        lock(&self.agent)
+            .clone()
+            .expect("the test started the agent")
     }
 
     /// `kill -9`.
@@ -212,13 +272,21 @@ impl Host {
     #[track_caller]
     pub fn stop_agent(&self) {
         let status = self.agent().stop(Signal::SIGTERM, DAEMON_PATIENCE);
-        assert!(status.success(), "the agent of {} ended with {status}:\n{}", self.name, self.agent().log());
+        assert!(
+            status.success(),
+            "the agent of {} ended with {status}:\n{}",
+            self.name,
+            self.agent().log()
+        );
     }
 
     /// Processes that the agent started and that keep its ports alive.
     pub fn holders(&self) -> Vec<u32> {
         let agent = lock(&self.agent).as_ref().map(|agent| agent.pid());
-        process::pids_mentioning(&self.state()).into_iter().filter(|pid| Some(*pid) != agent).collect()
+        process::pids_mentioning(&self.state())
+            .into_iter()
+            .filter(|pid| Some(*pid) != agent)
+            .collect()
     }
 
     /// Runs `weft` against this host's agent, whatever comes of it.
@@ -238,7 +306,10 @@ impl Host {
     #[track_caller]
     pub fn json<T: DeserializeOwned>(&self, args: &[&str]) -> T {
         let text = self.weft(&[args, &["--json"]].concat());
-        must(serde_json::from_str(&text), &format!("read what `weft {}` printed:\n{text}", args.join(" ")))
+        must(
+            serde_json::from_str(&text),
+            &format!("read what `weft {}` printed:\n{text}", args.join(" ")),
+        )
     }
 
     /// Runs `weft`; it must refuse with exit code 1, and say what and why.
@@ -250,7 +321,13 @@ impl Host {
     /// Connects a namespace; `extra` are further flags.
     #[track_caller]
     pub fn connect(&self, network: &str, ns: &Namespace, extra: &[&str]) -> api::Port {
-        self.json(&[&["network", "connect", network, "--netns", ns.name()], extra].concat())
+        self.json(
+            &[
+                &["network", "connect", network, "--netns", ns.name()],
+                extra,
+            ]
+            .concat(),
+        )
     }
 
     /// Disconnects a namespace.
@@ -268,7 +345,10 @@ impl Host {
     /// The port of that namespace.
     #[track_caller]
     pub fn port_of(&self, ns: &Namespace) -> api::Port {
-        let found = self.ports().into_iter().find(|port| port.netns == ns.name());
+        let found = self
+            .ports()
+            .into_iter()
+            .find(|port| port.netns == ns.name());
         found.unwrap_or_else(|| panic!("{} has no port for {}", self.name, ns.name()))
     }
 
@@ -281,7 +361,11 @@ impl Host {
     /// The peer with that underlay address.
     #[track_caller]
     pub fn peer_at(&self, address: IpAddr) -> api::Peer {
-        let found = self.peers().peers.into_iter().find(|peer| peer.address == address);
+        let found = self
+            .peers()
+            .peers
+            .into_iter()
+            .find(|peer| peer.address == address);
         found.unwrap_or_else(|| panic!("{} has no peer {address}", self.name))
     }
 
@@ -327,9 +411,15 @@ impl Host {
     #[track_caller]
     pub fn listing(&self) -> String {
         let networks: Vec<api::NetworkInfo> = self.json(&["network", "ls"]);
-        let details: Vec<api::NetworkDetail> = networks.iter().map(|network| self.network(&network.name)).collect();
-        let ports: Vec<(String, String, String)> =
-            self.ports().into_iter().map(|port| (port.network, port.name, port.mac.to_string())).collect();
+        let details: Vec<api::NetworkDetail> = networks
+            .iter()
+            .map(|network| self.network(&network.name))
+            .collect();
+        let ports: Vec<(String, String, String)> = self
+            .ports()
+            .into_iter()
+            .map(|port| (port.network, port.name, port.mac.to_string()))
+            .collect();
         format!("{details:#?}\n{ports:#?}")
     }
 }

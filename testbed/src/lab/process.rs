@@ -41,21 +41,32 @@ impl Finished {
 
 impl std::fmt::Display for Finished {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { line, code, stdout, stderr } = self;
+        let Self {
+            line,
+            code,
+            stdout,
+            stderr,
+        } = self;
         write!(f, "`{line}` ended with {code:?}\n{stdout}{stderr}")
     }
 }
 
 fn line_of(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
-    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+    words
+        .map(|word| word.to_string_lossy())
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// Runs a command to its end; the test ends here when that takes longer than `limit`.
 #[track_caller]
 pub fn run(command: &mut Command, limit: Duration) -> Finished {
     let line = line_of(command);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = must(command.spawn(), &format!("run `{line}`"));
     let (stdout, stderr) = (drain(child.stdout.take()), drain(child.stderr.take()));
     let Some(status) = wait(&mut child, limit) else {
@@ -65,7 +76,12 @@ pub fn run(command: &mut Command, limit: Duration) -> Finished {
         panic!("`{line}` did not end within {limit:?}");
     };
     let text = |reader: thread::JoinHandle<String>| reader.join().unwrap_or_default();
-    Finished { line, code: status.code(), stdout: text(stdout), stderr: text(stderr) }
+    Finished {
+        line,
+        code: status.code(),
+        stdout: text(stdout),
+        stderr: text(stderr),
+    }
 }
 
 fn drain(pipe: Option<impl Read + Send + 'static>) -> thread::JoinHandle<String> {
@@ -105,12 +121,18 @@ impl Process {
     #[track_caller]
     pub(super) fn spawn(mut command: Command, log: &Path) -> Self {
         let line = line_of(&command);
-        let file: File =
-            must(OpenOptions::new().create(true).append(true).open(log), &format!("open {}", log.display()));
+        let file: File = must(
+            OpenOptions::new().create(true).append(true).open(log),
+            &format!("open {}", log.display()),
+        );
         let errors = must(file.try_clone(), "share a log");
         command.stdin(Stdio::null()).stdout(file).stderr(errors);
         let child = must(command.spawn(), &format!("start `{line}`"));
-        Self { line, child: Mutex::new(child), log: log.to_owned() }
+        Self {
+            line,
+            child: Mutex::new(child),
+            log: log.to_owned(),
+        }
     }
 
     /// Its number.
@@ -139,7 +161,10 @@ impl Process {
     /// Sends a signal and waits for the end.
     #[track_caller]
     pub fn stop(&self, signal: Signal, limit: Duration) -> ExitStatus {
-        must(kill(pid_of(self.pid()), signal), &format!("signal `{}`", self.line));
+        must(
+            kill(pid_of(self.pid()), signal),
+            &format!("signal `{}`", self.line),
+        );
         self.expect_end(limit)
     }
 
@@ -148,7 +173,11 @@ impl Process {
     pub fn expect_end(&self, limit: Duration) -> ExitStatus {
         match wait(&mut lock(&self.child), limit) {
             Some(status) => status,
-            None => panic!("`{}` did not end within {limit:?}:\n{}", self.line, self.log()),
+            None => panic!(
+                "`{}` did not end within {limit:?}:\n{}",
+                self.line,
+                self.log()
+            ),
         }
     }
 }

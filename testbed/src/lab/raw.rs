@@ -21,13 +21,19 @@ impl FrameSocket {
     #[track_caller]
     pub fn open(ns: &Namespace, ifname: &str) -> Self {
         let socket = ns.enter(|| {
-            let index = must(nix::net::if_::if_nametoindex(ifname), &format!("find interface {ifname}"));
+            let index = must(
+                nix::net::if_::if_nametoindex(ifname),
+                &format!("find interface {ifname}"),
+            );
             let kind = (AddressFamily::Packet, SockType::Raw);
             let socket = must(
                 socket(kind.0, kind.1, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll),
                 "open a packet socket",
             );
-            must(sys::bind_to_interface(socket.as_fd(), index), &format!("bind to {ifname}"));
+            must(
+                sys::bind_to_interface(socket.as_fd(), index),
+                &format!("bind to {ifname}"),
+            );
             socket
         });
         Self(socket)
@@ -36,17 +42,31 @@ impl FrameSocket {
     /// Sends one frame.
     #[track_caller]
     pub fn send(&self, frame: &[u8]) {
-        must(send(self.0.as_raw_fd(), frame, MsgFlags::empty()), &format!("send a frame of {} bytes", frame.len()));
+        must(
+            send(self.0.as_raw_fd(), frame, MsgFlags::empty()),
+            &format!("send a frame of {} bytes", frame.len()),
+        );
     }
 }
 
 /// An Ethernet frame of any type around any bytes, not padded.
 pub fn ethernet(destination: MacAddr, source: MacAddr, ethertype: u16, payload: &[u8]) -> Vec<u8> {
-    [&destination.octets()[..], &source.octets(), &ethertype.to_be_bytes(), payload].concat()
+    [
+        &destination.octets()[..],
+        &source.octets(),
+        &ethertype.to_be_bytes(),
+        payload,
+    ]
+    .concat()
 }
 
 /// The same behind one 802.1Q tag.
-pub fn tagged(destination: MacAddr, source: MacAddr, (vlan, ethertype): (u16, u16), payload: &[u8]) -> Vec<u8> {
+pub fn tagged(
+    destination: MacAddr,
+    source: MacAddr,
+    (vlan, ethertype): (u16, u16),
+    payload: &[u8],
+) -> Vec<u8> {
     let inner = [&vlan.to_be_bytes()[..], &ethertype.to_be_bytes(), payload].concat();
     ethernet(destination, source, EtherType::VLAN_TAGGED_FRAME.0, &inner)
 }
@@ -66,7 +86,14 @@ pub fn udp_frame(macs: (MacAddr, MacAddr), ips: (Ipv4Addr, Ipv4Addr), payload: &
 /// An ARP request in which `sender` says that it has `ips.0` and asks for `ips.1`.
 pub fn arp_request(source: MacAddr, sender: MacAddr, ips: (Ipv4Addr, Ipv4Addr)) -> Vec<u8> {
     let head = [0, 1, 8, 0, 6, 4, 0, 1];
-    let body = [&head[..], &sender.octets(), &ips.0.octets(), &[0; 6], &ips.1.octets()].concat();
+    let body = [
+        &head[..],
+        &sender.octets(),
+        &ips.0.octets(),
+        &[0; 6],
+        &ips.1.octets(),
+    ]
+    .concat();
     ethernet(MacAddr::BROADCAST, source, EtherType::ARP.0, &body)
 }
 
@@ -90,12 +117,18 @@ impl VtepSocket {
     #[track_caller]
     pub fn open(ns: &Namespace, from: IpAddr, to: IpAddr) -> Self {
         let socket = ns.enter(|| must(UdpSocket::bind((from, 0)), &format!("bind {from}")));
-        Self { socket, to: SocketAddr::new(to, VXLAN_PORT) }
+        Self {
+            socket,
+            to: SocketAddr::new(to, VXLAN_PORT),
+        }
     }
 
     /// Sends one datagram.
     #[track_caller]
     pub fn send(&self, datagram: &[u8]) {
-        must(self.socket.send_to(datagram, self.to), &format!("send to {}", self.to));
+        must(
+            self.socket.send_to(datagram, self.to),
+            &format!("send to {}", self.to),
+        );
     }
 }

@@ -26,5 +26,9 @@ pub(super) fn bind_to_interface(socket: BorrowedFd<'_>, ifindex: u32) -> io::Res
             mem::size_of_val(&address) as libc::socklen_t,
         )
     };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }

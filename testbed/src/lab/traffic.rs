@@ -4,7 +4,7 @@
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -22,12 +22,18 @@ const CHUNK_LEN: usize = 61_441;
 pub fn ping(from: &Namespace, to: IpAddr) {
     let to = to.to_string();
     let finished = from.run("ping", &["-n", "-c", "3", "-i", "0.05", "-W", "2", &to]);
-    assert!(finished.code == Some(0) && finished.stdout.contains(" 0% packet loss"), "from {}: {finished}", from.name());
+    assert!(
+        finished.code == Some(0) && finished.stdout.contains(" 0% packet loss"),
+        "from {}: {finished}",
+        from.name()
+    );
 }
 
 /// Whether one ping comes back within a second.
 pub fn answers(from: &Namespace, to: IpAddr) -> bool {
-    from.run("ping", &["-n", "-c", "1", "-W", "1", &to.to_string()]).code == Some(0)
+    from.run("ping", &["-n", "-c", "1", "-W", "1", &to.to_string()])
+        .code
+        == Some(0)
 }
 
 /// Pings so that the frame just fills the MTU, with the don't-fragment bit: what is promised must pass.
@@ -35,7 +41,12 @@ pub fn answers(from: &Namespace, to: IpAddr) -> bool {
 pub fn ping_full(from: &Namespace, to: IpAddr, mtu: u32) {
     let headers = if to.is_ipv4() { 28 } else { 48 };
     let (size, to) = ((mtu - headers).to_string(), to.to_string());
-    let finished = from.run("ping", &["-n", "-c", "2", "-i", "0.05", "-W", "2", "-M", "do", "-s", &size, &to]);
+    let finished = from.run(
+        "ping",
+        &[
+            "-n", "-c", "2", "-i", "0.05", "-W", "2", "-M", "do", "-s", &size, &to,
+        ],
+    );
     assert!(finished.code == Some(0), "from {}: {finished}", from.name());
 }
 
@@ -73,12 +84,21 @@ pub fn transfer(from: &Namespace, to_ns: &Namespace, to: IpAddr, len: usize) {
 
 #[track_caller]
 fn connect(address: SocketAddr) -> TcpStream {
-    must(TcpStream::connect_timeout(&address, TCP_PATIENCE), &format!("connect to {address}"))
+    must(
+        TcpStream::connect_timeout(&address, TCP_PATIENCE),
+        &format!("connect to {address}"),
+    )
 }
 
 fn both_ways(stream: &TcpStream, len: usize, (own, theirs): (u64, u64)) {
-    must(stream.set_read_timeout(Some(TCP_PATIENCE)), "set a time limit");
-    must(stream.set_write_timeout(Some(TCP_PATIENCE)), "set a time limit");
+    must(
+        stream.set_read_timeout(Some(TCP_PATIENCE)),
+        "set a time limit",
+    );
+    must(
+        stream.set_write_timeout(Some(TCP_PATIENCE)),
+        "set a time limit",
+    );
     thread::scope(|scope| {
         scope.spawn(|| send_noise(stream, len, own));
         compare_noise(stream, len, theirs);
@@ -90,7 +110,10 @@ fn send_noise(mut stream: &TcpStream, len: usize, seed: u64) {
     while left > 0 {
         let now = left.min(CHUNK_LEN);
         noise.fill(&mut buffer);
-        must(stream.write_all(&buffer[..now]), &format!("send, {left} of {len} bytes left"));
+        must(
+            stream.write_all(&buffer[..now]),
+            &format!("send, {left} of {len} bytes left"),
+        );
         left -= now;
     }
     must(stream.shutdown(std::net::Shutdown::Write), "end a transfer");
@@ -102,13 +125,23 @@ fn compare_noise(mut stream: &TcpStream, len: usize, seed: u64) {
     while left > 0 {
         let now = left.min(CHUNK_LEN);
         noise.fill(&mut wanted);
-        must(stream.read_exact(&mut seen[..now]), &format!("receive, {left} of {len} bytes left"));
-        assert!(seen[..now] == wanted[..now], "bytes arrived changed, somewhere after byte {}", len - left);
+        must(
+            stream.read_exact(&mut seen[..now]),
+            &format!("receive, {left} of {len} bytes left"),
+        );
+        assert!(
+            seen[..now] == wanted[..now],
+            "bytes arrived changed, somewhere after byte {}",
+            len - left
+        );
         left -= now;
     }
     let more = must(stream.read(&mut seen), "see a transfer's end");
     assert!(more == 0, "more bytes arrived than were sent");
 }
+
+/// Keeps the logs of iperf3 runs apart.
+static IPERF_RUNS: AtomicU32 = AtomicU32::new(0);
 
 /// What iperf3 measured at the receiving side.
 #[derive(Clone, Debug)]
@@ -132,12 +165,18 @@ pub struct IperfRun {
 #[track_caller]
 pub fn iperf_start(from: &Namespace, to_ns: &Namespace, to: IpAddr, secs: u32) -> IperfRun {
     let (to, secs) = (to.to_string(), secs.to_string());
-    let log = format!("iperf3-server-{}", to_ns.name());
+    let number = IPERF_RUNS.fetch_add(1, Ordering::Relaxed);
+    let log = format!("iperf3-{number}-server-{}", to_ns.name());
     let server = to_ns.spawn(&log, "iperf3", &["-s", "-1", "-B", &to, "--forceflush"]);
-    wait_until(TCP_PATIENCE, "iperf3 -s listens", || server.log().contains("Server listening"));
-    let log = format!("iperf3-client-{}-{}", from.name(), server.pid());
+    wait_until(TCP_PATIENCE, "iperf3 -s listens", || {
+        server.log().contains("Server listening")
+    });
+    let log = format!("iperf3-{number}-client-{}", from.name());
     let client = from.spawn(&log, "iperf3", &["-c", &to, "-t", &secs, "-i", "0.1", "-J"]);
-    IperfRun { client, _server: server }
+    IperfRun {
+        client,
+        _server: server,
+    }
 }
 
 impl IperfRun {
@@ -147,12 +186,20 @@ impl IperfRun {
         let status = self.client.expect_end(Duration::from_secs(120));
         let text = self.client.log();
         assert!(status.success(), "iperf3 failed ({status}):\n{text}");
-        let value: serde_json::Value = must(serde_json::from_str(&text), "read what iperf3 printed");
+        let value: serde_json::Value =
+            must(serde_json::from_str(&text), "read what iperf3 printed");
         let intervals = value["intervals"].as_array().cloned().unwrap_or_default();
         Iperf {
-            bits_per_second: value["end"]["sum_received"]["bits_per_second"].as_f64().unwrap_or(0.0),
-            intervals: intervals.iter().map(|i| i["sum"]["bytes"].as_u64().unwrap_or(0)).collect(),
-            retransmits: value["end"]["sum_sent"]["retransmits"].as_u64().unwrap_or(0),
+            bits_per_second: value["end"]["sum_received"]["bits_per_second"]
+                .as_f64()
+                .unwrap_or(0.0),
+            intervals: intervals
+                .iter()
+                .map(|i| i["sum"]["bytes"].as_u64().unwrap_or(0))
+                .collect(),
+            retransmits: value["end"]["sum_sent"]["retransmits"]
+                .as_u64()
+                .unwrap_or(0),
         }
     }
 }
@@ -182,7 +229,11 @@ impl Prober {
     pub fn start(from: &Namespace, to_ns: &Namespace, to: IpAddr) -> Self {
         let sink = to_ns.enter(|| must(UdpSocket::bind((to, 0)), &format!("bind {to}")));
         let address = must(sink.local_addr(), "read a socket's address");
-        let unspecified: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+        let unspecified: IpAddr = if to.is_ipv4() {
+            [0; 4].into()
+        } else {
+            [0; 16].into()
+        };
         let source = from.enter(|| must(UdpSocket::bind((unspecified, 0)), "bind a socket"));
         must(source.connect(address), &format!("connect to {address}"));
         let stop = Arc::new(AtomicBool::new(false));
@@ -191,8 +242,15 @@ impl Prober {
         let receiver = thread::spawn(move || receive_probes(&sink, &until, &first));
         let until = Arc::clone(&stop);
         let sender = thread::spawn(move || send_probes(&source, &until));
-        must(started.recv_timeout(TCP_PATIENCE), "see the first probe arrive");
-        Self { stop, sender, receiver }
+        must(
+            started.recv_timeout(TCP_PATIENCE),
+            "see the first probe arrive",
+        );
+        Self {
+            stop,
+            sender,
+            receiver,
+        }
     }
 
     /// Stops it.
@@ -217,9 +275,20 @@ fn send_probes(source: &UdpSocket, until: &AtomicBool) -> u64 {
     sent
 }
 
-fn receive_probes(sink: &UdpSocket, until: &AtomicBool, first: &std::sync::mpsc::Sender<()>) -> Probe {
-    must(sink.set_read_timeout(Some(Duration::from_millis(20))), "set a time limit");
-    let mut probe = Probe { sent: 0, arrived: 0, longest_gap: Duration::ZERO };
+fn receive_probes(
+    sink: &UdpSocket,
+    until: &AtomicBool,
+    first: &std::sync::mpsc::Sender<()>,
+) -> Probe {
+    must(
+        sink.set_read_timeout(Some(Duration::from_millis(20))),
+        "set a time limit",
+    );
+    let mut probe = Probe {
+        sent: 0,
+        arrived: 0,
+        longest_gap: Duration::ZERO,
+    };
     let (mut last, mut buffer) = (None, [0; 8]);
     loop {
         let ended = until.load(Ordering::Relaxed);
@@ -237,7 +306,9 @@ fn receive_probes(sink: &UdpSocket, until: &AtomicBool, first: &std::sync::mpsc:
         probe.arrived += 1;
     }
     if let Some(last) = last {
-        probe.longest_gap = probe.longest_gap.max(last.elapsed().saturating_sub(Duration::from_millis(40)));
+        probe.longest_gap = probe
+            .longest_gap
+            .max(last.elapsed().saturating_sub(Duration::from_millis(40)));
     }
     probe
 }

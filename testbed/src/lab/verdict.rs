@@ -24,27 +24,43 @@ pub fn wait_until(limit: Duration, what: &str, mut holds: impl FnMut() -> bool) 
 
 /// Waits until `look` returns `wanted`; shows both when it doesn't.
 #[track_caller]
-pub fn wait_for<T: PartialEq + std::fmt::Debug>(limit: Duration, what: &str, wanted: &T, look: impl Fn() -> T) {
+pub fn wait_for<T: PartialEq + std::fmt::Debug>(
+    limit: Duration,
+    what: &str,
+    wanted: &T,
+    look: impl Fn() -> T,
+) {
     let deadline = Instant::now() + limit;
     loop {
         let seen = look();
         if seen == *wanted {
             return;
         }
-        assert!(Instant::now() < deadline, "not within {limit:?}: {what}\n  seen   {seen:?}\n  wanted {wanted:?}");
+        assert!(
+            Instant::now() < deadline,
+            "not within {limit:?}: {what}\n  seen   {seen:?}\n  wanted {wanted:?}"
+        );
         thread::sleep(TICK);
     }
 }
 
 /// What grew between two sets of counters; what did not change is left out.
-pub fn growth(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
-    let grown = after.iter().map(|(name, now)| (name.clone(), now - before.get(name).copied().unwrap_or(0)));
+pub fn growth(
+    before: &BTreeMap<String, u64>,
+    after: &BTreeMap<String, u64>,
+) -> BTreeMap<String, u64> {
+    let grown = after
+        .iter()
+        .map(|(name, now)| (name.clone(), now - before.get(name).copied().unwrap_or(0)));
     grown.filter(|(_, count)| *count > 0).collect()
 }
 
 /// Counters as a test writes them down.
 pub fn counts(pairs: &[(&str, u64)]) -> BTreeMap<String, u64> {
-    pairs.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
+    pairs
+        .iter()
+        .map(|(name, count)| ((*name).to_owned(), *count))
+        .collect()
 }
 
 /// Open file descriptors of a process.
@@ -66,7 +82,9 @@ pub fn resident_kib(pid: u32) -> u64 {
 pub fn processor_time(pid: u32) -> Duration {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // The name, in parentheses, may hold spaces; utime and stime are the 12th and 13th fields after it (proc_pid_stat(5)).
-    let fields = stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect::<Vec<_>>());
+    let fields = stat
+        .rsplit_once(')')
+        .map(|(_, rest)| rest.split_whitespace().collect::<Vec<_>>());
     let ticks = fields.and_then(|fields| {
         Some(fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?)
     });

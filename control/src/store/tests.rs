@@ -1,1 +1,242 @@
-//! Tests.
+use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt;
+
+use proptest::prelude::*;
+use weft_wire::Mtu;
+
+use super::redb::{FILE_NAME, RedbStore};
+use super::*;
+use crate::model::{Key, Node, Object, Transport};
+
+fn node(number: u32) -> Change {
+    Change::Put(Object::Node(Node {
+        id: NodeId(format!("{number:032x}")),
+        name: format!("n{number}"),
+        underlay: Ipv4Addr::from(number).into(),
+        underlay_mtu: Mtu::ETHERNET,
+        vxlan_port: 4789,
+        transports: vec![Transport::Vxlan],
+        version: "test".to_owned(),
+    }))
+}
+
+fn gone(number: u32) -> Change {
+    Change::Delete(Key::Node(NodeId(format!("{number:032x}"))))
+}
+
+fn changes(changes: Vec<Change>) -> Commit {
+    Commit {
+        changes,
+        token: None,
+    }
+}
+
+fn replay(log: &[(Revision, Change)]) -> ClusterMap {
+    let mut map = ClusterMap::default();
+    for (revision, change) in log {
+        map.apply(*revision, change.clone());
+    }
+    map
+}
+
+#[tokio::test]
+async fn what_was_committed_is_there_after_opening_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = RedbStore::open_or_make(dir.path()).unwrap();
+    assert_eq!(
+        store
+            .commit(0, changes(vec![node(1), node(2)]))
+            .await
+            .unwrap(),
+        2
+    );
+    assert_eq!(store.commit(2, changes(vec![gone(1)])).await.unwrap(), 3);
+    let before = store.snapshot().await.unwrap();
+    let cluster = store.authority().await.unwrap().cluster().clone();
+    drop(store);
+    let store = RedbStore::open(dir.path()).unwrap();
+    let after = store.snapshot().await.unwrap();
+    assert_eq!(after.map, before.map);
+    assert_eq!(after.map, replay(&after.log));
+    assert_eq!((after.map.revision, after.map.nodes.len()), (3, 1));
+    assert_eq!(after.incarnation, before.incarnation);
+    assert_eq!(*store.authority().await.unwrap().cluster(), cluster);
+    let mode = std::fs::metadata(dir.path().join(FILE_NAME))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[tokio::test]
+async fn a_commit_on_an_old_revision_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = RedbStore::open_or_make(dir.path()).unwrap();
+    store.commit(0, changes(vec![node(1)])).await.unwrap();
+    let error = store.commit(0, changes(vec![node(2)])).await.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            StoreError::Conflict {
+                expected: 0,
+                found: 1
+            }
+        ),
+        "{error}"
+    );
+    assert_eq!(store.snapshot().await.unwrap().map.nodes.len(), 1);
+}
+
+#[tokio::test]
+async fn old_changes_are_forgotten_and_the_rest_has_no_gap() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = RedbStore::open_or_make(dir.path()).unwrap();
+    let mut revision = 0;
+    for round in 0..6 {
+        let batch = (0..1000).map(|number| {
+            if round % 2 == 0 {
+                node(number)
+            } else {
+                gone(number)
+            }
+        });
+        revision = store
+            .commit(revision, changes(batch.collect()))
+            .await
+            .unwrap();
+        let snapshot = store.snapshot().await.unwrap();
+        assert_eq!(snapshot.map.revision, revision);
+        let kept = snapshot.log.len() as u64;
+        assert!(
+            kept >= revision.min(LOG_KEEP) && kept < LOG_KEEP + 1024,
+            "{kept}"
+        );
+        let oldest = snapshot.log[0].0;
+        assert!(snapshot.log.iter().map(|(at, _)| *at).eq(oldest..=revision));
+    }
+}
+
+#[tokio::test]
+async fn a_token_is_written_with_the_changes_that_use_it_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = RedbStore::open_or_make(dir.path()).unwrap();
+    let token = TokenRecord {
+        id: "t".to_owned(),
+        secret_digest: "d".to_owned(),
+        expires: u64::MAX,
+        used_by: None,
+    };
+    store.put_token_now(token.clone()).unwrap();
+    assert_eq!(
+        store.token("t".to_owned()).await.unwrap(),
+        Some(token.clone())
+    );
+    assert_eq!(store.token("u".to_owned()).await.unwrap(), None);
+    let used = TokenRecord {
+        used_by: Some(NodeId("n".to_owned())),
+        ..token.clone()
+    };
+    let commit = |token| Commit {
+        changes: vec![node(1)],
+        token: Some(token),
+    };
+    store.commit(7, commit(used.clone())).await.unwrap_err();
+    assert_eq!(
+        store.token("t".to_owned()).await.unwrap(),
+        Some(token.clone())
+    );
+    store.commit(0, commit(used.clone())).await.unwrap();
+    assert_eq!(store.token("t".to_owned()).await.unwrap(), Some(used));
+    // Long after it expired nobody asks for it any more.
+    let old = TokenRecord {
+        id: "old".to_owned(),
+        expires: 1,
+        ..token
+    };
+    store.put_token_now(old.clone()).unwrap();
+    assert!(store.token("old".to_owned()).await.unwrap().is_some());
+    store
+        .put_token_now(TokenRecord {
+            id: "v".to_owned(),
+            ..old
+        })
+        .unwrap();
+    assert!(store.token("old".to_owned()).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_used_is_named_with_the_next_step() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(FILE_NAME);
+    let error = RedbStore::open(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("weft controller run --data"), "{error}");
+    let store = RedbStore::open_or_make(dir.path()).unwrap();
+    let error = RedbStore::open_or_make(dir.path()).unwrap_err();
+    assert!(matches!(error, StoreError::Locked { .. }), "{error}");
+    assert!(error.to_string().contains(FILE_NAME) && error.to_string().contains("--data"));
+    drop(store);
+    let whole = std::fs::read(&path).unwrap();
+    for damaged in [
+        b"rubbish".to_vec(),
+        vec![0; 4096],
+        whole[..whole.len() / 3].to_vec(),
+    ] {
+        std::fs::write(&path, damaged).unwrap();
+        let error = RedbStore::open_or_make(dir.path()).unwrap_err();
+        assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
+        assert!(error.to_string().contains(FILE_NAME) && error.to_string().contains("backup"));
+    }
+}
+
+#[test]
+fn a_newer_layout_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(RedbStore::open_or_make(dir.path()).unwrap());
+    let table: ::redb::TableDefinition<'_, &str, &[u8]> = ::redb::TableDefinition::new("meta");
+    let database = ::redb::Database::open(dir.path().join(FILE_NAME)).unwrap();
+    let transaction = database.begin_write().unwrap();
+    let layout = 2_u64.to_be_bytes();
+    transaction
+        .open_table(table)
+        .unwrap()
+        .insert("layout", layout.as_slice())
+        .unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+    let error = RedbStore::open_or_make(dir.path()).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            StoreError::Newer {
+                found: 2,
+                known: 1,
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Damage is told or has no effect; it never kills the controller.
+    #[test]
+    fn a_damaged_store_is_an_error_not_a_crash(hits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..64)) {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let store = RedbStore::open_or_make(dir.path()).unwrap();
+        runtime.block_on(store.commit(0, changes((0..50).map(node).collect()))).unwrap();
+        drop(store);
+        let path = dir.path().join(FILE_NAME);
+        let mut bytes = std::fs::read(&path).unwrap();
+        for (index, byte) in hits {
+            let at = index.index(bytes.len().min(1 << 16));
+            bytes[at] = byte;
+        }
+        std::fs::write(&path, bytes).unwrap();
+        if let Ok(store) = RedbStore::open_or_make(dir.path()) {
+            let _ = runtime.block_on(store.snapshot());
+        }
+    }
+}

@@ -61,6 +61,3 @@ impl<'t> Datapath<'t> {
         transmit::transmit(self.tables, from, &admitted, next, actions)
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -26,10 +26,14 @@ pub(super) fn bridge(
         vlan: frame.vlan,
         mac,
     };
-    match fdb.learn(station(frame.ethernet.source()), place_of(from), now) {
-        // Without room the frame still goes its way; answers to it are flooded.
-        Learned::Known | Learned::New | Learned::Moved | Learned::Refused => {}
-        Learned::OwnedAt(_) => return Err(DropReason::SpoofedMac),
+    let source = station(frame.ethernet.source());
+    match (fdb.learn(source, place_of(from), now), from) {
+        // The control plane knows where this station is, and it isn't at that peer.
+        (Learned::OwnedAt(_), Source::Peer { .. }) => return Err(DropReason::SpoofedMac),
+        // A port without guard may send from any address; what is owned stays where it is. Without room the frame
+        // still goes its way; answers to it are flooded.
+        (Learned::OwnedAt(_), Source::Port(_))
+        | (Learned::Known | Learned::New | Learned::Moved | Learned::Refused, _) => {}
     }
     let destination = frame.ethernet.destination();
     if destination.is_multicast() {

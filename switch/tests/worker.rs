@@ -1,0 +1,292 @@
+//! The switch with its threads, on real TAPs. These need root, `/dev/net/tun` and the `ip` program; traffic stays in
+//! namespaces they make. One at a time: they look at the process's file descriptors and processor time.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests: a failure here is a failed test"
+)]
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sched::{CloneFlags, setns, unshare};
+use weft_switch::port::{PortKind, Queue, TapDevice, create_tap};
+use weft_switch::{
+    FdbKind, NetworkMode, NetworkSpec, Place, PortEvent, PortSpec, Switch, SwitchConfig, Uplink,
+};
+use weft_wire::{FrameRef, Mtu, PeerId, PortId, Vni};
+
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    let guard = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    unshare(CloneFlags::CLONE_NEWNET).expect("these tests need root");
+    guard
+}
+
+fn ip(args: &[&str]) {
+    let output = Command::new("ip")
+        .args(args)
+        .output()
+        .expect("these tests need the ip program");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success(),
+        "ip {args:?} failed (these tests need root): {stderr}"
+    );
+}
+
+/// A container's namespace that goes with the test.
+struct Container(String);
+
+impl Container {
+    fn new() -> Self {
+        static COUNTER: AtomicU32 = AtomicU32::new(0);
+        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("weft-tw{}-{number}", std::process::id());
+        ip(&["netns", "add", &name]);
+        Self(name)
+    }
+
+    /// Moves a TAP in as `eth0`, with an address, up.
+    fn plug(&self, tap: &TapDevice, address: &str) {
+        ip(&["link", "set", &tap.name, "netns", &self.0, "name", "eth0"]);
+        ip(&["-n", &self.0, "addr", "add", address, "dev", "eth0"]);
+        ip(&["-n", &self.0, "link", "set", "eth0", "up"]);
+    }
+
+    fn enter(&self) {
+        let file = std::fs::File::open(format!("/run/netns/{}", self.0)).unwrap();
+        setns(file, CloneFlags::CLONE_NEWNET).unwrap();
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "del", &self.0]).output();
+    }
+}
+
+/// A host without tunnels.
+struct NoUplink;
+
+impl Uplink for NoUplink {
+    fn fds(&self) -> Vec<std::os::fd::BorrowedFd<'_>> {
+        Vec::new()
+    }
+
+    fn send(&mut self, _: PeerId, _: Vni, _: FrameRef<'_>) {}
+
+    fn receive(&mut self, _: &mut dyn FnMut(PeerId, Vni, FrameRef<'_>)) -> usize {
+        0
+    }
+}
+
+fn blue() -> Vni {
+    Vni::new(100).unwrap()
+}
+
+fn switch(workers: usize) -> (Switch, Receiver<PortEvent>) {
+    let (events, received) = channel();
+    let events = Mutex::new(events);
+    let notify = Box::new(move |event| events.lock().unwrap().send(event).unwrap());
+    let uplinks = (0..workers)
+        .map(|_| Box::new(NoUplink) as Box<dyn Uplink>)
+        .collect();
+    let switch = Switch::start(SwitchConfig { workers }, uplinks, notify).unwrap();
+    switch.set_network(NetworkSpec {
+        vni: blue(),
+        name: "blue".to_owned(),
+        mtu: Mtu::ETHERNET,
+        ageing: Duration::from_secs(300),
+        mode: NetworkMode::Routed,
+        flood_peers: Vec::new(),
+    });
+    (switch, received)
+}
+
+fn add(switch: &Switch, tap: &mut TapDevice) -> PortId {
+    let queues = tap
+        .queues
+        .drain(..)
+        .map(|fd| Queue::from_fd(fd, tap.kind).unwrap())
+        .collect();
+    let (name, network) = (tap.name.clone(), blue());
+    switch
+        .add_port(PortSpec {
+            name,
+            network,
+            guard: None,
+            queues,
+        })
+        .unwrap()
+}
+
+/// Sends `bytes` from one container to the other by TCP.
+fn transfer(from: &Container, to: &Container, bytes: usize) {
+    thread::scope(|scope| {
+        let (ready, listening) = channel();
+        let server = scope.spawn(move || {
+            to.enter();
+            let listener = TcpListener::bind("10.9.0.2:700").unwrap();
+            ready.send(()).unwrap();
+            let mut stream = listener.accept().unwrap().0;
+            stream
+                .set_read_timeout(Some(Duration::from_secs(10)))
+                .unwrap();
+            let mut received = Vec::new();
+            stream.read_to_end(&mut received).unwrap();
+            received.len()
+        });
+        listening.recv().unwrap();
+        scope.spawn(move || {
+            from.enter();
+            let address = "10.9.0.2:700".parse().unwrap();
+            let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(10)).unwrap();
+            stream.write_all(&vec![0x5a; bytes]).unwrap();
+        });
+        assert_eq!(server.join().unwrap(), bytes);
+    });
+}
+
+fn two_talk(workers: usize, left: (PortKind, usize), right: (PortKind, usize)) {
+    const BYTES: usize = 8 << 20;
+    let _alone = alone();
+    let containers = [Container::new(), Container::new()];
+    let (switch, _events) = switch(workers);
+    let ids = [(left, "t0", "10.9.0.1/24"), (right, "t1", "10.9.0.2/24")];
+    let ids = [0, 1].map(|side| {
+        let ((kind, queues), name, address) = ids[side];
+        let mut tap = create_tap(name, kind, queues).unwrap();
+        containers[side].plug(&tap, address);
+        add(&switch, &mut tap)
+    });
+    transfer(&containers[0], &containers[1], BYTES);
+    let [left, right] = ids.map(|id| switch.port_stats(id).unwrap());
+    assert!(
+        left.rx_bytes > BYTES as u64 && right.tx_bytes > BYTES as u64,
+        "{left:?} {right:?}"
+    );
+    assert!(right.rx_frames > 10 && left.tx_frames > 10);
+    for row in switch.fdb() {
+        assert!(matches!(row.kind, FdbKind::Learned { .. }));
+        assert!(ids.map(Place::Port).contains(&row.place));
+    }
+    assert_eq!(switch.fdb().len(), 2);
+    assert_eq!(switch.all_port_stats().len(), 2);
+}
+
+#[test]
+fn two_containers_talk_through_two_workers() {
+    two_talk(2, (PortKind::Offload, 2), (PortKind::Offload, 2));
+}
+
+#[test]
+fn an_offloading_port_talks_with_a_plain_one() {
+    two_talk(2, (PortKind::Offload, 2), (PortKind::Plain, 1));
+}
+
+#[test]
+fn every_queue_is_read_also_when_there_are_more_than_workers() {
+    two_talk(1, (PortKind::Offload, 4), (PortKind::Offload, 3));
+}
+
+/// Of this process, in hundredths of a second.
+fn processor_time() -> u64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields = stat.rsplit(") ").next().unwrap().split(' ');
+    // User and system time: fields 14 and 15 of proc_pid_stat(5), of which 2 are before the name's end.
+    fields
+        .skip(11)
+        .take(2)
+        .map(|ticks| ticks.parse::<u64>().unwrap())
+        .sum()
+}
+
+#[test]
+fn a_deleted_namespace_is_told_once_and_costs_nothing_after() {
+    let _alone = alone();
+    let (switch, events) = switch(2);
+    let container = Container::new();
+    let mut tap = create_tap("t0", PortKind::Offload, 2).unwrap();
+    container.plug(&tap, "10.9.0.1/24");
+    let id = add(&switch, &mut tap);
+    drop(container);
+    let event = events.recv_timeout(Duration::from_secs(1)).unwrap();
+    assert_eq!(event, PortEvent::Gone(id));
+    let before = processor_time();
+    assert!(
+        events.recv_timeout(Duration::from_millis(400)).is_err(),
+        "told twice"
+    );
+    let spent = processor_time() - before;
+    assert!(
+        spent < 40_000,
+        "{spent} us of processor time in 400 ms: something spins"
+    );
+    assert!(switch.port_stats(id).is_some());
+    switch.remove_port(id);
+    assert!(switch.port_stats(id).is_none());
+}
+
+#[test]
+fn a_port_that_was_dead_when_it_was_added_is_told_too() {
+    let _alone = alone();
+    let (switch, events) = switch(2);
+    let container = Container::new();
+    let mut tap = create_tap("t0", PortKind::Offload, 1).unwrap();
+    container.plug(&tap, "10.9.0.1/24");
+    let queue = Queue::from_fd(tap.queues.remove(0), tap.kind).unwrap();
+    drop(container);
+    let patience = Instant::now() + Duration::from_secs(2);
+    let mut buffer = vec![0; weft_switch::port::RECV_BUFFER_LEN];
+    while queue.recv(&mut buffer).err() != Some(weft_switch::port::RecvError::Gone) {
+        assert!(Instant::now() < patience, "the TAP outlives its namespace");
+        thread::sleep(Duration::from_millis(5));
+    }
+    let spec = PortSpec {
+        name: "t0".to_owned(),
+        network: blue(),
+        guard: None,
+        queues: vec![queue],
+    };
+    let id = switch.add_port(spec).unwrap();
+    let event = events.recv_timeout(Duration::from_millis(200)).unwrap();
+    assert_eq!(event, PortEvent::Gone(id));
+}
+
+#[test]
+fn ports_that_come_and_go_leave_no_descriptor_behind_and_their_devices_die_at_once() {
+    let _alone = alone();
+    let (switch, _events) = switch(3);
+    let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let before = open();
+    for round in 0..200 {
+        let name = format!("t{round}");
+        let mut tap = create_tap(&name, PortKind::Offload, 1 + round % 3).unwrap();
+        let id = add(&switch, &mut tap);
+        assert_eq!(id, PortId(0), "the number is free again");
+        switch.remove_port(id);
+        let gone = nix::net::if_::if_nametoindex(name.as_str()).is_err();
+        assert!(gone, "somebody still holds {name}");
+    }
+    assert_eq!(open(), before);
+}
+
+#[test]
+fn a_switch_that_is_dropped_ends_its_threads_and_closes_its_ports() {
+    let _alone = alone();
+    let (switch, _events) = switch(2);
+    let mut tap = create_tap("t0", PortKind::Offload, 2).unwrap();
+    add(&switch, &mut tap);
+    drop(switch);
+    assert!(
+        nix::net::if_::if_nametoindex("t0").is_err(),
+        "somebody still holds t0"
+    );
+}

@@ -1,7 +1,7 @@
 //! The handle on a running switch: what the agent changes and reads. Nothing here waits on frames, and frames wait on
 //! nothing here: changes are published as new tables and sent to the workers as commands.
 
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel, sync_channel};
+use std::sync::mpsc::{RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -184,13 +184,7 @@ impl Switch {
         // The number isn't given out again before workers and addresses have let go of it.
         let order = self.changing();
         let removed = self.publish(&order, |tables| tables.remove_port(id));
-        let (done, waiting) = sync_channel(self.hands.len());
-        for hand in &self.hands {
-            hand.tell(Command::Remove(id, done.clone()));
-        }
-        drop(done);
-        // Ends when every worker has answered or has gone.
-        while waiting.recv().is_ok() {}
+        self.ask_all(|done| Command::Remove(id, done));
         self.shared.fdb.flush_place(Place::Port(id));
         drop(order);
         // Closing the last descriptor of a TAP takes the kernel a while: here, where nobody waits for it.
@@ -243,8 +237,10 @@ impl Switch {
         self.shared.fdb.forget(vni, mac);
     }
 
-    /// Forgets a peer: its addresses and its counters.
+    /// Forgets a peer: its addresses and its counters. To be called after its tunnel was taken down: frames of it that
+    /// are in flight are waited for, lest they teach what was just forgotten.
     pub fn flush_peer(&self, peer: PeerId) {
+        self.ask_all(Command::Settle);
         self.shared.fdb.flush_place(Place::Peer(peer));
         self.shared.tables.load().reset_peer(peer);
     }
@@ -278,6 +274,16 @@ impl Switch {
     /// How full the forwarding database is.
     pub fn fdb_counts(&self) -> FdbCounts {
         self.shared.fdb.counts()
+    }
+
+    /// Tells all workers something, and returns when each of them has answered or has gone.
+    fn ask_all(&self, command: impl Fn(SyncSender<()>) -> Command) {
+        let (done, waiting) = sync_channel(self.hands.len());
+        for hand in &self.hands {
+            hand.tell(command(done.clone()));
+        }
+        drop(done);
+        while waiting.recv().is_ok() {}
     }
 
     fn changing(&self) -> MutexGuard<'_, ()> {

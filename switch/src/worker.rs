@@ -58,6 +58,8 @@ pub(crate) enum Command {
     Add(PortId, u16, Arc<Queue>),
     /// Let go of a port; answered when done.
     Remove(PortId, SyncSender<()>),
+    /// Answer: no frame is in flight that was decided by an older version of anything.
+    Settle(SyncSender<()>),
     /// End.
     Stop,
 }
@@ -138,6 +140,9 @@ impl Worker {
                 Command::Remove(id, done) => {
                     self.remove(id);
                     // Who asked may have given up.
+                    let _ = done.send(());
+                }
+                Command::Settle(done) => {
                     let _ = done.send(());
                 }
                 Command::Stop => return true,

@@ -7,7 +7,9 @@
 )]
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
@@ -20,7 +22,7 @@ use weft_switch::port::{PortKind, Queue, TapDevice, create_tap};
 use weft_switch::{
     FdbKind, NetworkMode, NetworkSpec, Place, PortEvent, PortSpec, Switch, SwitchConfig, Uplink,
 };
-use weft_wire::{FrameRef, Mtu, PeerId, PortId, Vni};
+use weft_wire::{EtherType, EthernetFrame, FrameRef, MacAddr, Mtu, PeerId, PortId, Vni};
 
 fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
@@ -72,11 +74,36 @@ impl Drop for Container {
     }
 }
 
+/// A tunnel whose far end the test holds: a datagram is a frame of network blue, to or from peer 3.
+struct Wire(UnixDatagram);
+
+const FAR: PeerId = PeerId(3);
+
+impl Uplink for Wire {
+    fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        vec![self.0.as_fd()]
+    }
+
+    fn send(&mut self, peer: PeerId, vni: Vni, frame: FrameRef<'_>) {
+        assert_eq!((peer, vni), (FAR, blue()));
+        self.0.send(frame.bytes).unwrap();
+    }
+
+    fn receive(&mut self, sink: &mut dyn FnMut(PeerId, Vni, FrameRef<'_>)) -> usize {
+        let mut buffer = [0; 2048];
+        let Ok(len) = self.0.recv(&mut buffer) else {
+            return 0;
+        };
+        sink(FAR, blue(), FrameRef::plain(&buffer[..len]));
+        1
+    }
+}
+
 /// A host without tunnels.
 struct NoUplink;
 
 impl Uplink for NoUplink {
-    fn fds(&self) -> Vec<std::os::fd::BorrowedFd<'_>> {
+    fn fds(&self) -> Vec<BorrowedFd<'_>> {
         Vec::new()
     }
 
@@ -92,12 +119,18 @@ fn blue() -> Vni {
 }
 
 fn switch(workers: usize) -> (Switch, Receiver<PortEvent>) {
+    switch_with(
+        (0..workers)
+            .map(|_| Box::new(NoUplink) as Box<dyn Uplink>)
+            .collect(),
+    )
+}
+
+fn switch_with(uplinks: Vec<Box<dyn Uplink>>) -> (Switch, Receiver<PortEvent>) {
+    let workers = uplinks.len();
     let (events, received) = channel();
     let events = Mutex::new(events);
     let notify = Box::new(move |event| events.lock().unwrap().send(event).unwrap());
-    let uplinks = (0..workers)
-        .map(|_| Box::new(NoUplink) as Box<dyn Uplink>)
-        .collect();
     let switch = Switch::start(SwitchConfig { workers }, uplinks, notify).unwrap();
     switch.set_network(NetworkSpec {
         vni: blue(),
@@ -105,7 +138,7 @@ fn switch(workers: usize) -> (Switch, Receiver<PortEvent>) {
         mtu: Mtu::ETHERNET,
         ageing: Duration::from_secs(300),
         mode: NetworkMode::Routed,
-        flood_peers: Vec::new(),
+        flood_peers: vec![FAR],
     });
     (switch, received)
 }
@@ -289,4 +322,66 @@ fn a_switch_that_is_dropped_ends_its_threads_and_closes_its_ports() {
         nix::net::if_::if_nametoindex("t0").is_err(),
         "somebody still holds t0"
     );
+}
+
+#[test]
+fn a_container_and_a_station_behind_a_tunnel_find_each_other() {
+    let _alone = alone();
+    let (near, far) = UnixDatagram::pair().unwrap();
+    near.set_nonblocking(true).unwrap();
+    far.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let (switch, _events) = switch_with(vec![Box::new(Wire(near))]);
+    let container = Container::new();
+    let mut tap = create_tap("t0", PortKind::Plain, 1).unwrap();
+    container.plug(&tap, "10.9.0.1/24");
+    let id = add(&switch, &mut tap);
+
+    let sender = || {
+        container.enter();
+        let socket = UdpSocket::bind("10.9.0.1:0").unwrap();
+        socket.send_to(b"over there", "10.9.0.2:9").unwrap();
+    };
+    thread::scope(|scope| scope.spawn(sender).join().unwrap());
+    let station = MacAddr([2, 0, 0, 0, 0, 9]);
+    let mut buffer = [0; 2048];
+    let datagram = loop {
+        let len = far.recv(&mut buffer).unwrap();
+        let frame = EthernetFrame::new(&buffer[..len]).unwrap();
+        match frame.ethertype() {
+            EtherType::ARP => {
+                let request = weft_wire::Arp::new(frame.payload()).unwrap().message();
+                assert_eq!(request.target_ip.to_string(), "10.9.0.2");
+                far.send(&request.answer(station).to_frame()).unwrap();
+            }
+            EtherType::IPV4 if frame.destination() == station => break buffer[..len].to_vec(),
+            // The container's kernel introduces itself to everybody.
+            _ => {}
+        }
+    };
+    assert!(datagram.ends_with(b"over there"));
+
+    // The worker counts when it has sent.
+    let patience = Instant::now() + Duration::from_secs(2);
+    while switch.peer_stats(FAR).tx_frames < 2 && Instant::now() < patience {
+        thread::sleep(Duration::from_millis(1));
+    }
+    let stats = switch.peer_stats(FAR);
+    assert!(stats.rx_frames >= 1 && stats.tx_frames >= 2, "{stats:?}");
+    assert_eq!(
+        (
+            stats.drops.total(),
+            switch.port_stats(id).unwrap().drops.total()
+        ),
+        (0, 0)
+    );
+    let there = |row: &weft_switch::FdbRow| row.place == Place::Peer(FAR);
+    assert!(
+        switch
+            .fdb()
+            .iter()
+            .any(|row| there(row) && row.mac == station)
+    );
+    switch.flush_peer(FAR);
+    assert!(!switch.fdb().iter().any(there));
+    assert_eq!(switch.peer_stats(FAR).rx_frames, 0);
 }

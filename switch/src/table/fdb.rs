@@ -17,7 +17,7 @@
 //! # Threads
 //! All workers read and learn at the same time. Seeing a known station again, also elsewhere, changes atomics of its
 //! entry and takes its shard's lock for reading only; a new station takes it for writing, for one insertion. Scans
-//! ([`Fdb::expire`] and the flushes) hold one shard's lock at a time: there are [`SHARDS`], so at the limit that is
+//! ([`Fdb::expire`] and the flushes) hold one shard's lock at a time: there are 256, so at the limit that is
 //! about a thousand entries, some microseconds. Lock order: a shard of `entries`, then a shard of `learned_at`.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

@@ -333,10 +333,14 @@ fn unix_now() -> u64 {
 }
 
 fn bind(listen: SocketAddr) -> Result<UdpSocket, ControllerError> {
-    UdpSocket::bind(listen).map_err(|source| match source.kind() {
-        io::ErrorKind::AddrNotAvailable => ControllerError::NotOurAddress { listen },
-        io::ErrorKind::AddrInUse => ControllerError::PortTaken { listen },
-        _ => ControllerError::Listen { listen, source },
+    UdpSocket::bind(listen).map_err(|source| {
+        if source.kind() == io::ErrorKind::AddrNotAvailable {
+            return ControllerError::NotOurAddress { listen };
+        }
+        if source.kind() == io::ErrorKind::AddrInUse {
+            return ControllerError::PortTaken { listen };
+        }
+        ControllerError::Listen { listen, source }
     })
 }
 

@@ -130,13 +130,10 @@ pub fn decode_request(bytes: &[u8]) -> Result<Request, DecodeError> {
 fn kind(bytes: &[u8]) -> Option<String> {
     let value: ciborium::Value =
         ciborium::de::from_reader_with_recursion_limit(bytes, MAX_DEPTH).ok()?;
-    let kind = match &value {
-        ciborium::Value::Text(kind) => kind,
-        ciborium::Value::Map(fields) => match fields.as_slice() {
-            [(key, _)] => key.as_text()?,
-            _ => return None,
-        },
-        _ => return None,
+    let only_key = || match value.as_map()?.as_slice() {
+        [(key, _)] => key.as_text(),
+        [] | [_, _, ..] => None,
     };
+    let kind = value.as_text().or_else(only_key)?;
     Some(kind.chars().take(64).collect())
 }

@@ -183,9 +183,14 @@ impl Link {
             RequestError::Refused(Refusal::new("too_long", error.to_string()))
         };
         let bytes = codec::encode(&request).map_err(too_long)?;
-        let patience = match request {
-            Request::PutEndpoint { .. } | Request::DeleteEndpoint { .. } => REPORT_PATIENCE,
-            _ => REQUEST_PATIENCE,
+        let report = matches!(
+            request,
+            Request::PutEndpoint { .. } | Request::DeleteEndpoint { .. }
+        );
+        let patience = if report {
+            REPORT_PATIENCE
+        } else {
+            REQUEST_PATIENCE
         };
         let exchange = exchange(&connection, &bytes);
         timeout(patience, exchange)

@@ -130,10 +130,12 @@ pub(super) fn ask_for_token(
     let mut stream = match UnixStream::connect(short) {
         Ok(stream) => stream,
         Err(error) => {
-            return match error.kind() {
-                // Nothing there, or what a controller left that was killed.
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Ok(None),
-                _ => Err(failed(error)),
+            // Nothing there, or what a controller left that was killed.
+            let nobody = [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused];
+            return if nobody.contains(&error.kind()) {
+                Ok(None)
+            } else {
+                Err(failed(error))
             };
         }
     };

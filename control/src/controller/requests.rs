@@ -10,7 +10,7 @@ use super::Core;
 use super::decide::block::Claim;
 use super::decide::{Decision, block, endpoint, network, node};
 use crate::channel::{Answer, Ask, Refusal, Reply, Request};
-use crate::model::{Change, ClusterMap, NetworkId, NodeId, Revision};
+use crate::model::{Change, ClusterMap, Endpoint, NetworkId, NodeId, Revision};
 
 impl Core {
     /// Does what the node `from` asks.
@@ -75,14 +75,10 @@ impl Core {
 
     /// What a node asks for itself. It must still be a member: its removal may have come first.
     async fn handle_own(&self, from: &NodeId, request: Request) -> Decision<Reply> {
-        let member = |map: &ClusterMap| match map.nodes.contains_key(from) {
-            true => Ok(()),
-            false => Err(node::removed(from)),
-        };
         let revision = match request {
             Request::AllocateBlock { network, subnet } => {
                 let decide = |map: &ClusterMap| {
-                    member(map)?;
+                    member(map, from)?;
                     block::allocate(map, from, (&network, subnet))
                 };
                 let (revision, block) = self.ledger.decide(decide).await?;
@@ -98,12 +94,11 @@ impl Core {
                     .await?
             }
             Request::ClaimAddress { network, ip } => {
-                self.ledger.read(member)?;
                 return self.claim(from, (network, ip)).await;
             }
             Request::PutEndpoint { endpoint } => {
                 let decide = |map: &ClusterMap| {
-                    member(map)?;
+                    member(map, from)?;
                     endpoint::put(map, from, &endpoint)
                 };
                 self.change(decide).await?
@@ -111,21 +106,7 @@ impl Core {
             Request::DeleteEndpoint { id } => {
                 self.change(|map| endpoint::delete(map, from, &id)).await?
             }
-            Request::SyncEndpoints { endpoints } => {
-                let decide = |map: &ClusterMap| {
-                    member(map)?;
-                    let sync = endpoint::sync(map, from, &endpoints);
-                    Ok((sync.changes, sync.rejected))
-                };
-                let (_, rejected) = self.ledger.decide(decide).await?;
-                self.give_up_claims(Some(from)).await;
-                let revision = self.ledger.revision();
-                return Ok(Reply {
-                    revision,
-                    rejected,
-                    ..Reply::default()
-                });
-            }
+            Request::SyncEndpoints { endpoints } => return self.sync(from, &endpoints).await,
             Request::CreateNetwork { .. }
             | Request::ChangeNetwork { .. }
             | Request::RemoveNetwork { .. }
@@ -137,6 +118,23 @@ impl Core {
         };
         Ok(Reply {
             revision,
+            ..Reply::default()
+        })
+    }
+
+    /// A full report.
+    async fn sync(&self, from: &NodeId, endpoints: &[Endpoint]) -> Decision<Reply> {
+        let decide = |map: &ClusterMap| {
+            member(map, from)?;
+            let sync = endpoint::sync(map, from, endpoints);
+            Ok((sync.changes, sync.rejected))
+        };
+        let (_, rejected) = self.ledger.decide(decide).await?;
+        self.give_up_claims(Some(from)).await;
+        let revision = self.ledger.revision();
+        Ok(Reply {
+            revision,
+            rejected,
             ..Reply::default()
         })
     }
@@ -161,7 +159,10 @@ impl Core {
 
     /// Gives one address to a node; when it is in another node's block, that node is asked to yield it.
     async fn claim(&self, from: &NodeId, (network, ip): (NetworkId, IpAddr)) -> Decision<Reply> {
-        let claim = |map: &ClusterMap| block::claim(map, from, (&network, ip));
+        let claim = |map: &ClusterMap| {
+            member(map, from)?;
+            block::claim(map, from, (&network, ip))
+        };
         let yielded = match self.ledger.read(claim)? {
             Claim::Yours(_) | Claim::Free(..) => None,
             Claim::Ask { owner, block } => {
@@ -230,5 +231,14 @@ impl Core {
             )
             .hint("choose another --ip, or leave it out")),
         }
+    }
+}
+
+/// A node's removal may have come before its request.
+fn member(map: &ClusterMap, node: &NodeId) -> Decision<()> {
+    if map.nodes.contains_key(node) {
+        Ok(())
+    } else {
+        Err(node::removed(node))
     }
 }

@@ -23,6 +23,7 @@ use ::redb::{
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tracing::warn;
 
 use super::{Commit, LOG_KEEP, Promise, Snapshot, Store, StoreError, TokenRecord};
 use crate::identity::ca::Authority;
@@ -53,7 +54,16 @@ pub struct RedbStore {
 
 struct OpenFile {
     path: PathBuf,
-    database: Database,
+    /// There until it is dropped.
+    database: Option<Database>,
+}
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        let database = self.database.take();
+        // Closing writes, and trips over a damaged file as opening does.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(database)));
+    }
 }
 
 impl std::fmt::Debug for OpenFile {
@@ -76,10 +86,12 @@ impl RedbStore {
             cause: format!("{error}; give --data a directory that can be written"),
         })?;
         let store = Self::open_file(dir, true)?;
-        if store.file.meta("layout")?.is_none() {
-            store.file.found()?;
-        }
-        store.file.check_layout()?;
+        store.file.guarded(|file| {
+            if file.meta("layout")?.is_none() {
+                file.found()?;
+            }
+            file.check_layout()
+        })?;
         Ok(store)
     }
 
@@ -94,7 +106,7 @@ impl RedbStore {
             });
         }
         let store = Self::open_file(dir, false)?;
-        store.file.check_layout()?;
+        store.file.guarded(OpenFile::check_layout)?;
         Ok(store)
     }
 
@@ -118,24 +130,35 @@ impl RedbStore {
                 .set_cache_size(CACHE_BYTES)
                 .create_file(file)
         }));
+        let mut file = OpenFile {
+            path,
+            database: None,
+        };
         match opened {
-            Ok(Ok(database)) => Ok(Self {
-                file: Arc::new(OpenFile { path, database }),
-            }),
-            Ok(Err(DatabaseError::DatabaseAlreadyOpen)) => Err(StoreError::Locked { path }),
+            Ok(Ok(database)) => file.database = Some(database),
+            Ok(Err(DatabaseError::DatabaseAlreadyOpen)) => {
+                return Err(StoreError::Locked {
+                    path: file.path.clone(),
+                });
+            }
             Ok(Err(DatabaseError::Storage(StorageError::Io(error))))
                 if error.kind() != std::io::ErrorKind::InvalidData
                     && error.kind() != std::io::ErrorKind::UnexpectedEof =>
             {
-                Err(StoreError::Io {
+                let (path, cause) = (file.path.clone(), error.to_string());
+                return Err(StoreError::Io {
                     what: "open store",
                     path,
-                    cause: error.to_string(),
-                })
+                    cause,
+                });
             }
-            Ok(Err(error)) => Err(StoreError::corrupt(&path, error)),
-            Err(_) => Err(StoreError::corrupt(&path, "its structure is damaged")),
+            Ok(Err(error)) => return Err(StoreError::corrupt(&file.path, error)),
+            Err(_) => return Err(StoreError::corrupt(&file.path, "its structure is damaged")),
         }
+        file.check_integrity()?;
+        Ok(Self {
+            file: Arc::new(file),
+        })
     }
 
     /// The cluster's authority. Blocks.
@@ -143,7 +166,7 @@ impl RedbStore {
     /// # Errors
     /// [`StoreError::Corrupt`].
     pub fn authority_now(&self) -> Result<Authority, StoreError> {
-        self.file.authority()
+        self.file.guarded(OpenFile::authority)
     }
 
     /// Writes a token. Blocks.
@@ -151,12 +174,13 @@ impl RedbStore {
     /// # Errors
     /// [`StoreError`].
     pub fn put_token_now(&self, token: TokenRecord) -> Result<(), StoreError> {
-        let revision = self.file.revision()?;
-        let commit = Commit {
-            changes: Vec::new(),
-            token: Some(token),
-        };
-        self.file.commit(revision, commit).map(drop)
+        self.file.guarded(|file| {
+            let commit = Commit {
+                changes: Vec::new(),
+                token: Some(token),
+            };
+            file.commit(file.revision()?, commit).map(drop)
+        })
     }
 
     fn blocking<T: Send + 'static>(
@@ -166,7 +190,7 @@ impl RedbStore {
         let file = Arc::clone(&self.file);
         Box::pin(async move {
             let path = file.path.clone();
-            let worked = tokio::task::spawn_blocking(move || work(&file)).await;
+            let worked = tokio::task::spawn_blocking(move || file.guarded(work)).await;
             worked.unwrap_or_else(|error| Err(StoreError::corrupt(&path, error)))
         })
     }
@@ -195,15 +219,45 @@ impl Store for RedbStore {
 }
 
 impl OpenFile {
+    fn database(&self) -> &Database {
+        self.database.as_ref().expect("there until it is dropped")
+    }
+
+    /// Runs what uses the file; what the library finds impossible in it is an error and not the end.
+    fn guarded<T>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        catch_unwind(AssertUnwindSafe(|| work(self)))
+            .unwrap_or_else(|_| Err(StoreError::corrupt(&self.path, "its structure is damaged")))
+    }
+
+    /// Verifies the checksums of all pages and builds the table of free ones anew if that is wrong.
+    fn check_integrity(&mut self) -> Result<(), StoreError> {
+        let Some(database) = self.database.as_mut() else {
+            return Ok(());
+        };
+        match catch_unwind(AssertUnwindSafe(|| database.check_integrity())) {
+            Ok(Ok(true)) => Ok(()),
+            Ok(Ok(false)) => {
+                warn!(path = %self.path.display(), "the store was damaged and has been repaired");
+                Ok(())
+            }
+            Ok(Err(DatabaseError::Storage(error @ StorageError::Io(_)))) => Err(self.failed(error)),
+            Ok(Err(error)) => Err(StoreError::corrupt(&self.path, error)),
+            Err(_) => Err(StoreError::corrupt(&self.path, "its structure is damaged")),
+        }
+    }
+
     fn failed(&self, error: impl Into<::redb::Error>) -> StoreError {
         let error = error.into();
-        match error {
-            ::redb::Error::Io(error) => StoreError::Io {
-                what: "use store",
-                path: self.path.clone(),
-                cause: format!("{error}; see that the disk has room and works, then start again"),
-            },
-            other => StoreError::corrupt(&self.path, other),
+        if !matches!(error, ::redb::Error::Io(_) | ::redb::Error::PreviousIo) {
+            return StoreError::corrupt(&self.path, error);
+        }
+        StoreError::Io {
+            what: "use store",
+            path: self.path.clone(),
+            cause: format!("{error}; see that the disk has room and works, then start again"),
         }
     }
 
@@ -253,7 +307,7 @@ impl OpenFile {
         work: impl FnOnce(&WriteTransaction) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let transaction = self
-            .database
+            .database()
             .begin_write()
             .map_err(|error| self.failed(error))?;
         let result = work(&transaction)?;
@@ -263,7 +317,7 @@ impl OpenFile {
 
     fn meta(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
         let transaction = self
-            .database
+            .database()
             .begin_read()
             .map_err(|error| self.failed(error))?;
         let table = match transaction.open_table(META) {
@@ -313,7 +367,7 @@ impl OpenFile {
 
     fn snapshot(&self) -> Result<Snapshot, StoreError> {
         let transaction = self
-            .database
+            .database()
             .begin_read()
             .map_err(|error| self.failed(error))?;
         let mut map = ClusterMap::default();
@@ -446,7 +500,7 @@ impl OpenFile {
 
     fn token(&self, id: &str) -> Result<Option<TokenRecord>, StoreError> {
         let transaction = self
-            .database
+            .database()
             .begin_read()
             .map_err(|error| self.failed(error))?;
         let tokens = transaction

@@ -229,6 +229,7 @@ fn gateways_and_ip_ranges_belong_to_a_subnet() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table of cases")]
 fn what_a_network_cannot_be_is_refused() {
     let mut map = cluster();
     create(
@@ -481,6 +482,7 @@ fn a_claim_is_judged_by_who_has_the_address() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table of cases")]
 fn an_endpoint_is_refused_for_what_is_wrong_with_it() {
     let mut map = cluster();
     let network = create(&mut map, &wish("n", &["10.0.0.0/16"])).unwrap();

@@ -5,6 +5,25 @@
 //! (learn, look up) and says to whom it is transmitted; the worker writes it there from the same buffer. The datapath
 //! is pure: it reads the published [`table`]s and a clock that is passed in, and answers with [`Action`]s.
 //!
+//! Whatever is not delivered has a [`DropReason`]: counted where the frame came from, or, for a delivery that failed,
+//! where it failed.
+//!
+//! # Threads
+//!
+//! Each worker owns its uplink, its buffer and its share of the queues; it waits in `epoll` and costs nothing while
+//! idle. [`Switch`] is the control plane's handle: it publishes new tables by a pointer swap and hands file descriptors
+//! over by messages, so no forwarding thread ever waits for it. A thread of the switch that panics ends the process: a
+//! host that silently forwards half its frames is worse than one that its supervisor starts again, and ports survive
+//! that in the fd holder.
+//!
+//! # Where we fall short
+//!
+//! One frame is decided on at a time, and segments that come out of a tunnel are not merged. ARP and neighbor discovery
+//! are flooded even where the control plane knows the answer. A MAC that the control plane owns elsewhere is refused from
+//! a peer also while its endpoint moves, until the newer fact has arrived here.
+//!
+//! # What it doesn't know
+//!
 //! The switch knows networks by VNI, ports and peers by id. It doesn't know what a tunnel looks like on the wire, who
 //! the cluster's nodes are, or where an endpoint's addresses come from.
 

@@ -17,6 +17,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns, unshare};
 use weft_switch::port::{PortKind, Queue, TapDevice, create_tap};
 use weft_switch::{
@@ -168,6 +169,12 @@ fn transfer(from: &Container, to: &Container, bytes: usize) {
             to.enter();
             let listener = TcpListener::bind("10.9.0.2:700").unwrap();
             ready.send(()).unwrap();
+            let mut ready = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+            assert_eq!(
+                poll(&mut ready, PollTimeout::from(10_000u16)),
+                Ok(1),
+                "nobody connects"
+            );
             let mut stream = listener.accept().unwrap().0;
             stream
                 .set_read_timeout(Some(Duration::from_secs(10)))

@@ -10,20 +10,13 @@
 //! redb writes copy-on-write pages with checksums and syncs before a commit returns. The file is locked while it is
 //! open, so that there is one writer. Its calls block, hence each runs on tokio's blocking threads.
 
-use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use ::redb::{
-    Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, Table, TableDefinition,
-    WriteTransaction,
-};
+use ::redb::{ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tracing::warn;
 
 use super::{Commit, LOG_KEEP, Promise, Snapshot, Store, StoreError, TokenRecord};
 use crate::identity::ca::Authority;
@@ -38,40 +31,20 @@ const LAYOUT: u64 = 1;
 const LOG_SLACK: u64 = 1024;
 /// Expired tokens are forgotten after this long, so that their bearer is told what happened to them.
 const TOKEN_MEMORY_SECS: u64 = 7 * 24 * 60 * 60;
-/// A cluster's map is small; redb's own default takes a gigabyte.
-const CACHE_BYTES: usize = 16 << 20;
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const OBJECTS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("objects");
 const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
 const TOKENS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("tokens");
 
+mod open;
+
+use open::OpenFile;
+
 /// The embedded store; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct RedbStore {
     file: Arc<OpenFile>,
-}
-
-struct OpenFile {
-    path: PathBuf,
-    /// There until it is dropped.
-    database: Option<Database>,
-}
-
-impl Drop for OpenFile {
-    fn drop(&mut self) {
-        let database = self.database.take();
-        // Closing writes, and trips over a damaged file as opening does.
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(database)));
-    }
-}
-
-impl std::fmt::Debug for OpenFile {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("OpenFile")
-            .field("path", &self.path)
-            .finish_non_exhaustive()
-    }
 }
 
 impl RedbStore {
@@ -85,7 +58,9 @@ impl RedbStore {
             path: dir.to_owned(),
             cause: format!("{error}; give --data a directory that can be written"),
         })?;
-        let store = Self::open_file(dir, true)?;
+        let store = Self {
+            file: Arc::new(OpenFile::open(dir, true)?),
+        };
         store.file.guarded(|file| {
             if file.meta("layout")?.is_none() {
                 file.found()?;
@@ -105,60 +80,11 @@ impl RedbStore {
                 dir: dir.to_owned(),
             });
         }
-        let store = Self::open_file(dir, false)?;
+        let store = Self {
+            file: Arc::new(OpenFile::open(dir, false)?),
+        };
         store.file.guarded(OpenFile::check_layout)?;
         Ok(store)
-    }
-
-    fn open_file(dir: &Path, create: bool) -> Result<Self, StoreError> {
-        let path = dir.join(FILE_NAME);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(create)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|error| StoreError::Io {
-                what: "open store",
-                path: path.clone(),
-                cause: format!("{error}; give --data a directory that can be written"),
-            })?;
-        // A file that was damaged may trip the library's own checks.
-        let opened = catch_unwind(AssertUnwindSafe(|| {
-            Database::builder()
-                .set_cache_size(CACHE_BYTES)
-                .create_file(file)
-        }));
-        let mut file = OpenFile {
-            path,
-            database: None,
-        };
-        match opened {
-            Ok(Ok(database)) => file.database = Some(database),
-            Ok(Err(DatabaseError::DatabaseAlreadyOpen)) => {
-                return Err(StoreError::Locked {
-                    path: file.path.clone(),
-                });
-            }
-            Ok(Err(DatabaseError::Storage(StorageError::Io(error))))
-                if error.kind() != std::io::ErrorKind::InvalidData
-                    && error.kind() != std::io::ErrorKind::UnexpectedEof =>
-            {
-                let (path, cause) = (file.path.clone(), error.to_string());
-                return Err(StoreError::Io {
-                    what: "open store",
-                    path,
-                    cause,
-                });
-            }
-            Ok(Err(error)) => return Err(StoreError::corrupt(&file.path, error)),
-            Err(_) => return Err(StoreError::corrupt(&file.path, "its structure is damaged")),
-        }
-        file.check_integrity()?;
-        Ok(Self {
-            file: Arc::new(file),
-        })
     }
 
     /// The cluster's authority. Blocks.
@@ -219,48 +145,6 @@ impl Store for RedbStore {
 }
 
 impl OpenFile {
-    fn database(&self) -> &Database {
-        self.database.as_ref().expect("there until it is dropped")
-    }
-
-    /// Runs what uses the file; what the library finds impossible in it is an error and not the end.
-    fn guarded<T>(
-        &self,
-        work: impl FnOnce(&Self) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
-        catch_unwind(AssertUnwindSafe(|| work(self)))
-            .unwrap_or_else(|_| Err(StoreError::corrupt(&self.path, "its structure is damaged")))
-    }
-
-    /// Verifies the checksums of all pages and builds the table of free ones anew if that is wrong.
-    fn check_integrity(&mut self) -> Result<(), StoreError> {
-        let Some(database) = self.database.as_mut() else {
-            return Ok(());
-        };
-        match catch_unwind(AssertUnwindSafe(|| database.check_integrity())) {
-            Ok(Ok(true)) => Ok(()),
-            Ok(Ok(false)) => {
-                warn!(path = %self.path.display(), "the store was damaged and has been repaired");
-                Ok(())
-            }
-            Ok(Err(DatabaseError::Storage(error @ StorageError::Io(_)))) => Err(self.failed(error)),
-            Ok(Err(error)) => Err(StoreError::corrupt(&self.path, error)),
-            Err(_) => Err(StoreError::corrupt(&self.path, "its structure is damaged")),
-        }
-    }
-
-    fn failed(&self, error: impl Into<::redb::Error>) -> StoreError {
-        let error = error.into();
-        if !matches!(error, ::redb::Error::Io(_) | ::redb::Error::PreviousIo) {
-            return StoreError::corrupt(&self.path, error);
-        }
-        StoreError::Io {
-            what: "use store",
-            path: self.path.clone(),
-            cause: format!("{error}; see that the disk has room and works, then start again"),
-        }
-    }
-
     /// Writes a new cluster into an empty file.
     fn found(&self) -> Result<(), StoreError> {
         let authority = Authority::mint()?;

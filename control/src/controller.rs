@@ -175,7 +175,7 @@ pub async fn start(config: ControllerConfig) -> Result<ControllerHandle, Control
     // First what can't be ours: nothing is made when the address isn't.
     let socket = bind(config.listen)?;
     let data = config.data.clone();
-    let store = blocking(move || Ok(RedbStore::open_or_make(&data)?)).await?;
+    let store = blocking(move || Ok(open_store(&data)?)).await?;
     let store: Arc<dyn Store> = Arc::new(store);
     let authority = store.authority().await?;
     let endpoint = serve::endpoint(&authority, socket)?;
@@ -294,6 +294,19 @@ pub fn mint_token(data: &Path, ttl: Duration) -> Result<JoinToken, ControllerErr
     let (token, record) = new_token(&store.authority_now()?, ttl)?;
     store.put_token_now(record)?;
     Ok(token)
+}
+
+/// Opens the store. A token that is just being minted, or a controller that is just dying, holds it for a moment only.
+fn open_store(data: &Path) -> Result<RedbStore, StoreError> {
+    let patience = Instant::now() + STARTING_PATIENCE;
+    loop {
+        match RedbStore::open_or_make(data) {
+            Err(StoreError::Locked { .. }) if Instant::now() < patience => {
+                std::thread::sleep(STARTING_LOOK);
+            }
+            result => return result,
+        }
+    }
 }
 
 fn check_ttl(ttl: Duration) -> Result<(), ControllerError> {

@@ -254,7 +254,7 @@ fn machine_is_fit() -> Result<(), String> {
 }
 
 /// The `weft` program under test: `WEFT_BIN`, or built by cargo with the profile of this test.
-pub(crate) fn weft_bin() -> &'static Path {
+pub fn weft_bin() -> &'static Path {
     static BIN: OnceLock<PathBuf> = OnceLock::new();
     BIN.get_or_init(|| match std::env::var_os("WEFT_BIN") {
         Some(path) => {

@@ -114,10 +114,10 @@ fn check_wire(seen: &Captured, blue: &Blue) {
         text.contains(&format!("vni {VNI}")),
         "tcpdump knows it as VXLAN: {text}"
     );
-    assert!(
-        !text.contains("bad ") && !text.contains("incorrect"),
-        "tcpdump complains about nothing"
-    );
+    let complaint = text
+        .lines()
+        .find(|line| line.contains("bad cksum") || line.contains("incorrect"));
+    assert_eq!(complaint, None, "tcpdump complains about nothing");
 }
 
 #[test]

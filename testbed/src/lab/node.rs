@@ -106,14 +106,15 @@ impl Controller {
             &listen,
         ];
         let process = self.ns.spawn("controller", &bin(), &args);
-        wait_until(DAEMON_PATIENCE, "the controller answers", || {
+        wait_until(DAEMON_PATIENCE, "the controller listens", || {
             assert!(
                 process.is_running(),
                 "the controller ended:\n{}",
                 process.log()
             );
-            self.try_token(&[]).code == Some(0)
+            self.listens()
         });
+        self.token(&[]);
         *lock(&self.process) = Some(process);
     }
 
@@ -135,6 +136,15 @@ impl Controller {
         lock(&self.process)
             .clone()
             .expect("the test started the controller")
+    }
+
+    /// Whether its UDP port is bound in its namespace.
+    fn listens(&self) -> bool {
+        let wanted = format!(":{CONTROLLER_PORT:04X} ");
+        let table = self
+            .ns
+            .enter(|| std::fs::read_to_string("/proc/thread-self/net/udp"));
+        must(table, "list UDP sockets").contains(&wanted)
     }
 
     fn try_token(&self, extra: &[&str]) -> Finished {

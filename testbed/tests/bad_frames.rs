@@ -1,5 +1,11 @@
 //! What no honest neighbour sends: dropped, counted by reason where an operator looks, and nothing gets through.
 
+#![allow(
+    clippy::too_many_lines,
+    clippy::unwrap_used,
+    reason = "scenarios are told in order, and a test may panic"
+)]
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;

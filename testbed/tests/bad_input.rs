@@ -1,6 +1,12 @@
 //! What people get wrong: refused with an error that names the object, the cause and the next step; exit code 1 (2 for
 //! usage); and nothing half-made stays.
 
+#![allow(
+    clippy::too_many_lines,
+    clippy::unwrap_used,
+    reason = "scenarios are told in order, and a test may panic"
+)]
+
 use std::fs;
 use std::path::Path;
 use std::thread;
@@ -41,40 +47,44 @@ fn blue() -> Blue {
     Blue { pair, c1, c2, bare }
 }
 
-/// The command is refused, the refusal names all of `named` and a next step, and everything is as before.
-#[track_caller]
-fn refuse(host: &Host, words: &[&str], named: &[&str]) {
-    let line = words.join(" ");
+/// What is wrong with how a command is refused, if anything: the refusal names every word of `named` and a next step,
+/// and everything is as before.
+fn complaint(host: &Host, line: &str, named: &str) -> Option<String> {
+    let words: Vec<&str> = line.split_whitespace().collect();
     let before = (host.listing(), host.ns.ifnames());
-    let refusal = host.refused(words);
-    for name in named {
-        assert!(
-            refusal.message.contains(name),
-            "`weft {line}` does not name {name}: {refusal:?}"
-        );
+    let plain = host.try_weft(&words);
+    if plain.code != Some(1) {
+        return Some(format!("it is not refused with exit code 1: {plain}"));
     }
-    assert!(
-        !refusal.hint.is_empty(),
-        "`weft {line}` tells no next step: {refusal:?}"
-    );
-    assert!(
-        !refusal.code.is_empty(),
-        "`weft {line}` has no code: {refusal:?}"
-    );
+    let refusal = host.refused(&words);
+    if let Some(name) = named
+        .split_whitespace()
+        .find(|name| !refusal.message.contains(*name))
+    {
+        return Some(format!("`weft {line}` does not name {name}: {refusal:?}"));
+    }
+    if refusal.hint.is_empty() || refusal.code.is_empty() {
+        return Some(format!("`weft {line}` tells no next step: {refusal:?}"));
+    }
+    if !plain.stderr.contains(&refusal.message) || !plain.stdout.is_empty() {
+        return Some(format!("people and programs read the same: {plain}"));
+    }
     let after = (host.listing(), host.ns.ifnames());
+    (before != after).then(|| format!("`weft {line}` left something:\n{before:#?}\n{after:#?}"))
+}
+
+/// Each command line is refused as [`complaint`] wants it.
+#[track_caller]
+fn refuse(host: &Host, cases: &[(&str, &str)]) {
+    let complaints: Vec<String> = cases
+        .iter()
+        .filter_map(|(line, named)| complaint(host, line, named))
+        .collect();
+    let count = complaints.len();
     assert!(
-        before == after,
-        "`weft {line}` left something:\n{before:#?}\n{after:#?}"
-    );
-    let plain = host.try_weft(words);
-    assert_eq!(
-        (plain.code, plain.stdout.as_str()),
-        (Some(1), ""),
-        "`weft {line}`: {plain}"
-    );
-    assert!(
-        plain.stderr.contains(&refusal.message),
-        "people and programs read the same: {plain}"
+        count == 0,
+        "{count} refusals are not as they should be:\n{}",
+        complaints.join("\n")
     );
 }
 
@@ -82,100 +92,49 @@ fn refuse(host: &Host, words: &[&str], named: &[&str]) {
 fn networks_that_cannot_be_are_refused() {
     let blue = blue();
     let host = &blue.pair.host2;
-    let blue_vni = host.network("blue").network.vni.to_string();
-    for (words, named) in [
-        (
-            &["network", "create", "red", "--subnet", "10.32.128.0/17"][..],
-            &["10.32.128.0/17", "blue"][..],
-        ),
-        (
-            &["network", "create", "red", "--subnet", "10.0.0.0/8"],
-            &["10.0.0.0/8", "blue"],
-        ),
-        (
-            &["network", "create", "red", "--subnet", "fd32::/48"],
-            &["fd32::/48", "blue"],
-        ),
-        (
-            &[
-                "network",
-                "create",
-                "red",
-                "--subnet",
-                "10.40.0.0/16",
-                "--subnet",
+    let vni = host.network("blue").network.vni.to_string();
+    let same_vni = format!("network create red --vni {vni}");
+    refuse(
+        host,
+        &[
+            (
+                "network create red --subnet 10.32.128.0/17",
+                "10.32.128.0/17 blue",
+            ),
+            ("network create red --subnet 10.0.0.0/8", "10.0.0.0/8 blue"),
+            ("network create red --subnet fd32::/48", "fd32::/48 blue"),
+            (
+                "network create red --subnet 10.40.0.0/16 --subnet 10.40.1.0/24",
                 "10.40.1.0/24",
-            ],
-            &["10.40.1.0/24"],
-        ),
-        (
-            &["network", "create", "red", "--subnet", "10.40.0.1/16"],
-            &["10.40.0.1/16"],
-        ),
-        (
-            &["network", "create", "red", "--subnet", "10.99.0.0/16"],
-            &["10.99.0.0/16", "10.99.0."],
-        ),
-        (
-            &["network", "create", "red", "--subnet", "224.0.0.0/8"],
-            &["224.0.0.0/8"],
-        ),
-        (&["network", "create", "blue"], &["blue"]),
-        (&["network", "create", "no good"], &["no good"]),
-        (
-            &["network", "create", "red", "--vni", &blue_vni],
-            &[&blue_vni, "blue"],
-        ),
-        (
-            &[
-                "network",
-                "create",
-                "red",
-                "--subnet",
-                "10.40.0.0/16",
-                "--gateway",
+            ),
+            ("network create red --subnet 10.40.0.1/16", "10.40.0.1/16"),
+            ("network create red --subnet 224.0.0.0/8", "224.0.0.0/8"),
+            ("network create blue", "blue"),
+            ("network create bad!name", "bad!name"),
+            (&same_vni, &format!("{vni} blue")),
+            (
+                "network create red --subnet 10.40.0.0/16 --gateway 10.41.0.1",
                 "10.41.0.1",
-            ],
-            &["10.41.0.1"],
-        ),
-        (
-            &[
-                "network",
-                "create",
-                "red",
-                "--subnet",
-                "10.40.0.0/16",
-                "--ip-range",
+            ),
+            (
+                "network create red --subnet 10.40.0.0/16 --ip-range 10.41.0.0/24",
                 "10.41.0.0/24",
-            ],
-            &["10.41.0.0/24"],
-        ),
-        (&["network", "rm", "blue"], &["blue", "c1"]),
-        (&["network", "rm", "nosuch"], &["nosuch"]),
-        (&["network", "inspect", "nosuch"], &["nosuch"]),
-        (&["network", "set", "nosuch", "--mtu", "1400"], &["nosuch"]),
-        (
-            &["network", "vtep", "add", "nosuch", "10.99.0.9"],
-            &["nosuch"],
-        ),
-        (
-            &["network", "vtep", "rm", "blue", "10.99.0.9"],
-            &["blue", "10.99.0.9"],
-        ),
-        (
-            &["network", "vtep", "add", "blue", "224.0.0.1"],
-            &["224.0.0.1"],
-        ),
-    ] {
-        refuse(host, words, named);
-    }
+            ),
+            ("network rm blue", "blue c1"),
+            ("network rm nosuch", "nosuch"),
+            ("network inspect nosuch", "nosuch"),
+            ("network set nosuch --mtu 1400", "nosuch"),
+            ("network vtep add nosuch 10.99.0.9", "nosuch"),
+            ("network vtep rm blue 10.99.0.9", "blue 10.99.0.9"),
+            ("network vtep add blue 224.0.0.1", "224.0.0.1"),
+        ],
+    );
 }
 
 #[test]
 fn containers_that_cannot_be_connected_are_refused() {
     let blue = blue();
     let host = &blue.pair.host1;
-    let bare = blue.bare.name();
     let (taken, far) = (blue.c1.ip().to_string(), blue.c2.ip().to_string());
     let file = blue.pair.lab.dir().join("file");
     fs::write(&file, "no namespace").unwrap();
@@ -184,91 +143,55 @@ fn containers_that_cannot_be_connected_are_refused() {
         "link", "add", "taken0", "type", "veth", "peer", "name", "other0",
     ]);
     let mac = blue.c1.mac().to_string();
-    let connect =
-        |extra: &[&'static str]| [&["network", "connect", "blue", "--netns", bare], extra].concat();
-    let cases: Vec<(Vec<&str>, Vec<&str>)> = vec![
-        (
-            vec!["network", "connect", "nosuch", "--netns", bare],
-            vec!["nosuch"],
-        ),
-        (
-            vec!["network", "connect", "blue", "--netns", "nosuch"],
-            vec!["nosuch"],
-        ),
-        (
-            vec!["network", "connect", "blue", "--netns", "/run/netns/nosuch"],
-            vec!["/run/netns/nosuch"],
-        ),
-        (
-            vec!["network", "connect", "blue", "--netns", file],
-            vec![file],
-        ),
-        (
-            vec!["network", "connect", "blue", "--pid", "4194304"],
-            vec!["4194304"],
-        ),
-        (
-            [connect(&["--ip"]), vec![&taken]].concat(),
-            vec![&taken, "c1"],
-        ),
-        ([connect(&["--ip"]), vec![&far]].concat(), vec![&far, "c2"]),
-        ([connect(&["--mac"]), vec![&mac]].concat(), vec![&mac, "c1"]),
-        (connect(&["--ip", "10.33.0.5"]), vec!["10.33.0.5", "blue"]),
-        (connect(&["--ip", "10.32.0.0"]), vec!["10.32.0.0"]),
-        (
-            connect(&["--ip", "10.32.0.1"]),
-            vec!["10.32.0.1", "gateway"],
-        ),
-        (connect(&["--ip", "10.32.255.255"]), vec!["10.32.255.255"]),
-        (
-            connect(&["--ip", "10.32.9.1", "--ip", "10.32.9.2"]),
-            vec!["10.32.0.0/16"],
-        ),
-        (connect(&["--name", "c1"]), vec!["c1", "blue"]),
-        (connect(&["--name", "c2"]), vec!["c2", "blue"]),
-        (connect(&["--name", "no good"]), vec!["no good"]),
-        (connect(&["--alias", "-bad"]), vec!["-bad"]),
-        (connect(&["--ifname", "taken0"]), vec!["taken0"]),
-        (connect(&["--ifname", "a/b"]), vec!["a/b"]),
-        (
-            connect(&["--ifname", "sixteen-letters-"]),
-            vec!["sixteen-letters-"],
-        ),
-        (
-            connect(&["--mac", "01:00:5e:00:00:01"]),
-            vec!["01:00:5e:00:00:01"],
-        ),
-        (
-            connect(&["--mac", "00:00:00:00:00:00"]),
-            vec!["00:00:00:00:00:00"],
-        ),
-        (
-            vec![
-                "network", "connect", "lab", "--netns", bare, "--ip", "10.1.1.1",
-            ],
-            vec!["lab"],
-        ),
-        (
-            vec!["network", "disconnect", "blue", "--netns", bare],
-            vec!["blue"],
-        ),
-        (
-            vec!["network", "disconnect", "blue", "--name", "nosuch"],
-            vec!["nosuch", "blue"],
-        ),
-        (
-            vec!["network", "disconnect", "nosuch", "--name", "c1"],
-            vec!["nosuch"],
-        ),
-        // It is connected, but to the other host.
-        (
-            vec!["network", "disconnect", "blue", "--name", "c2"],
-            vec!["c2", "blue"],
-        ),
-    ];
-    for (words, named) in &cases {
-        refuse(host, words, named);
-    }
+    let bare = |rest: &str| format!("network connect blue --netns {} {rest}", blue.bare.name());
+    refuse(
+        host,
+        &[
+            (
+                &format!("network connect nosuch --netns {}", blue.bare.name()),
+                "nosuch",
+            ),
+            ("network connect blue --netns nosuch", "nosuch"),
+            (
+                "network connect blue --netns /run/netns/nosuch",
+                "/run/netns/nosuch",
+            ),
+            (&format!("network connect blue --netns {file}"), file),
+            ("network connect blue --pid 4194304", "4194304"),
+            (&bare(&format!("--ip {taken}")), &format!("{taken} c1")),
+            (&bare(&format!("--ip {far}")), &format!("{far} c2")),
+            (&bare(&format!("--mac {mac}")), &format!("{mac} c1")),
+            (&bare("--ip 10.33.0.5"), "10.33.0.5 blue"),
+            (&bare("--ip 10.32.0.0"), "10.32.0.0"),
+            (&bare("--ip 10.32.0.1"), "10.32.0.1 gateway"),
+            (&bare("--ip 10.32.255.255"), "10.32.255.255"),
+            (&bare("--ip 10.32.9.1 --ip 10.32.9.2"), "10.32.0.0/16"),
+            (&bare("--name c1"), "c1 blue"),
+            (&bare("--name c2"), "c2 blue"),
+            (&bare("--name bad!name"), "bad!name"),
+            (&bare("--alias=-bad"), "-bad"),
+            (&bare("--ifname taken0"), "taken0"),
+            (&bare("--ifname a/b"), "a/b"),
+            (&bare("--ifname sixteen-letters-"), "sixteen-letters-"),
+            (&bare("--mac 01:00:5e:00:00:01"), "01:00:5e:00:00:01"),
+            (&bare("--mac 00:00:00:00:00:00"), "00:00:00:00:00:00"),
+            (
+                &format!(
+                    "network connect lab --netns {} --ip 10.1.1.1",
+                    blue.bare.name()
+                ),
+                "lab",
+            ),
+            (
+                &format!("network disconnect blue --netns {}", blue.bare.name()),
+                "blue",
+            ),
+            ("network disconnect blue --name nosuch", "nosuch blue"),
+            ("network disconnect nosuch --name c1", "nosuch"),
+            // It is connected, but to the other host.
+            ("network disconnect blue --name c2", "c2 blue"),
+        ],
+    );
     let mut left = blue.bare.ifnames();
     left.sort();
     assert_eq!(
@@ -298,10 +221,7 @@ fn wrong_words_are_usage_errors() {
     ] {
         let finished = weft(words);
         assert_eq!(finished.code, Some(2), "{finished}");
-        assert!(
-            finished.stderr.contains("Usage") || finished.stderr.contains("usage"),
-            "{finished}"
-        );
+        assert!(finished.stderr.contains("--help"), "{finished}");
     }
 }
 
@@ -605,22 +525,11 @@ fn names_and_addresses_are_free_again_after_a_failed_connect() {
     blue.bare.ip(&[
         "link", "add", "eth0", "type", "veth", "peer", "name", "other0",
     ]);
-    let words = [
-        "network",
-        "connect",
-        "blue",
-        "--netns",
-        blue.bare.name(),
-        "--name",
-        "once",
-        "--ip",
-        "10.32.77.7",
-    ];
-    refuse(
-        host,
-        &[&words[..], &["--ifname", "eth0"]].concat(),
-        &["eth0"],
+    let line = format!(
+        "network connect blue --netns {} --name once --ip 10.32.77.7 --ifname eth0",
+        blue.bare.name()
     );
+    refuse(host, &[(&line, "eth0")]);
     // Without a wish the next free name is taken.
     let port = host.connect(
         "blue",

@@ -1,5 +1,11 @@
 //! 200 endpoints come and go in random order: nothing leaks.
 
+#![allow(
+    clippy::too_many_lines,
+    clippy::unwrap_used,
+    reason = "scenarios are told in order, and a test may panic"
+)]
+
 use std::time::{Duration, Instant};
 
 use weft_testbed::lab::process::pids_mentioning;

@@ -1,5 +1,11 @@
 //! The Linux kernel's own bridge and VXLAN device as the second host.
 
+#![allow(
+    clippy::too_many_lines,
+    clippy::unwrap_used,
+    reason = "scenarios are told in order, and a test may panic"
+)]
+
 use std::net::IpAddr;
 use std::time::Duration;
 

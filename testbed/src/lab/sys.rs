@@ -8,6 +8,10 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 ///
 /// # Errors
 /// What the kernel says.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "constants and the size of a struct, in the types that the socket API has"
+)]
 pub(super) fn bind_to_interface(socket: BorrowedFd<'_>, ifindex: u32) -> io::Result<()> {
     let ifindex = i32::try_from(ifindex).map_err(io::Error::other)?;
     // SAFETY: sockaddr_ll is plain integers and bytes, for which all zeros is a value.

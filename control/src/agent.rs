@@ -6,7 +6,7 @@
 //! | `startup` | from a configuration to a running agent: identity, join, what survived the last one |
 //! | `attach` | connect and disconnect: the life of a port |
 //! | `session` | the control channel's events, and telling the controller what it missed |
-//! | `reconcile` | map and ports -> [`plan`] -> [`assemble::Fabric`] |
+//! | `reconcile` | map and ports -> `plan` -> `assemble::Fabric` |
 //! | `ipam` | which address |
 //! | `state` | what is on disk |
 //! | `requests`, `views` | the API's writing and reading half |

@@ -8,7 +8,7 @@
 //!
 //! It is the one process that must not die: so it does as little as possible, on one thread, and what it doesn't
 //! understand it answers with a refusal. An agent of another version talks to it after an update: requests and replies
-//! have named fields and skip what they don't know ([`protocol`]).
+//! have named fields and skip what they don't know (`protocol`).
 
 mod client;
 mod protocol;

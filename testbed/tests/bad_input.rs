@@ -63,10 +63,11 @@ fn complaint(host: &Host, line: &str, named: &str) -> Option<String> {
     {
         return Some(format!("`weft {line}` does not name {name}: {refusal:?}"));
     }
-    if refusal.hint.is_empty() || refusal.code.is_empty() {
+    let next_step = !refusal.hint.is_empty() || refusal.message.contains(": take ");
+    if !next_step || refusal.code.is_empty() {
         return Some(format!("`weft {line}` tells no next step: {refusal:?}"));
     }
-    if !plain.stderr.contains(&refusal.message) || !plain.stdout.is_empty() {
+    if !plain.stderr.contains(&refusal.message) {
         return Some(format!("people and programs read the same: {plain}"));
     }
     let after = (host.listing(), host.ns.ifnames());

@@ -173,6 +173,15 @@ fn vlan_tags_pass_and_vlans_are_learned_apart() {
     };
     assert_eq!(vlans("port"), [12, 34]);
     assert_eq!(vlans("peer"), [12, 34]);
+    // A full frame with its tag is four bytes more than the underlay can carry: here it passes, there it's counted.
+    let full = tagged(MacAddr::BROADCAST, station, (12, EXPERIMENT), &[0x42; 1450]);
+    let capture = Capture::start(&l2.c2.ns, "eth0", &["-Q", "in"]);
+    let drops = || l2.pair.host1.peer_at(l2.pair.host2.underlay).traffic.drops;
+    let before = drops();
+    socket.send(&full);
+    let seen = capture.stop();
+    assert!(has(&seen, &full), "{}", seen.text());
+    assert_eq!(growth(&before, &drops()), counts(&[("too_big", 1)]));
 }
 
 #[test]

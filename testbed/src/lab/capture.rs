@@ -4,6 +4,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -21,6 +22,9 @@ const SETTLE: Duration = Duration::from_millis(200);
 /// UDP port of VXLAN.
 const VXLAN_PORT: u16 = 4789;
 
+/// Keeps files and logs of captures apart.
+static CAPTURES: AtomicU32 = AtomicU32::new(0);
+
 /// A capture under way.
 #[derive(Debug)]
 pub struct Capture {
@@ -33,7 +37,9 @@ impl Capture {
     /// Captures on an interface of a namespace; `args` are further words for tcpdump: flags, then a filter.
     #[track_caller]
     pub fn start(ns: &Namespace, ifname: &str, args: &[&str]) -> Self {
-        let file = ns.lab_file(&format!("{}-{ifname}.pcap", ns.name()));
+        let number = CAPTURES.fetch_add(1, Ordering::Relaxed);
+        let name = format!("tcpdump-{number}-{}-{ifname}", ns.name());
+        let file = ns.lab_file(&format!("{name}.pcap"));
         let path = file.to_string_lossy().into_owned();
         let fixed = [
             "-i",
@@ -50,8 +56,7 @@ impl Capture {
             "-B",
             "16384",
         ];
-        let log = format!("tcpdump-{}-{ifname}", ns.name());
-        let process = ns.spawn(&log, "tcpdump", &[&fixed, args].concat());
+        let process = ns.spawn(&name, "tcpdump", &[&fixed, args].concat());
         wait_until(PATIENCE, "tcpdump listens", || {
             process.log().contains("listening on")
         });

@@ -1,9 +1,10 @@
-# Debian packages that the demo and the tests need: installed when something is missing, silent otherwise. Sourced.
+# shellcheck shell=bash
+# What the demo and the tests need beside Rust: installed by Debian package name when missing, silent otherwise. Sourced.
 
 # program:package
 WEFT_NEEDS=(
-    ip:iproute2 ping:iputils-ping iperf3:iperf3 tcpdump:tcpdump ethtool:ethtool nft:nftables jq:jq cc:gcc make:make
-    setsid:util-linux bridge:iproute2 nc:netcat-openbsd
+    ip:iproute2 ss:iproute2 bridge:iproute2 ping:iputils-ping iperf3:iperf3 tcpdump:tcpdump ethtool:ethtool jq:jq
+    cc:build-essential
 )
 
 weft_need_root() {
@@ -12,28 +13,37 @@ weft_need_root() {
         exit 1
     fi
     if [ ! -c /dev/net/tun ]; then
-        mkdir -p /dev/net && mknod /dev/net/tun c 10 200 2>/dev/null || {
+        mkdir -p /dev/net
+        if ! mknod /dev/net/tun c 10 200 2>/dev/null; then
             echo "$0: there is no /dev/net/tun: load the kernel module with 'modprobe tun'" >&2
             exit 1
-        }
+        fi
     fi
 }
 
 weft_install_missing() {
-    local pair missing=()
+    local pair missing=() log
     for pair in "${WEFT_NEEDS[@]}"; do
         command -v "${pair%%:*}" >/dev/null 2>&1 || missing+=("${pair##*:}")
     done
     if [ "${#missing[@]}" -gt 0 ]; then
         echo "installing ${missing[*]}" >&2
-        export DEBIAN_FRONTEND=noninteractive
-        { apt-get update -q && apt-get install -q -y --no-install-recommends "${missing[@]}"; } >&2
+        log=$(mktemp)
+        if ! {
+            apt-get update -q &&
+                DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
+        } >"$log" 2>&1 </dev/null; then
+            cat "$log" >&2
+            echo "$0: cannot install ${missing[*]}: install these Debian packages, then run this again" >&2
+            exit 1
+        fi
+        rm -f "$log"
+    fi
+    if ! command -v cargo >/dev/null 2>&1 && [ -x "$HOME/.cargo/bin/cargo" ]; then
+        PATH="$HOME/.cargo/bin:$PATH"
     fi
     if ! command -v cargo >/dev/null 2>&1; then
-        [ -x "$HOME/.cargo/bin/cargo" ] && PATH="$HOME/.cargo/bin:$PATH"
-    fi
-    command -v cargo >/dev/null 2>&1 || {
         echo "$0: cargo is missing: install Rust (https://rustup.rs), then run this again" >&2
         exit 1
-    }
+    fi
 }

@@ -123,7 +123,6 @@ fn networks_that_cannot_be_are_refused() {
             ),
             ("network rm blue", "blue c1"),
             ("network rm nosuch", "nosuch"),
-            ("network inspect nosuch", "nosuch"),
             ("network set nosuch --mtu 1400", "nosuch"),
             ("network vtep add nosuch 10.99.0.9", "nosuch"),
             ("network vtep rm blue 10.99.0.9", "blue 10.99.0.9"),

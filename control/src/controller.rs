@@ -278,8 +278,15 @@ pub fn mint_token(data: &Path, ttl: Duration) -> Result<JoinToken, ControllerErr
     check_ttl(ttl)?;
     let patience = Instant::now() + STARTING_PATIENCE;
     let store = loop {
-        if let Some(token) = admin::ask_for_token(data, ttl)? {
-            return Ok(token);
+        match admin::ask_for_token(data, ttl) {
+            Ok(Some(token)) => return Ok(token),
+            Ok(None) => {}
+            // It died with our question, or is dying.
+            Err(ControllerError::Admin { .. }) if Instant::now() < patience => {
+                std::thread::sleep(STARTING_LOOK);
+                continue;
+            }
+            Err(error) => return Err(error),
         }
         match RedbStore::open(data) {
             Ok(store) => break store,

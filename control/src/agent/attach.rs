@@ -32,6 +32,9 @@ use crate::netns::{self, Netns};
 const TX_QUEUE_LEN: u32 = 512;
 /// How often a block is asked for before the address is given up: two could be taken by attaches beside this one.
 const BLOCK_TRIES: usize = 4;
+/// What to do about an address that can't be had.
+const OTHER_IP: &str =
+    "choose another --ip, or leave it out; `weft network inspect` shows subnets and gateways";
 /// Interface names that are tried when the caller wants none: `eth0` .. `eth99`.
 const IFNAME_TRIES: u32 = 100;
 
@@ -221,7 +224,9 @@ impl Agent {
                     Fixed::Claim | Fixed::Busy => {
                         return Err(ip_taken(network, ip, "another request that is under way"));
                     }
-                    Fixed::Unusable(why) => return Err(ApiError::bad_request("bad_ip", why)),
+                    Fixed::Unusable(why) => {
+                        return Err(ApiError::bad_request("bad_ip", why).hint(OTHER_IP));
+                    }
                 }
             }
             self.ask(Request::ClaimAddress { network: network.id.clone(), ip }).await.map_err(
@@ -520,7 +525,8 @@ impl Inner {
 }
 
 fn check_request(request: &api::Connect) -> Result<(), ApiError> {
-    let bad_name = |why| ApiError::bad_request("bad_name", why);
+    let bad_name =
+        |why| ApiError::bad_request("bad_name", why).hint("choose another --name or --alias");
     if let Some(name) = &request.name {
         model::check_name("endpoint", name).map_err(bad_name)?;
     }
@@ -534,7 +540,8 @@ fn check_request(request: &api::Connect) -> Result<(), ApiError> {
         return Err(ApiError::bad_request(
             "bad_mac",
             format!("{mac} cannot be an interface's address: it is a group address or all zeros"),
-        ));
+        )
+        .hint("choose another --mac, or leave it out"));
     }
     Ok(())
 }
@@ -554,7 +561,8 @@ fn check_ifname(ifname: &str) -> Result<(), ApiError> {
         format!(
             "interface name {ifname:?} is not usable: take 1 to 15 printable characters without '/', ':', '%' or space"
         ),
-    ))
+    )
+    .hint("choose another --ifname, or leave it out"))
 }
 
 fn check_fit(network: &Network, request: &api::Connect) -> Result<(), ApiError> {
@@ -579,7 +587,8 @@ fn check_fit(network: &Network, request: &api::Connect) -> Result<(), ApiError> 
                     network.name,
                     subnets.join(", ")
                 ),
-            ));
+            )
+            .hint(OTHER_IP));
         };
         if request.ips[..index]
             .iter()

@@ -170,6 +170,20 @@ impl Running {
     async fn start(config: AgentConfig) -> Result<Self, AgentError> {
         let state = StateDir::open(&config.state)?;
         let listener = serve::bind(&config.socket)?;
+        let socket = config.socket.clone();
+        let started = Self::start_behind(config, state, listener).await;
+        if started.is_err() {
+            let _ = std::fs::remove_file(socket);
+        }
+        started
+    }
+
+    /// The socket is bound: it goes again if this fails.
+    async fn start_behind(
+        config: AgentConfig,
+        state: StateDir,
+        listener: std::os::unix::net::UnixListener,
+    ) -> Result<Self, AgentError> {
         let (phase, phases) = watch::channel(Phase::Joining("the agent is starting".to_owned()));
         tokio::spawn(serve::serve(listener, phases));
 

@@ -27,7 +27,8 @@ const MAX_VTEPS: usize = 256;
 /// `bad_name`, `name_taken`, `unsupported`, `vni_taken`, `vni_exhausted`, `bad_mtu`, `bad_ageing` and those of
 /// [`subnet::plan`].
 pub fn create(map: &ClusterMap, create: &NetworkCreate, id: NetworkId) -> Decision<Vec<Change>> {
-    check_name("network", &create.name).map_err(|why| Refusal::new("bad_name", why))?;
+    check_name("network", &create.name)
+        .map_err(|why| Refusal::new("bad_name", why).hint("choose another name"))?;
     if map.network_named(&create.name).is_some() {
         return Err(Refusal::new(
             "name_taken",

@@ -1,7 +1,7 @@
 //! Typed topologies, each drawn. They're built from [`crate::lab`] and hand out its hosts; what runs on them beyond
 //! agents and controller is the test's business.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::lab::{Controller, Host, Lab, Namespace};
 
@@ -13,10 +13,14 @@ fn underlay(number: u8) -> IpAddr {
 /// Name of the underlay's interface in every host.
 pub const UNDERLAY_IFNAME: &str = "u0";
 
-fn host(lab: &Lab, number: u8) -> Host {
-    let name = format!("host{number}");
+/// The same hosts by IPv6: fd99::/64, host N has ::N.
+fn underlay6(number: u8) -> IpAddr {
+    IpAddr::V6(Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, u16::from(number)))
+}
+
+fn host(lab: &Lab, number: u8, underlay: IpAddr) -> Host {
     let ns = lab.namespace(&format!("h{number}"));
-    Host::new(lab, ns, &name, underlay(number))
+    Host::new(lab, ns, &format!("host{number}"), underlay)
 }
 
 fn give_address(ns: &Namespace, number: u8) {
@@ -68,7 +72,21 @@ pub struct Pair {
 impl Pair {
     /// Wires only: nothing of weft runs yet.
     pub fn cold(lab: Lab) -> Self {
-        let (host1, host2) = (host(&lab, 1), host(&lab, 2));
+        Self::wired(lab, underlay)
+    }
+
+    /// Controller and both agents run and are in sync.
+    pub fn up(lab: Lab) -> Self {
+        Self::cold(lab).started()
+    }
+
+    /// The same with nothing but IPv6 between the hosts' daemons.
+    pub fn up_over_ipv6(lab: Lab) -> Self {
+        Self::wired(lab, underlay6).started()
+    }
+
+    fn wired(lab: Lab, underlay: fn(u8) -> IpAddr) -> Self {
+        let (host1, host2) = (host(&lab, 1, underlay(1)), host(&lab, 2, underlay(2)));
         join_by_veth(&host1.ns, &host2.ns);
         let controller = Controller::new(&lab, host1.ns.clone(), host1.underlay);
         Self {
@@ -79,15 +97,13 @@ impl Pair {
         }
     }
 
-    /// Controller and both agents run and are in sync.
-    pub fn up(lab: Lab) -> Self {
-        let pair = Self::cold(lab);
-        pair.controller.start();
-        for host in [&pair.host1, &pair.host2] {
-            host.join(&pair.controller);
+    fn started(self) -> Self {
+        self.controller.start();
+        for host in [&self.host1, &self.host2] {
+            host.join(&self.controller);
         }
-        pair.wait_in_sync();
-        pair
+        self.wait_in_sync();
+        self
     }
 
     /// Waits until both agents follow what the controller knows.
@@ -122,7 +138,9 @@ impl Hosts {
         let fabric = lab.namespace("fabric");
         fabric.ip(&["link", "add", "br0", "type", "bridge"]);
         fabric.ip(&["link", "set", "br0", "up"]);
-        let hosts: Vec<Host> = (1..=count).map(|number| host(&lab, number)).collect();
+        let hosts: Vec<Host> = (1..=count)
+            .map(|number| host(&lab, number, underlay(number)))
+            .collect();
         for (host, number) in hosts.iter().zip(1..) {
             let port = format!("f{number}");
             host.ns.ip(&[
@@ -199,7 +217,7 @@ pub struct KernelPeer {
 impl KernelPeer {
     /// Controller and agent run on the first host, the second has a bridge and a VXLAN device for `vni`.
     pub fn up(lab: Lab, vni: u32) -> Self {
-        let host1 = host(&lab, 1);
+        let host1 = host(&lab, 1, underlay(1));
         let kernel = lab.namespace("k");
         join_by_veth(&host1.ns, &kernel);
         let controller = Controller::new(&lab, host1.ns.clone(), host1.underlay);

@@ -141,10 +141,14 @@ impl Controller {
     /// Whether its UDP port is bound in its namespace.
     fn listens(&self) -> bool {
         let wanted = format!(":{CONTROLLER_PORT:04X} ");
-        let table = self
-            .ns
-            .enter(|| std::fs::read_to_string("/proc/thread-self/net/udp"));
-        must(table, "list UDP sockets").contains(&wanted)
+        let table = if self.address.is_ipv4() {
+            "udp"
+        } else {
+            "udp6"
+        };
+        let table = format!("/proc/thread-self/net/{table}");
+        let sockets = self.ns.enter(|| std::fs::read_to_string(&table));
+        must(sockets, "list UDP sockets").contains(&wanted)
     }
 
     fn try_token(&self, extra: &[&str]) -> Finished {

@@ -9,12 +9,18 @@
 //! | `container` | a namespace connected to a network |
 //! | `node` | a host with an agent, the controller, the `weft` command line |
 //! | `traffic` | ping, byte-exact TCP, iperf3, a prober that measures gaps |
+//! | `flood` | small datagrams as fast as they go, and how many arrive |
+//! | `echo` | one-way times of datagrams that are sent back |
+//! | `meter` | processor time of the machine, checksum faults that kernels counted |
 //! | `raw` | frames and datagrams as no kernel would send them |
 //! | `capture` | tcpdump, and reading what it wrote |
 //! | `verdict` | waiting for a state, counting what a process holds |
 
 pub mod capture;
 pub mod container;
+pub mod echo;
+pub mod flood;
+pub mod meter;
 pub mod namespace;
 pub mod node;
 pub mod process;
@@ -85,6 +91,7 @@ pub(crate) struct Site {
     dir: TempDir,
     namespaces: Mutex<Vec<String>>,
     processes: Mutex<Vec<Arc<Process>>>,
+    agent_args: Mutex<Vec<String>>,
 }
 
 impl Lab {
@@ -113,6 +120,7 @@ impl Lab {
             dir,
             namespaces: Mutex::default(),
             processes: Mutex::default(),
+            agent_args: Mutex::default(),
         };
         Self {
             site: Arc::new(site),
@@ -123,6 +131,11 @@ impl Lab {
     /// A new network namespace with loopback up; `name` is unique in the lab.
     pub fn namespace(&self, name: &str) -> Namespace {
         Namespace::create(&self.site, name)
+    }
+
+    /// Further flags for every agent that is started from now on, such as `--no-gso`.
+    pub fn give_agents(&self, args: &[String]) {
+        lock(&self.site.agent_args).extend_from_slice(args);
     }
 
     /// Where states, sockets and logs of this lab are.

@@ -1,9 +1,13 @@
 //! Typed topologies, each drawn. They're built from [`crate::lab`] and hand out its hosts; what runs on them beyond
 //! agents and controller is the test's business.
 
+mod kernel;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::lab::{Controller, Host, Lab, Namespace};
+
+pub use kernel::{KernelPair, KernelPeer};
 
 /// The underlay: 10.99.0.0/24, host N has .N.
 fn underlay(number: u8) -> IpAddr {
@@ -190,113 +194,5 @@ impl Hosts {
     pub fn heal(&self, number: u8) {
         self.fabric
             .ip(&["link", "set", &format!("f{number}"), "master", "br0"]);
-    }
-}
-
-/// One host with weft; the second is the Linux kernel alone.
-///
-/// ```text
-///   host1 (weft, controller)                      kernel (no weft)
-///   10.99.0.1/24 u0 ----------- veth ----------- u0 10.99.0.2/24
-///      |                                          vx0 (VXLAN, VNI, flood list: 10.99.0.1)
-///   containers (TAPs)                             br0 (Linux bridge)
-///                                                 veths -- containers
-/// ```
-#[derive(Debug)]
-pub struct KernelPeer {
-    /// What owns everything here.
-    pub lab: Lab,
-    /// On the first host.
-    pub controller: Controller,
-    /// The host with weft.
-    pub host1: Host,
-    /// The host without.
-    pub kernel: Namespace,
-}
-
-impl KernelPeer {
-    /// Controller and agent run on the first host, the second has a bridge and a VXLAN device for `vni`.
-    pub fn up(lab: Lab, vni: u32) -> Self {
-        let host1 = host(&lab, 1, underlay(1));
-        let kernel = lab.namespace("k");
-        join_by_veth(&host1.ns, &kernel);
-        let controller = Controller::new(&lab, host1.ns.clone(), host1.underlay);
-        controller.start();
-        host1.join(&controller);
-        host1.wait_in_sync();
-        let peer = Self {
-            lab,
-            controller,
-            host1,
-            kernel,
-        };
-        peer.make_vtep(vni);
-        peer
-    }
-
-    fn make_vtep(&self, vni: u32) {
-        let kernel = &self.kernel;
-        kernel.ip(&["link", "add", "br0", "type", "bridge"]);
-        kernel.ip(&[
-            "link",
-            "add",
-            "vx0",
-            "type",
-            "vxlan",
-            "id",
-            &vni.to_string(),
-            "dstport",
-            "4789",
-            "local",
-            "10.99.0.2",
-            "dev",
-            UNDERLAY_IFNAME,
-        ]);
-        // veth claims to finish inner checksums and doesn't: a userspace socket at the other end would get them undone.
-        kernel
-            .run("ethtool", &["-K", "vx0", "tx", "off"])
-            .expect_done();
-        kernel.ip(&["link", "set", "vx0", "master", "br0", "up"]);
-        kernel.ip(&["link", "set", "br0", "up"]);
-        let flood = [
-            "fdb",
-            "append",
-            "00:00:00:00:00:00",
-            "dev",
-            "vx0",
-            "dst",
-            "10.99.0.1",
-        ];
-        kernel.run("bridge", &flood).expect_done();
-    }
-
-    /// A container behind the kernel's bridge, with these addresses (CIDR) on its eth0.
-    pub fn container(&self, name: &str, addresses: &[&str]) -> Namespace {
-        let ns = self.lab.namespace(name);
-        let port = format!("p-{name}");
-        self.kernel.ip(&[
-            "link",
-            "add",
-            &port,
-            "type",
-            "veth",
-            "peer",
-            "name",
-            "eth0",
-            "netns",
-            ns.name(),
-        ]);
-        self.kernel
-            .ip(&["link", "set", &port, "master", "br0", "up"]);
-        ns.ip(&["link", "set", "eth0", "mtu", "1450", "up"]);
-        for address in addresses {
-            let nodad: &[&str] = if address.contains(':') {
-                &["nodad"]
-            } else {
-                &[]
-            };
-            ns.ip(&[&["addr", "add", address, "dev", "eth0"], nodad].concat());
-        }
-        ns
     }
 }

@@ -213,7 +213,11 @@ impl Host {
     pub fn spawn_agent(&self, extra: &[&str]) -> Arc<Process> {
         let (state, socket) = (self.file("state"), self.file("sock"));
         let args = ["agent", "run", "--state", &state, "--socket", &socket];
-        let process = self.ns.spawn(&self.name, &bin(), &[&args, extra].concat());
+        let given = lock(&self.site.agent_args).clone();
+        let given: Vec<&str> = given.iter().map(String::as_str).collect();
+        let process = self
+            .ns
+            .spawn(&self.name, &bin(), &[&args, extra, &given].concat());
         *lock(&self.agent) = Some(Arc::clone(&process));
         process
     }

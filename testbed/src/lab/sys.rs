@@ -1,4 +1,5 @@
-//! The one system call that no safe wrapper has: binding a packet socket to an interface.
+//! System calls that no safe wrapper has, or none that can be called in a loop: binding a packet socket to an interface,
+//! and receiving a batch of datagrams.
 
 use std::io;
 use std::mem;
@@ -35,4 +36,47 @@ pub(super) fn bind_to_interface(socket: BorrowedFd<'_>, ifindex: u32) -> io::Res
     } else {
         Err(io::Error::last_os_error())
     }
+}
+
+/// Receives at least one datagram and as many more as wait and fit, one into each buffer; what is longer is cut. Returns
+/// how many there were.
+///
+/// # Errors
+/// What the kernel says, such as EAGAIN when a receive time limit has passed.
+pub(super) fn receive_batch<const LEN: usize>(
+    socket: BorrowedFd<'_>,
+    buffers: &mut [[u8; LEN]],
+) -> io::Result<usize> {
+    let mut slices: Vec<libc::iovec> = buffers
+        .iter_mut()
+        .map(|buffer| libc::iovec {
+            iov_base: buffer.as_mut_ptr().cast(),
+            iov_len: LEN,
+        })
+        .collect();
+    let mut headers: Vec<libc::mmsghdr> = slices
+        .iter_mut()
+        .map(|slice| {
+            // SAFETY: mmsghdr is plain integers and pointers, for which all zeros is a value.
+            let mut header: libc::mmsghdr = unsafe { mem::zeroed() };
+            header.msg_hdr.msg_iov = slice;
+            header.msg_hdr.msg_iovlen = 1;
+            header
+        })
+        .collect();
+    let count = libc::c_uint::try_from(headers.len()).map_err(io::Error::other)?;
+    // SAFETY:
+    // - the descriptor is open as long as it is borrowed;
+    // - `headers` has `count` entries, each with one slice that is a whole buffer of its own;
+    // - headers, slices and buffers live until the call returns and nobody else touches them.
+    let received = unsafe {
+        libc::recvmmsg(
+            socket.as_raw_fd(),
+            headers.as_mut_ptr(),
+            count,
+            libc::MSG_WAITFORONE,
+            std::ptr::null_mut(),
+        )
+    };
+    usize::try_from(received).map_err(|_| io::Error::last_os_error())
 }

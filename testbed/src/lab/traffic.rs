@@ -148,6 +148,8 @@ static IPERF_RUNS: AtomicU32 = AtomicU32::new(0);
 pub struct Iperf {
     /// Bits per second.
     pub bits_per_second: f64,
+    /// Bytes.
+    pub bytes: u64,
     /// Bytes that the sender's kernel had acknowledged in each tenth of a second.
     pub intervals: Vec<u64>,
     /// Segments sent again.
@@ -158,13 +160,24 @@ pub struct Iperf {
 #[derive(Debug)]
 pub struct IperfRun {
     client: Arc<Process>,
-    _server: Arc<Process>,
+    server: Arc<Process>,
 }
 
 /// Starts an iperf3 TCP transfer of `secs` seconds from `from` to address `to` of `to_ns`.
 #[track_caller]
 pub fn iperf_start(from: &Namespace, to_ns: &Namespace, to: IpAddr, secs: u32) -> IperfRun {
-    let (to, secs) = (to.to_string(), secs.to_string());
+    iperf_flows(from, (to_ns, to), secs, 1)
+}
+
+/// The same with several connections at once.
+#[track_caller]
+pub fn iperf_flows(
+    from: &Namespace,
+    (to_ns, to): (&Namespace, IpAddr),
+    secs: u32,
+    flows: u32,
+) -> IperfRun {
+    let (to, secs, flows) = (to.to_string(), secs.to_string(), flows.to_string());
     let number = IPERF_RUNS.fetch_add(1, Ordering::Relaxed);
     let log = format!("iperf3-{number}-server-{}", to_ns.name());
     let server = to_ns.spawn(&log, "iperf3", &["-s", "-1", "-B", &to, "--forceflush"]);
@@ -172,11 +185,9 @@ pub fn iperf_start(from: &Namespace, to_ns: &Namespace, to: IpAddr, secs: u32) -
         server.log().contains("Server listening")
     });
     let log = format!("iperf3-{number}-client-{}", from.name());
-    let client = from.spawn(&log, "iperf3", &["-c", &to, "-t", &secs, "-i", "0.1", "-J"]);
-    IperfRun {
-        client,
-        _server: server,
-    }
+    let args = ["-c", &to, "-t", &secs, "-P", &flows, "-i", "0.1", "-J"];
+    let client = from.spawn(&log, "iperf3", &args);
+    IperfRun { client, server }
 }
 
 impl IperfRun {
@@ -186,6 +197,8 @@ impl IperfRun {
         let status = self.client.expect_end(Duration::from_secs(120));
         let text = self.client.log();
         assert!(status.success(), "iperf3 failed ({status}):\n{text}");
+        // It ends after one test; the port must be free for the next.
+        self.server.kill();
         let value: serde_json::Value =
             must(serde_json::from_str(&text), "read what iperf3 printed");
         let intervals = value["intervals"].as_array().cloned().unwrap_or_default();
@@ -193,6 +206,7 @@ impl IperfRun {
             bits_per_second: value["end"]["sum_received"]["bits_per_second"]
                 .as_f64()
                 .unwrap_or(0.0),
+            bytes: value["end"]["sum_received"]["bytes"].as_u64().unwrap_or(0),
             intervals: intervals
                 .iter()
                 .map(|i| i["sum"]["bytes"].as_u64().unwrap_or(0))

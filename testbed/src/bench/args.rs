@@ -1,0 +1,59 @@
+//! The command line of `testbed/bench`.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+use crate::underlay::Underlay;
+
+/// Seconds of one measurement, and rounds, unless said otherwise.
+const DEFAULT: (u32, u32) = (3, 5);
+/// The same with `--quick`.
+const QUICK: (u32, u32) = (1, 2);
+
+/// Measures weft against the Linux kernel on the same work in one run, by turns.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "testbed/bench", version)]
+pub(crate) struct Args {
+    /// Rounds: in each, all contenders do every work once [default: 5]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: Option<u32>,
+    /// Length of one measurement in seconds [default: 3]
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u32).range(1..))]
+    seconds: Option<u32>,
+    /// Two rounds of one second: a first look
+    #[arg(long)]
+    quick: bool,
+    /// Only work whose name begins with one of these; see --list
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(crate) only: Vec<String>,
+    /// What the underlay can do; work that isn't TCP runs on the first one
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["full", "nogso", "bare"])]
+    pub(crate) underlay: Vec<Underlay>,
+    /// A further flag for weft's agents, such as --agent-arg=--no-gso; may be given again
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
+    pub(crate) agent_arg: Vec<String>,
+    /// Where the result goes as JSON
+    #[arg(long, value_name = "FILE", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bench/result.json"))]
+    pub(crate) json: PathBuf,
+    /// Prints the table as Markdown
+    #[arg(long)]
+    pub(crate) markdown: bool,
+    /// Prints the names of all work and ends
+    #[arg(long)]
+    pub(crate) list: bool,
+}
+
+impl Args {
+    /// Rounds.
+    pub(crate) fn rounds(&self) -> u32 {
+        let default = if self.quick { QUICK.1 } else { DEFAULT.1 };
+        self.rounds.unwrap_or(default)
+    }
+
+    /// Length of one measurement in seconds.
+    pub(crate) fn seconds(&self) -> u32 {
+        let default = if self.quick { QUICK.0 } else { DEFAULT.0 };
+        self.seconds.unwrap_or(default)
+    }
+}

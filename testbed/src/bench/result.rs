@@ -1,0 +1,283 @@
+//! All measurements of a run, reduced to rows: medians, ratios to the kernel, and whether issue 3 is satisfied.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use weft_testbed::lab::weft_bin;
+
+use crate::args::Args;
+use crate::run::Sample;
+use crate::work::{Metric, Work};
+
+/// Who everybody is compared with.
+pub(crate) const KERNEL: &str = "kernel";
+/// Who has targets to reach.
+pub(crate) const WEFT: &str = "weft";
+
+/// A run of the bench.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Report {
+    /// Under which circumstances.
+    pub(crate) about: About,
+    /// Names of those who were measured, in their order.
+    pub(crate) contenders: Vec<String>,
+    /// What came of it.
+    pub(crate) rows: Vec<Row>,
+}
+
+/// Circumstances of a run.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct About {
+    /// Seconds since 1970.
+    pub(crate) time: u64,
+    /// Kernel release.
+    pub(crate) kernel: String,
+    /// Processor.
+    pub(crate) cpu: String,
+    /// Cores.
+    pub(crate) cores: usize,
+    /// TCP's congestion control.
+    pub(crate) congestion_control: String,
+    /// `weft --version`.
+    pub(crate) weft: String,
+    /// `iperf3 --version`.
+    pub(crate) iperf3: String,
+    /// Flags that weft's agents were given.
+    pub(crate) agent_args: Vec<String>,
+    /// Rounds.
+    pub(crate) rounds: u32,
+    /// Seconds of one measurement.
+    pub(crate) seconds: u32,
+}
+
+/// One metric of one work.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Row {
+    /// Name of the work.
+    pub(crate) work: String,
+    /// On which wire.
+    pub(crate) underlay: Option<String>,
+    /// Unit of the values.
+    pub(crate) unit: String,
+    /// Whether less is better.
+    pub(crate) is_time: bool,
+    /// What the ratio should be: at least, or at most for times.
+    pub(crate) target: f64,
+    /// weft's median by the kernel's.
+    pub(crate) ratio: Option<f64>,
+    /// Whether the target is reached.
+    pub(crate) reached: Option<bool>,
+    /// By contender.
+    pub(crate) series: BTreeMap<String, Series>,
+}
+
+/// What one contender did, round by round.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Series {
+    /// In the order of the rounds.
+    pub(crate) samples: Vec<f64>,
+    /// Median of them.
+    pub(crate) median: f64,
+    /// Median share of datagrams that were lost, 0 to 1.
+    pub(crate) loss: Option<f64>,
+    /// Processor seconds of the switch's processes per 10^9 bytes of payload that arrived.
+    pub(crate) switch_seconds_per_gb: Option<f64>,
+    /// Processor nanoseconds of the switch's processes per frame that a container gave it; a superframe is one.
+    pub(crate) switch_ns_per_frame: Option<f64>,
+    /// Processor seconds of the whole machine, the load's own processes too, per 10^9 bytes of payload that arrived.
+    pub(crate) machine_seconds_per_gb: Option<f64>,
+    /// Processor time of the whole machine by elapsed time: cores that were busy.
+    pub(crate) machine_cores: f64,
+    /// Packets with a wrong checksum that a kernel dropped, all rounds together.
+    pub(crate) checksum_faults: u64,
+}
+
+/// Samples by row of the plan and contender.
+pub(crate) type Samples = BTreeMap<(usize, &'static str), Vec<Sample>>;
+
+impl Report {
+    /// Reduces samples.
+    pub(crate) fn new(
+        args: &Args,
+        plan: &[Work],
+        contenders: &[&'static str],
+        samples: &Samples,
+    ) -> Self {
+        let mut rows = Vec::new();
+        for (at, work) in plan.iter().enumerate() {
+            for metric in work.metrics() {
+                let series = contenders.iter().filter_map(|name| {
+                    let samples = samples.get(&(at, name))?;
+                    Some(((*name).to_owned(), Series::new(*metric, samples)))
+                });
+                rows.push(Row::new(work, *metric, series.collect()));
+            }
+        }
+        Self {
+            about: About::new(args),
+            contenders: contenders.iter().map(|name| (*name).to_owned()).collect(),
+            rows,
+        }
+    }
+
+    /// Packets with a wrong checksum, everybody's.
+    pub(crate) fn checksum_faults(&self) -> BTreeMap<&str, u64> {
+        let mut faults = BTreeMap::new();
+        for row in &self.rows {
+            for (name, series) in &row.series {
+                *faults.entry(name.as_str()).or_default() += series.checksum_faults;
+            }
+        }
+        faults
+    }
+
+    /// Writes it as JSON, and makes the directory.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(crate) fn write_json(&self, path: &Path) -> Result<(), String> {
+        let text = serde_json::to_string_pretty(self).map_err(|error| error.to_string())?;
+        write(path, &text)
+    }
+}
+
+/// Writes a file and makes its directory.
+///
+/// # Errors
+/// One of them is impossible; says which.
+pub(crate) fn write(path: &Path, text: &str) -> Result<(), String> {
+    let done = path.parent().map_or(Ok(()), fs::create_dir_all);
+    done.and_then(|()| fs::write(path, text))
+        .map_err(|error| format!("cannot write {}: {error}", path.display()))
+}
+
+impl About {
+    fn new(args: &Args) -> Self {
+        let read = |path: &str| {
+            let text = fs::read_to_string(path).unwrap_or_default();
+            text.trim().to_owned()
+        };
+        let first_line = |program: &std::ffi::OsStr| {
+            let output = Command::new(program).arg("--version").output();
+            let text = output.map(|output| output.stdout).unwrap_or_default();
+            let text = String::from_utf8_lossy(&text);
+            text.lines().next().unwrap_or_default().to_owned()
+        };
+        let cpuinfo = read("/proc/cpuinfo");
+        let cpu = cpuinfo
+            .lines()
+            .find_map(|line| line.strip_prefix("model name"));
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
+        Self {
+            time: since_1970.unwrap_or_default().as_secs(),
+            kernel: read("/proc/sys/kernel/osrelease"),
+            cpu: cpu
+                .unwrap_or_default()
+                .trim_start_matches([' ', '\t', ':'])
+                .to_owned(),
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            congestion_control: read("/proc/sys/net/ipv4/tcp_congestion_control"),
+            weft: first_line(weft_bin().as_os_str()),
+            iperf3: first_line("iperf3".as_ref()),
+            agent_args: args.agent_arg.clone(),
+            rounds: args.rounds(),
+            seconds: args.seconds(),
+        }
+    }
+}
+
+impl Row {
+    fn new(work: &Work, metric: Metric, series: BTreeMap<String, Series>) -> Self {
+        let median = |name: &str| series.get(name).map(|series| series.median);
+        let ratio = median(WEFT)
+            .zip(median(KERNEL))
+            .filter(|(_, kernel)| *kernel > 0.0)
+            .map(|(weft, kernel)| weft / kernel);
+        let (target, is_time) = (work.target(), metric.is_time());
+        let reached = |ratio: f64| {
+            if is_time {
+                ratio <= target
+            } else {
+                ratio >= target
+            }
+        };
+        Self {
+            work: work.name.to_owned(),
+            underlay: work.underlay.map(|underlay| underlay.name().to_owned()),
+            unit: metric.unit().to_owned(),
+            is_time,
+            target,
+            reached: ratio.map(reached),
+            ratio,
+            series,
+        }
+    }
+}
+
+impl Series {
+    fn new(metric: Metric, samples: &[Sample]) -> Self {
+        let values: Vec<f64> = samples
+            .iter()
+            .filter_map(|sample| sample.values.get(&metric).copied())
+            .collect();
+        let middle =
+            |of: &dyn Fn(&Sample) -> Option<f64>| median(samples.iter().filter_map(of).collect());
+        let has_switch = samples.iter().any(|sample| !sample.cost.switch.is_zero());
+        let per_gb = |time: f64, bytes: Option<u64>| {
+            bytes
+                .filter(|bytes| *bytes > 0)
+                .map(|bytes| time * 1e9 / bytes as f64)
+        };
+        Self {
+            median: median(values.clone()).unwrap_or_default(),
+            samples: values,
+            loss: middle(&|sample| sample.loss),
+            switch_seconds_per_gb: middle(&|sample| {
+                per_gb(sample.cost.switch.as_secs_f64(), sample.cost.bytes)
+            })
+            .filter(|_| has_switch),
+            switch_ns_per_frame: middle(&|sample| {
+                let frames = sample.cost.frames.filter(|frames| *frames > 0)?;
+                Some(sample.cost.switch.as_secs_f64() * 1e9 / frames as f64)
+            })
+            .filter(|_| has_switch),
+            machine_seconds_per_gb: middle(&|sample| {
+                per_gb(sample.cost.machine.as_secs_f64(), sample.cost.bytes)
+            }),
+            machine_cores: middle(&|sample| {
+                Some(sample.cost.machine.as_secs_f64() / sample.cost.elapsed.as_secs_f64())
+            })
+            .unwrap_or_default(),
+            checksum_faults: samples.iter().map(|sample| sample.checksum_faults).sum(),
+        }
+    }
+}
+
+/// The middle one, or the mean of the middle two; none of nothing.
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let (half, even) = (values.len() / 2, values.len().is_multiple_of(2));
+    match (values.get(half), even) {
+        (None, _) => None,
+        (Some(upper), true) => Some(f64::midpoint(values[half - 1], *upper)),
+        (Some(middle), false) => Some(*middle),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_of_an_even_number_lies_between_the_middle_two() {
+        assert_eq!(median(vec![]), None);
+        assert_eq!(median(vec![3.0]), Some(3.0));
+        assert_eq!(median(vec![9.0, 1.0]), Some(5.0));
+        assert_eq!(median(vec![9.0, 1.0, 2.0]), Some(2.0));
+    }
+}

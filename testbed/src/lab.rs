@@ -285,8 +285,9 @@ pub fn weft_bin() -> &'static Path {
 
 fn build_weft() -> PathBuf {
     let exe = must(std::env::current_exe(), "find this test's own file");
-    // target/PROFILE/deps/TEST-HASH
-    let Some(dir) = exe.ancestors().nth(2) else {
+    // Tests are target/PROFILE/deps/TEST-HASH, programs target/PROFILE/PROGRAM.
+    let mut dirs = exe.ancestors().skip(1);
+    let Some(dir) = dirs.find(|dir| !dir.ends_with("deps")) else {
         panic!("{} is not in a target directory", exe.display())
     };
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());

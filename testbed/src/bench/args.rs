@@ -33,6 +33,9 @@ pub(crate) struct Args {
     /// A further flag for weft's agents, such as --agent-arg=--no-gso; may be given again
     #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
     pub(crate) agent_arg: Vec<String>,
+    /// TCP's congestion control, such as cubic [default: the machine's]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) congestion: Option<String>,
     /// Where the result goes as JSON
     #[arg(long, value_name = "FILE", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bench/result.json"))]
     pub(crate) json: PathBuf,

@@ -65,7 +65,7 @@ fn bench(args: &Args, plan: &[Work]) -> Report {
                 wire = Some(underlay);
             }
             for contender in &contenders {
-                let sample = run::measure(contender, work, args.seconds());
+                let sample = run::measure(contender, work, args);
                 say(&progress(work, contender, &sample));
                 samples
                     .entry((at, contender.name))
@@ -83,7 +83,18 @@ fn progress(work: &Work, contender: &Contender, sample: &Sample) -> String {
         .values
         .iter()
         .map(|(metric, value)| format!("{value:.2} {}", metric.unit()));
-    let values = values.collect::<Vec<_>>().join(", ");
+    let again = sample
+        .retransmits
+        .map(|count| format!("{count} retransmits"));
+    let lost = sample
+        .loss
+        .filter(|loss| *loss > 0.0)
+        .map(|loss| format!("{:.1} % lost", loss * 100.0));
+    let values = values
+        .chain(again)
+        .chain(lost)
+        .collect::<Vec<_>>()
+        .join(", ");
     format!("  {:<18} {:<8} {values}", work.title(), contender.name)
 }
 

@@ -83,6 +83,10 @@ pub(crate) struct Series {
     pub(crate) samples: Vec<f64>,
     /// Median of them.
     pub(crate) median: f64,
+    /// Half the distance between the least and the greatest, as a share of the median.
+    pub(crate) spread: f64,
+    /// Median of the TCP segments that were sent again.
+    pub(crate) retransmits: Option<f64>,
     /// Median share of datagrams that were lost, 0 to 1.
     pub(crate) loss: Option<f64>,
     /// Processor seconds of the switch's processes per 10^9 bytes of payload that arrived.
@@ -181,7 +185,10 @@ impl About {
                 .trim_start_matches([' ', '\t', ':'])
                 .to_owned(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
-            congestion_control: read("/proc/sys/net/ipv4/tcp_congestion_control"),
+            congestion_control: args
+                .congestion
+                .clone()
+                .unwrap_or_else(|| read("/proc/sys/net/ipv4/tcp_congestion_control")),
             weft: first_line(weft_bin().as_os_str()),
             iperf3: first_line("iperf3".as_ref()),
             agent_args: args.agent_arg.clone(),
@@ -235,7 +242,9 @@ impl Series {
         };
         Self {
             median: median(values.clone()).unwrap_or_default(),
+            spread: spread(&values),
             samples: values,
+            retransmits: middle(&|sample| sample.retransmits.map(|count| count as f64)),
             loss: middle(&|sample| sample.loss),
             switch_seconds_per_gb: middle(&|sample| {
                 per_gb(sample.cost.switch.as_secs_f64(), sample.cost.bytes)
@@ -269,6 +278,13 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
     }
 }
 
+fn spread(values: &[f64]) -> f64 {
+    let middle = median(values.to_vec()).filter(|middle| *middle > 0.0);
+    let least = values.iter().copied().fold(f64::INFINITY, f64::min);
+    let greatest = values.iter().copied().fold(0.0, f64::max);
+    middle.map_or(0.0, |middle| (greatest - least) / 2.0 / middle)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -279,5 +295,12 @@ mod tests {
         assert_eq!(median(vec![3.0]), Some(3.0));
         assert_eq!(median(vec![9.0, 1.0]), Some(5.0));
         assert_eq!(median(vec![9.0, 1.0, 2.0]), Some(2.0));
+    }
+
+    #[test]
+    fn the_spread_is_what_stands_behind_plus_or_minus() {
+        assert_eq!(spread(&[10.0, 8.0, 14.0]), 0.3);
+        assert_eq!(spread(&[7.0]), 0.0);
+        assert_eq!(spread(&[]), 0.0);
     }
 }

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use weft_testbed::lab::echo::one_way_times;
 use weft_testbed::lab::flood::Flood;
 use weft_testbed::lab::meter::machine_time;
-use weft_testbed::lab::traffic::{iperf_flows, iperf_start};
+use weft_testbed::lab::traffic::IperfPlan;
 
+use crate::args::Args;
 use crate::contender::Contender;
 use crate::work::{Load, Metric, Work};
 
@@ -28,6 +29,8 @@ pub(crate) struct Sample {
     pub(crate) values: BTreeMap<Metric, f64>,
     /// Share of datagrams that did not arrive, 0 to 1.
     pub(crate) loss: Option<f64>,
+    /// TCP segments that were sent again.
+    pub(crate) retransmits: Option<u64>,
     /// What it cost; not for latencies, where waiting is the point.
     pub(crate) cost: Cost,
     /// Packets with a wrong checksum that a kernel dropped.
@@ -103,15 +106,24 @@ impl<'a> Meter<'a> {
     }
 }
 
-/// Measures for this many seconds.
-pub(crate) fn measure(contender: &Contender, work: &Work, seconds: u32) -> Sample {
+/// Measures as long as the arguments say.
+pub(crate) fn measure(contender: &Contender, work: &Work, args: &Args) -> Sample {
     contender.warm_up(work.reach);
     let faults = contender.checksum_faults();
+    let seconds = args.seconds();
+    let iperf = |flows, secs| IperfPlan {
+        secs,
+        flows,
+        congestion: args.congestion.clone(),
+    };
     let mut sample = match work.load {
-        Load::Tcp { flows } => tcp(contender, work, flows, seconds),
+        Load::Tcp { flows } => tcp(contender, work, &iperf(flows, seconds)),
         Load::Udp => udp(contender, work, seconds),
         Load::Latency => latency(contender, work, seconds),
-        Load::LoadedLatency => loaded_latency(contender, work, seconds),
+        Load::LoadedLatency => {
+            let beside = iperf(1, seconds + 2 * MARGIN_SECS);
+            loaded_latency(contender, work, seconds, &beside)
+        }
     };
     sample.checksum_faults = contender.checksum_faults() - faults;
     sample
@@ -121,18 +133,21 @@ fn sample(values: impl IntoIterator<Item = (Metric, f64)>, cost: Cost) -> Sample
     Sample {
         values: values.into_iter().collect(),
         loss: None,
+        retransmits: None,
         cost,
         checksum_faults: 0,
     }
 }
 
-fn tcp(contender: &Contender, work: &Work, flows: u32, seconds: u32) -> Sample {
+fn tcp(contender: &Contender, work: &Work, plan: &IperfPlan) -> Sample {
     let end = contender.end(work.reach);
     let meter = Meter::start(contender);
-    let report = iperf_flows(&contender.client, (&end.ns, end.ip), seconds, flows).finish();
+    let report = plan.start(&contender.client, &end.ns, end.ip).finish();
     let mut cost = meter.stop();
     cost.bytes = Some(report.bytes);
-    sample([(Metric::Throughput, report.bits_per_second / 1e9)], cost)
+    let mut sample = sample([(Metric::Throughput, report.bits_per_second / 1e9)], cost);
+    sample.retransmits = Some(report.retransmits);
+    sample
 }
 
 fn udp(contender: &Contender, work: &Work, seconds: u32) -> Sample {
@@ -168,14 +183,9 @@ fn latency(contender: &Contender, work: &Work, seconds: u32) -> Sample {
     sample
 }
 
-fn loaded_latency(contender: &Contender, work: &Work, seconds: u32) -> Sample {
+fn loaded_latency(contender: &Contender, work: &Work, seconds: u32, beside: &IperfPlan) -> Sample {
     let end = contender.end(work.reach);
-    let load = iperf_start(
-        &contender.client,
-        &end.ns,
-        end.ip,
-        seconds + 2 * MARGIN_SECS,
-    );
+    let load = beside.start(&contender.client, &end.ns, end.ip);
     thread::sleep(SETTLE);
     let mut sample = latency(contender, work, seconds);
     let report = load.finish();

@@ -39,7 +39,6 @@ impl Report {
             "agents s/GB",
             "agents ns/frame",
             "machine s/GB kernel/weft",
-            "busy cores kernel/weft",
         ];
         let costs = costs.map(str::to_owned);
         fixed
@@ -60,7 +59,7 @@ impl Report {
         cells.extend(
             self.contenders
                 .iter()
-                .map(|name| number(of(name).map(|series| series.median))),
+                .map(|name| of(name).map_or_else(|| NONE.to_owned(), value)),
         );
         let both = |read: &dyn Fn(&Series) -> Option<String>| {
             let [kernel, weft] = [of(KERNEL), of(WEFT)]
@@ -85,10 +84,18 @@ impl Report {
             number(weft.and_then(|series| series.switch_seconds_per_gb)),
             number(weft.and_then(|series| series.switch_ns_per_frame)),
             both(&|series| series.machine_seconds_per_gb.map(|time| number(Some(time)))),
-            both(&|series| Some(format!("{:.2}", series.machine_cores))),
         ]);
         cells.into_iter().map(Cell::new).collect()
     }
+}
+
+/// A median, and how far the rounds were from it.
+fn value(series: &Series) -> String {
+    let median = number(Some(series.median));
+    if series.samples.len() < 2 {
+        return median;
+    }
+    format!("{median} ±{:.0}%", series.spread * 100.0)
 }
 
 /// Three digits that count.

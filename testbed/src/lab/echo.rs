@@ -1,12 +1,18 @@
 //! How long a datagram is under way: one is sent, sent back, and the next one goes when it's here. One-way time is half
 //! of that.
+//!
+//! Both sides keep to a core of their own, as on two machines. Left to itself the scheduler now and then runs them on one
+//! core, where a datagram through the kernel is a function call and never wakes anything: 2 µs instead of 30, by chance.
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 
 use super::{Namespace, must};
 
@@ -51,13 +57,38 @@ pub fn one_way_times(from: &Namespace, (to_ns, to): (&Namespace, IpAddr), time: 
     let address = must(far.local_addr(), "read a socket's address");
     let stop = Arc::new(AtomicBool::new(false));
     let until = Arc::clone(&stop);
-    let server = thread::spawn(move || answer(&far, &until));
-    let times = ask(from, address, time);
+    let server = thread::spawn(move || {
+        keep_to_core(1);
+        answer(&far, &until);
+    });
+    let near = from.enter(|| must(UdpSocket::bind((unspecified(to), 0)), "bind a socket"));
+    must(near.connect(address), &format!("connect to {address}"));
+    let client = thread::spawn(move || {
+        keep_to_core(0);
+        ask(&near, time)
+    });
+    let times = client.join();
     stop.store(true, Ordering::Relaxed);
-    if let Err(panic) = server.join() {
-        std::panic::resume_unwind(panic);
+    match (times, server.join()) {
+        (Ok(times), Ok(())) => times,
+        (Err(panic), _) | (_, Err(panic)) => std::panic::resume_unwind(panic),
     }
-    times
+}
+
+fn unspecified(like: IpAddr) -> IpAddr {
+    if like.is_ipv4() {
+        [0; 4].into()
+    } else {
+        [0; 16].into()
+    }
+}
+
+/// Pins the calling thread to a core, counted from 0 and beginning again when there are fewer.
+fn keep_to_core(core: usize) {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let mut set = CpuSet::new();
+    must(set.set(core % cores), "name a core");
+    must(sched_setaffinity(Pid::from_raw(0), &set), "pin a thread");
 }
 
 fn answer(far: &UdpSocket, stop: &AtomicBool) {
@@ -73,21 +104,13 @@ fn answer(far: &UdpSocket, stop: &AtomicBool) {
     }
 }
 
-#[track_caller]
-fn ask(from: &Namespace, address: SocketAddr, time: Duration) -> Times {
-    let unspecified: IpAddr = if address.is_ipv4() {
-        [0; 4].into()
-    } else {
-        [0; 16].into()
-    };
-    let near = from.enter(|| must(UdpSocket::bind((unspecified, 0)), "bind a socket"));
-    must(near.connect(address), &format!("connect to {address}"));
+fn ask(near: &UdpSocket, time: Duration) -> Times {
     must(near.set_read_timeout(Some(PATIENCE)), "set a time limit");
     let began = Instant::now();
     let (mut sorted, mut lost, mut number) = (Vec::new(), 0, 0_u64);
     while began.elapsed() < time {
         number += 1;
-        match round_trip(&near, number) {
+        match round_trip(near, number) {
             Some(round_trip) => sorted.push(round_trip / 2),
             None => {
                 sorted.push(PATIENCE);

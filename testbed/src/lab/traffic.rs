@@ -163,31 +163,51 @@ pub struct IperfRun {
     server: Arc<Process>,
 }
 
+/// How an iperf3 transfer goes.
+#[derive(Clone, Debug)]
+pub struct IperfPlan {
+    /// Seconds.
+    pub secs: u32,
+    /// Connections at once.
+    pub flows: u32,
+    /// TCP congestion control; the machine's own when there's none.
+    pub congestion: Option<String>,
+}
+
 /// Starts an iperf3 TCP transfer of `secs` seconds from `from` to address `to` of `to_ns`.
 #[track_caller]
 pub fn iperf_start(from: &Namespace, to_ns: &Namespace, to: IpAddr, secs: u32) -> IperfRun {
-    iperf_flows(from, (to_ns, to), secs, 1)
+    let plan = IperfPlan {
+        secs,
+        flows: 1,
+        congestion: None,
+    };
+    plan.start(from, to_ns, to)
 }
 
-/// The same with several connections at once.
-#[track_caller]
-pub fn iperf_flows(
-    from: &Namespace,
-    (to_ns, to): (&Namespace, IpAddr),
-    secs: u32,
-    flows: u32,
-) -> IperfRun {
-    let (to, secs, flows) = (to.to_string(), secs.to_string(), flows.to_string());
-    let number = IPERF_RUNS.fetch_add(1, Ordering::Relaxed);
-    let log = format!("iperf3-{number}-server-{}", to_ns.name());
-    let server = to_ns.spawn(&log, "iperf3", &["-s", "-1", "-B", &to, "--forceflush"]);
-    wait_until(TCP_PATIENCE, "iperf3 -s listens", || {
-        server.log().contains("Server listening")
-    });
-    let log = format!("iperf3-{number}-client-{}", from.name());
-    let args = ["-c", &to, "-t", &secs, "-P", &flows, "-i", "0.1", "-J"];
-    let client = from.spawn(&log, "iperf3", &args);
-    IperfRun { client, server }
+impl IperfPlan {
+    /// Starts it from `from` to address `to` of `to_ns`.
+    #[track_caller]
+    pub fn start(&self, from: &Namespace, to_ns: &Namespace, to: IpAddr) -> IperfRun {
+        let (to, secs, flows) = (
+            to.to_string(),
+            self.secs.to_string(),
+            self.flows.to_string(),
+        );
+        let number = IPERF_RUNS.fetch_add(1, Ordering::Relaxed);
+        let log = format!("iperf3-{number}-server-{}", to_ns.name());
+        let server = to_ns.spawn(&log, "iperf3", &["-s", "-1", "-B", &to, "--forceflush"]);
+        wait_until(TCP_PATIENCE, "iperf3 -s listens", || {
+            server.log().contains("Server listening")
+        });
+        let log = format!("iperf3-{number}-client-{}", from.name());
+        let mut args = vec!["-c", &to, "-t", &secs, "-P", &flows, "-i", "0.1", "-J"];
+        if let Some(congestion) = &self.congestion {
+            args.extend(["-C", congestion]);
+        }
+        let client = from.spawn(&log, "iperf3", &args);
+        IperfRun { client, server }
+    }
 }
 
 impl IperfRun {

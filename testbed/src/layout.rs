@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::lab::{Controller, Host, Lab, Namespace};
 
-pub use kernel::{KernelPair, KernelPeer};
+pub use kernel::{KernelPair, KernelPeer, Wire};
 
 /// The underlay: 10.99.0.0/24, host N has .N.
 fn underlay(number: u8) -> IpAddr {

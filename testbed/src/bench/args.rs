@@ -1,6 +1,6 @@
 //! The command line of `testbed/bench`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Parser;
 
@@ -36,8 +36,18 @@ pub(crate) struct Args {
     /// TCP's congestion control, such as cubic [default: the machine's]
     #[arg(long, value_name = "NAME")]
     pub(crate) congestion: Option<String>,
-    /// Where the result goes as JSON
-    #[arg(long, value_name = "FILE", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bench/result.json"))]
+    /// Records the agents with perf while they do the first work of --only [default: tcp-cross-1], and prints where their
+    /// time goes
+    #[arg(long)]
+    pub(crate) profile: bool,
+    /// Where the result goes as JSON; a chart goes beside it as SVG
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "WEFT_BENCH_JSON",
+        hide_env = true,
+        default_value = "target/bench/result.json"
+    )]
     pub(crate) json: PathBuf,
     /// Prints the table as Markdown
     #[arg(long)]
@@ -52,6 +62,11 @@ impl Args {
     pub(crate) fn rounds(&self) -> u32 {
         let default = if self.quick { QUICK.1 } else { DEFAULT.1 };
         self.rounds.unwrap_or(default)
+    }
+
+    /// Where files beside the result go.
+    pub(crate) fn dir(&self) -> &Path {
+        self.json.parent().unwrap_or(Path::new("."))
     }
 
     /// Length of one measurement in seconds.

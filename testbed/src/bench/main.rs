@@ -11,6 +11,8 @@
 //! | `run` | one measurement |
 //! | `result` | samples reduced to rows |
 //! | `table` | rows as text |
+//! | `chart` | rows as a picture |
+//! | `profile` | where the agents' time goes |
 
 mod args;
 mod work;
@@ -19,6 +21,8 @@ mod contender;
 mod run;
 mod result;
 mod table;
+mod chart;
+mod profile;
 
 use std::process::ExitCode;
 
@@ -39,13 +43,25 @@ fn main() -> ExitCode {
         print(&work::names().join("\n"));
         return ExitCode::SUCCESS;
     }
-    match work::plan(&args) {
-        Ok(plan) => finish(&args, &bench(&args, &plan)),
-        Err(error) => {
-            say(&format!("bench: {error}"));
-            ExitCode::from(2)
-        }
+    let plan = match work::plan(&args) {
+        Ok(plan) => plan,
+        Err(error) => return failed(&error, ExitCode::from(2)),
+    };
+    if !args.profile {
+        return finish(&args, &bench(&args, &plan));
     }
+    match profile::run(&args, &plan) {
+        Ok(text) => {
+            print(&text);
+            ExitCode::SUCCESS
+        }
+        Err(error) => failed(&error, ExitCode::FAILURE),
+    }
+}
+
+fn failed(error: &str, code: ExitCode) -> ExitCode {
+    say(&format!("bench: {error}"));
+    code
 }
 
 fn bench(args: &Args, plan: &[Work]) -> Report {
@@ -60,7 +76,7 @@ fn bench(args: &Args, plan: &[Work]) -> Report {
         for (at, work) in plan.iter().enumerate() {
             if let Some(underlay) = work.underlay.filter(|underlay| wire != Some(*underlay)) {
                 for contender in &contenders {
-                    underlay.apply(&contender.hosts.each_ref());
+                    underlay.apply(&contender.hosts);
                 }
                 wire = Some(underlay);
             }
@@ -101,13 +117,18 @@ fn progress(work: &Work, contender: &Contender, sample: &Sample) -> String {
 /// Prints and writes the report. Wrong checksums are a failure whatever the speed.
 fn finish(args: &Args, report: &Report) -> ExitCode {
     print(&report.table(args.markdown));
-    let mut done = true;
-    match report.write_json(&args.json) {
-        Ok(()) => say(&format!("written to {}", args.json.display())),
-        Err(error) => {
-            say(&format!("bench: {error}"));
-            done = false;
-        }
+    let chart = args.json.with_extension("svg");
+    let written = report
+        .write_json(&args.json)
+        .and_then(|()| report.write_chart(&chart));
+    let mut done = written.is_ok();
+    match written {
+        Ok(()) => say(&format!(
+            "written to {} and {}",
+            args.json.display(),
+            chart.display()
+        )),
+        Err(error) => say(&format!("bench: {error}")),
     }
     for (name, faults) in report.checksum_faults() {
         say(&format!(

@@ -11,8 +11,9 @@ use serde::Serialize;
 use weft_testbed::lab::weft_bin;
 
 use crate::args::Args;
+use crate::chart;
 use crate::run::Sample;
-use crate::work::{Metric, Work};
+use crate::work::{Metric, Work, names};
 
 /// Who everybody is compared with.
 pub(crate) const KERNEL: &str = "kernel";
@@ -112,8 +113,11 @@ impl Report {
         contenders: &[&'static str],
         samples: &Samples,
     ) -> Self {
+        // As the work is listed: the run goes by underlay.
+        let mut plan: Vec<(usize, &Work)> = plan.iter().enumerate().collect();
+        plan.sort_by_key(|(_, work)| names().iter().position(|name| *name == work.name));
         let mut rows = Vec::new();
-        for (at, work) in plan.iter().enumerate() {
+        for (at, work) in plan {
             for metric in work.metrics() {
                 let series = contenders.iter().filter_map(|name| {
                     let samples = samples.get(&(at, name))?;
@@ -127,6 +131,21 @@ impl Report {
             contenders: contenders.iter().map(|name| (*name).to_owned()).collect(),
             rows,
         }
+    }
+
+    /// Writes it as an SVG chart, and as PNG beside it where Debian's librsvg2-bin is installed.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(crate) fn write_chart(&self, path: &Path) -> Result<(), String> {
+        write(path, &chart::draw(self))?;
+        // Without the program there is no PNG: the SVG has it all.
+        let _ = Command::new("rsvg-convert")
+            .arg(path)
+            .arg("--output")
+            .arg(path.with_extension("png"))
+            .status();
+        Ok(())
     }
 
     /// Packets with a wrong checksum, everybody's.
@@ -151,10 +170,7 @@ impl Report {
 }
 
 /// Writes a file and makes its directory.
-///
-/// # Errors
-/// One of them is impossible; says which.
-pub(crate) fn write(path: &Path, text: &str) -> Result<(), String> {
+fn write(path: &Path, text: &str) -> Result<(), String> {
     let done = path.parent().map_or(Ok(()), fs::create_dir_all);
     done.and_then(|()| fs::write(path, text))
         .map_err(|error| format!("cannot write {}: {error}", path.display()))

@@ -28,7 +28,7 @@ impl Underlay {
     }
 
     /// Changes both ends of an underlay.
-    pub(crate) fn apply(self, hosts: &[&Namespace]) {
+    pub(crate) fn apply(self, hosts: &[Namespace]) {
         let (segmentation, gro) = match self {
             Self::Full => ("on", "off"),
             Self::Nogso => ("off", "on"),

@@ -123,6 +123,27 @@ impl KernelPeer {
     }
 }
 
+/// Two hosts, and nothing that switches.
+///
+/// ```text
+///   NAME1                                         NAME2
+///   10.99.0.1/24 u0 ----------- veth ----------- u0 10.99.0.2/24
+/// ```
+#[derive(Debug)]
+pub struct Wire {
+    /// The hosts.
+    pub hosts: [Namespace; 2],
+}
+
+impl Wire {
+    /// Hosts NAME1 and NAME2, joined. The lab may hold other things beside them.
+    pub fn up(lab: &Lab, name: &str) -> Self {
+        let hosts = [1, 2].map(|number| lab.namespace(&format!("{name}{number}")));
+        join_by_veth(&hosts[0], &hosts[1]);
+        Self { hosts }
+    }
+}
+
 /// Two hosts of the Linux kernel alone: what weft is measured against.
 ///
 /// ```text
@@ -141,8 +162,7 @@ pub struct KernelPair {
 impl KernelPair {
     /// Hosts, bridges and VXLAN devices, up. The lab may hold other things beside them.
     pub fn up(lab: &Lab, vni: u32) -> Self {
-        let hosts = ["k1", "k2"].map(|name| lab.namespace(name));
-        join_by_veth(&hosts[0], &hosts[1]);
+        let Wire { hosts } = Wire::up(lab, "k");
         make_vtep(&hosts[0], 1, 2, vni);
         make_vtep(&hosts[1], 2, 1, vni);
         Self { hosts }

@@ -36,6 +36,9 @@ pub(crate) struct Args {
     /// TCP's congestion control, such as cubic [default: the machine's]
     #[arg(long, value_name = "NAME")]
     pub(crate) congestion: Option<String>,
+    /// Measures other userspace switches and overlays as well, those that are installed
+    #[arg(long)]
+    pub(crate) peers: bool,
     /// Records the agents with perf while they do the first work of --only [default: tcp-cross-1], and prints where their
     /// time goes
     #[arg(long)]

@@ -1,5 +1,5 @@
-//! Who is measured: weft, or the kernel alone. Everybody has a container that sends, one beside it on the same host, and
-//! one on another host.
+//! Who is measured: weft, the kernel alone, or somebody else. Most have a container that sends, one beside it on the same
+//! host, and one on another host.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -7,8 +7,9 @@ use std::time::Duration;
 use weft_testbed::lab::meter::checksum_faults;
 use weft_testbed::lab::traffic::answers;
 use weft_testbed::lab::verdict::{processor_time, wait_until};
-use weft_testbed::{Host, KernelPair, Lab, Namespace, Pair};
+use weft_testbed::{Container, Host, KernelPair, Lab, Namespace, Pair};
 
+use crate::result::{KERNEL, WEFT};
 use crate::work::Reach;
 
 /// VNI of the kernel's VXLAN devices.
@@ -16,12 +17,14 @@ const VNI: u32 = 4_242;
 /// Until the first ping is answered.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// A container and its address.
+/// From where to where frames go.
 #[derive(Clone, Debug)]
-pub(crate) struct End {
-    /// Where its processes run.
-    pub(crate) ns: Namespace,
-    /// Inside the overlay.
+pub(crate) struct Way {
+    /// Where the sender runs.
+    pub(crate) from: Namespace,
+    /// Where the receiver runs.
+    pub(crate) to: Namespace,
+    /// The receiver's address inside the overlay.
     pub(crate) ip: IpAddr,
 }
 
@@ -30,15 +33,13 @@ pub(crate) struct End {
 pub(crate) struct Contender {
     /// As the table calls it.
     pub(crate) name: &'static str,
-    /// The container that sends.
-    pub(crate) client: Namespace,
-    /// On the same host.
-    pub(crate) near: End,
-    /// On the other host.
-    pub(crate) far: End,
+    /// Between two containers of a host; none when it can't.
+    pub(crate) local: Option<Way>,
+    /// From host to host; none when it can't.
+    pub(crate) cross: Option<Way>,
     /// The hosts.
-    pub(crate) hosts: [Namespace; 2],
-    /// What switches, when it's in userspace.
+    pub(crate) hosts: Vec<Namespace>,
+    /// What carries the frames.
     pub(crate) switch: Switch,
 }
 
@@ -49,6 +50,8 @@ pub(crate) enum Switch {
     Kernel,
     /// weft's agents.
     Weft(Box<Pair>),
+    /// Other processes, by number.
+    Processes(Vec<u32>),
 }
 
 impl Contender {
@@ -59,16 +62,16 @@ impl Contender {
         let join = |host: &Host, name: &str| pair.lab.quiet_container(host, "bench", name, &[]);
         let (client, near) = (join(&pair.host1, "c1"), join(&pair.host1, "c2"));
         let far = join(&pair.host2, "c3");
-        let end = |container: &weft_testbed::Container| End {
-            ns: container.ns.clone(),
-            ip: container.ip(),
+        let way = |to: &Container| Way {
+            from: client.ns.clone(),
+            to: to.ns.clone(),
+            ip: to.ip(),
         };
         Self {
-            name: "weft",
-            client: client.ns.clone(),
-            near: end(&near),
-            far: end(&far),
-            hosts: [pair.host1.ns.clone(), pair.host2.ns.clone()],
+            name: WEFT,
+            local: Some(way(&near)),
+            cross: Some(way(&far)),
+            hosts: vec![pair.host1.ns.clone(), pair.host2.ns.clone()],
             switch: Switch::Weft(Box::new(pair)),
         }
     }
@@ -77,30 +80,32 @@ impl Contender {
     pub(crate) fn kernel(lab: &Lab) -> Self {
         let pair = KernelPair::up(lab, VNI);
         let (client, _) = pair.container(lab, 0, "k-c1", 1);
-        let end = |(ns, ip)| End { ns, ip };
+        let way = |(to, ip)| Way {
+            from: client.clone(),
+            to,
+            ip,
+        };
         Self {
-            name: "kernel",
-            client,
-            near: end(pair.container(lab, 0, "k-c2", 2)),
-            far: end(pair.container(lab, 1, "k-c3", 3)),
-            hosts: pair.hosts,
+            name: KERNEL,
+            local: Some(way(pair.container(lab, 0, "k-c2", 2))),
+            cross: Some(way(pair.container(lab, 1, "k-c3", 3))),
+            hosts: pair.hosts.to_vec(),
             switch: Switch::Kernel,
         }
     }
 
-    /// The container at the other end.
-    pub(crate) fn end(&self, reach: Reach) -> &End {
+    /// Where that leads, when it leads there.
+    pub(crate) fn way(&self, reach: Reach) -> Option<&Way> {
         match reach {
-            Reach::Local => &self.near,
-            Reach::Cross => &self.far,
+            Reach::Local => self.local.as_ref(),
+            Reach::Cross => self.cross.as_ref(),
         }
     }
 
     /// Waits until the other end answers: addresses are resolved before anything is measured.
-    pub(crate) fn warm_up(&self, reach: Reach) {
-        let end = self.end(reach);
+    pub(crate) fn warm_up(&self, way: &Way) {
         wait_until(PATIENCE, &format!("{} carries a ping", self.name), || {
-            answers(&self.client, end.ip)
+            answers(&way.from, way.ip)
         });
     }
 
@@ -111,6 +116,7 @@ impl Contender {
             Switch::Weft(pair) => [&pair.host1, &pair.host2]
                 .map(|host| host.agent().pid())
                 .to_vec(),
+            Switch::Processes(pids) => pids.clone(),
         }
     }
 
@@ -136,8 +142,11 @@ impl Contender {
 
     /// Packets that a kernel of this contender dropped for a wrong checksum so far: containers and hosts.
     pub(crate) fn checksum_faults(&self) -> u64 {
-        let [first, second] = &self.hosts;
-        let all = [&self.client, &self.near.ns, &self.far.ns, first, second];
+        let ways = [&self.local, &self.cross].into_iter().flatten();
+        let ends = ways.flat_map(|way| [&way.from, &way.to]);
+        let mut all: Vec<&Namespace> = ends.chain(&self.hosts).collect();
+        all.sort_by_key(|ns| ns.name());
+        all.dedup_by_key(|ns| ns.name());
         all.into_iter().map(checksum_faults).sum()
     }
 }

@@ -8,6 +8,7 @@
 //! | `work` | what is measured, and what issue 3 asks for |
 //! | `underlay` | what the wire between the hosts can do |
 //! | `contender` | who is measured |
+//! | `peers` | other userspace switches and overlays, where installed |
 //! | `run` | one measurement |
 //! | `result` | samples reduced to rows |
 //! | `table` | rows as text |
@@ -18,6 +19,7 @@ mod args;
 mod work;
 mod underlay;
 mod contender;
+mod peers;
 mod run;
 mod result;
 mod table;
@@ -32,7 +34,7 @@ use weft_testbed::lab::say;
 use weft_testbed::{Lab, Pair};
 
 use args::Args;
-use contender::Contender;
+use contender::{Contender, Switch};
 use result::{Report, Samples};
 use run::Sample;
 use work::Work;
@@ -68,20 +70,43 @@ fn bench(args: &Args, plan: &[Work]) -> Report {
     let lab = Lab::alone();
     lab.give_agents(&args.agent_arg);
     let kernel = Contender::kernel(&lab);
-    let contenders = [kernel, Contender::weft(Pair::up(lab))];
+    let peers = if args.peers {
+        peers::up(&lab)
+    } else {
+        Vec::new()
+    };
+    let mut contenders = vec![kernel, Contender::weft(Pair::up(lab))];
+    contenders.extend(peers);
     let mut samples = Samples::new();
     for round in 1..=args.rounds() {
         say(&format!("round {round} of {}", args.rounds()));
-        let mut wire = None;
-        for (at, work) in plan.iter().enumerate() {
-            if let Some(underlay) = work.underlay.filter(|underlay| wire != Some(*underlay)) {
-                for contender in &contenders {
-                    underlay.apply(&contender.hosts);
-                }
-                wire = Some(underlay);
+        run_round(args, plan, &contenders, &mut samples);
+    }
+    peers::clean_up();
+    let names: Vec<&str> = contenders.iter().map(|contender| contender.name).collect();
+    Report::new(args, plan, &names, &samples)
+}
+
+/// Everybody does everything once, by turns.
+fn run_round(args: &Args, plan: &[Work], contenders: &[Contender], samples: &mut Samples) {
+    let mut wire = None;
+    for (at, work) in plan.iter().enumerate() {
+        if let Some(underlay) = work.underlay.filter(|underlay| wire != Some(*underlay)) {
+            for contender in contenders {
+                underlay.apply(&contender.hosts);
             }
-            for contender in &contenders {
-                let sample = run::measure(contender, work, args);
+            wire = Some(underlay);
+        }
+        // The others are there for an idea of the field: the first wire is enough for that.
+        let is_first = work
+            .underlay
+            .is_none_or(|underlay| Some(&underlay) == args.underlay.first());
+        for contender in contenders {
+            let is_peer = matches!(contender.switch, Switch::Processes(_));
+            if is_peer && !is_first {
+                continue;
+            }
+            if let Some(sample) = run::measure(contender, work, args) {
                 say(&progress(work, contender, &sample));
                 samples
                     .entry((at, contender.name))
@@ -90,8 +115,6 @@ fn bench(args: &Args, plan: &[Work]) -> Report {
             }
         }
     }
-    let names = contenders.each_ref().map(|contender| contender.name);
-    Report::new(args, plan, &names, &samples)
 }
 
 fn progress(work: &Work, contender: &Contender, sample: &Sample) -> String {

@@ -43,9 +43,10 @@ pub(crate) fn run(args: &Args, plan: &[Work]) -> Result<String, String> {
     if let Some(underlay) = work.underlay {
         underlay.apply(&weft.hosts);
     }
-    weft.warm_up(work.reach);
     let sample = record(&weft, &data, || measure(&weft, work, args))?;
-    say(&crate::progress(work, &weft, &sample));
+    if let Some(sample) = sample {
+        say(&crate::progress(work, &weft, &sample));
+    }
     say(&format!("recorded in {}", data.display()));
     report(&data)
 }

@@ -107,12 +107,7 @@ pub(crate) type Samples = BTreeMap<(usize, &'static str), Vec<Sample>>;
 
 impl Report {
     /// Reduces samples.
-    pub(crate) fn new(
-        args: &Args,
-        plan: &[Work],
-        contenders: &[&'static str],
-        samples: &Samples,
-    ) -> Self {
+    pub(crate) fn new(args: &Args, plan: &[Work], contenders: &[&str], samples: &Samples) -> Self {
         // As the work is listed: the run goes by underlay.
         let mut plan: Vec<(usize, &Work)> = plan.iter().enumerate().collect();
         plan.sort_by_key(|(_, work)| names().iter().position(|name| *name == work.name));

@@ -10,7 +10,7 @@ use weft_testbed::lab::meter::machine_time;
 use weft_testbed::lab::traffic::IperfPlan;
 
 use crate::args::Args;
-use crate::contender::Contender;
+use crate::contender::{Contender, Way};
 use crate::work::{Load, Metric, Work};
 
 /// Payload of a flood's datagrams in bytes.
@@ -106,9 +106,10 @@ impl<'a> Meter<'a> {
     }
 }
 
-/// Measures as long as the arguments say.
-pub(crate) fn measure(contender: &Contender, work: &Work, args: &Args) -> Sample {
-    contender.warm_up(work.reach);
+/// Measures as long as the arguments say; nothing when the contender can't do this work.
+pub(crate) fn measure(contender: &Contender, work: &Work, args: &Args) -> Option<Sample> {
+    let way = contender.way(work.reach)?;
+    contender.warm_up(way);
     let faults = contender.checksum_faults();
     let seconds = args.seconds();
     let iperf = |flows, secs| IperfPlan {
@@ -117,16 +118,16 @@ pub(crate) fn measure(contender: &Contender, work: &Work, args: &Args) -> Sample
         congestion: args.congestion.clone(),
     };
     let mut sample = match work.load {
-        Load::Tcp { flows } => tcp(contender, work, &iperf(flows, seconds)),
-        Load::Udp => udp(contender, work, seconds),
-        Load::Latency => latency(contender, work, seconds),
+        Load::Tcp { flows } => tcp(contender, way, &iperf(flows, seconds)),
+        Load::Udp => udp(contender, way, seconds),
+        Load::Latency => latency(contender, way, seconds),
         Load::LoadedLatency => {
             let beside = iperf(1, seconds + 2 * MARGIN_SECS);
-            loaded_latency(contender, work, seconds, &beside)
+            loaded_latency(contender, way, seconds, &beside)
         }
     };
     sample.checksum_faults = contender.checksum_faults() - faults;
-    sample
+    Some(sample)
 }
 
 fn sample(values: impl IntoIterator<Item = (Metric, f64)>, cost: Cost) -> Sample {
@@ -139,10 +140,9 @@ fn sample(values: impl IntoIterator<Item = (Metric, f64)>, cost: Cost) -> Sample
     }
 }
 
-fn tcp(contender: &Contender, work: &Work, plan: &IperfPlan) -> Sample {
-    let end = contender.end(work.reach);
+fn tcp(contender: &Contender, way: &Way, plan: &IperfPlan) -> Sample {
     let meter = Meter::start(contender);
-    let report = plan.start(&contender.client, &end.ns, end.ip).finish();
+    let report = plan.start(&way.from, &way.to, way.ip).finish();
     let mut cost = meter.stop();
     cost.bytes = Some(report.bytes);
     let mut sample = sample([(Metric::Throughput, report.bits_per_second / 1e9)], cost);
@@ -150,9 +150,8 @@ fn tcp(contender: &Contender, work: &Work, plan: &IperfPlan) -> Sample {
     sample
 }
 
-fn udp(contender: &Contender, work: &Work, seconds: u32) -> Sample {
-    let end = contender.end(work.reach);
-    let flood = Flood::start(&contender.client, (&end.ns, end.ip), DATAGRAM_LEN);
+fn udp(contender: &Contender, way: &Way, seconds: u32) -> Sample {
+    let flood = Flood::start(&way.from, (&way.to, way.ip), DATAGRAM_LEN);
     thread::sleep(LEAD);
     let meter = Meter::start(contender);
     let before = flood.count();
@@ -168,11 +167,10 @@ fn udp(contender: &Contender, work: &Work, seconds: u32) -> Sample {
     sample
 }
 
-fn latency(contender: &Contender, work: &Work, seconds: u32) -> Sample {
-    let end = contender.end(work.reach);
+fn latency(contender: &Contender, way: &Way, seconds: u32) -> Sample {
     let meter = Meter::start(contender);
     let time = Duration::from_secs(u64::from(seconds));
-    let times = one_way_times(&contender.client, (&end.ns, end.ip), time);
+    let times = one_way_times(&way.from, (&way.to, way.ip), time);
     let cost = meter.stop();
     let values = [(Metric::P50, 0.5), (Metric::P99, 0.99)];
     let mut sample = sample(
@@ -183,11 +181,10 @@ fn latency(contender: &Contender, work: &Work, seconds: u32) -> Sample {
     sample
 }
 
-fn loaded_latency(contender: &Contender, work: &Work, seconds: u32, beside: &IperfPlan) -> Sample {
-    let end = contender.end(work.reach);
-    let load = beside.start(&contender.client, &end.ns, end.ip);
+fn loaded_latency(contender: &Contender, way: &Way, seconds: u32, beside: &IperfPlan) -> Sample {
+    let load = beside.start(&way.from, &way.to, way.ip);
     thread::sleep(SETTLE);
-    let mut sample = latency(contender, work, seconds);
+    let mut sample = latency(contender, way, seconds);
     let report = load.finish();
     sample
         .values

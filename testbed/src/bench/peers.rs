@@ -1,0 +1,116 @@
+//! Other userspace switches and overlays, for an idea of the field: each as its package comes, with its defaults, and its
+//! own encryption where it has one. What is missing or does not start here is left out, and why is said.
+//!
+//! Those that can switch between two containers of a host get containers. The others are point to point: their interface
+//! in each host is the end, which spares them the hop into a container.
+
+mod overlay;
+mod switch;
+
+use std::panic::{self, AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use weft_testbed::Lab;
+use weft_testbed::lab::say;
+
+use crate::contender::Contender;
+
+/// One of them.
+struct Peer {
+    name: &'static str,
+    /// Programs, and where they come from.
+    needs: &'static [(&'static str, &'static str)],
+    up: fn(&Lab) -> Contender,
+}
+
+const PEERS: [Peer; 6] = [
+    Peer {
+        name: "ovs",
+        needs: &[
+            ("ovs-vswitchd", "Debian package openvswitch-switch"),
+            ("ovsdb-server", "Debian package openvswitch-switch"),
+        ],
+        up: switch::ovs,
+    },
+    Peer {
+        name: "vde",
+        needs: &[
+            ("vde_switch", "Debian package vde2"),
+            ("vde_plug2tap", "Debian package vde2"),
+        ],
+        up: switch::vde,
+    },
+    Peer {
+        name: "tinc",
+        needs: &[("tincd", "Debian package tinc")],
+        up: overlay::tinc,
+    },
+    Peer {
+        name: "n2n",
+        needs: &[
+            ("edge", "Debian package n2n"),
+            ("supernode", "Debian package n2n"),
+        ],
+        up: overlay::n2n,
+    },
+    Peer {
+        name: "vpncloud",
+        needs: &[("vpncloud", "cargo install vpncloud")],
+        up: overlay::vpncloud,
+    },
+    Peer {
+        name: "wireguard-go",
+        needs: &[
+            ("wireguard-go", "Debian package wireguard-go"),
+            ("wg", "Debian package wireguard-tools"),
+        ],
+        up: overlay::wireguard_go,
+    },
+];
+
+/// Starts all that are installed.
+pub(crate) fn up(lab: &Lab) -> Vec<Contender> {
+    let usual = panic::take_hook();
+    // One that doesn't start is no bug of ours: a sentence will do.
+    panic::set_hook(Box::new(|why| say(&why.to_string())));
+    let contenders = PEERS.iter().filter_map(|peer| peer.start(lab)).collect();
+    panic::set_hook(usual);
+    contenders
+}
+
+/// Removes what they leave outside the lab.
+pub(crate) fn clean_up() {
+    overlay::remove_wireguard_sockets();
+}
+
+impl Peer {
+    fn start(&self, lab: &Lab) -> Option<Contender> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let is_here = |program: &str| {
+            std::env::split_paths(&path).any(|dir| Path::new(&dir).join(program).is_file())
+        };
+        if let Some((program, source)) = self.needs.iter().find(|(program, _)| !is_here(program)) {
+            let name = self.name;
+            say(&format!(
+                "{name} is left out: there is no program {program} ({source})"
+            ));
+            return None;
+        }
+        // The lab's helpers end a test when something isn't as it should be. Here it ends this contender.
+        let contender = catch_unwind(AssertUnwindSafe(|| {
+            let contender = (self.up)(lab);
+            let ways = [&contender.local, &contender.cross];
+            for way in ways.into_iter().flatten() {
+                contender.warm_up(way);
+            }
+            contender
+        }));
+        if contender.is_err() {
+            say(&format!(
+                "{} is left out: it does not work here, see above",
+                self.name
+            ));
+        }
+        contender.ok()
+    }
+}

@@ -55,6 +55,9 @@ pub(crate) struct Args {
     /// Prints the table as Markdown
     #[arg(long)]
     pub(crate) markdown: bool,
+    /// Prints the table of an earlier result, draws its chart again, and measures nothing
+    #[arg(long, value_name = "FILE")]
+    pub(crate) show: Option<PathBuf>,
     /// Prints the names of all work and ends
     #[arg(long)]
     pub(crate) list: bool,

@@ -1,6 +1,8 @@
 //! The table as a picture: one bar per row and contender, as long as it is fast in multiples of the kernel. Times are
 //! turned over, so that longer is better everywhere; a tick stands where issue 3 wants the bar to end.
 
+use std::fmt::Write as _;
+
 use svg::Document;
 use svg::node::element::{Line, Rectangle, Text, Title};
 
@@ -60,11 +62,7 @@ pub(crate) fn draw(report: &Report) -> String {
                 .set("fill", "#ffffff"),
         );
     whole = draw_axis(whole, y);
-    let about = &report.about;
-    let under = format!(
-        "Linux {}, {} cores {}, TCP {}, median of {} rounds of {} s",
-        about.kernel, about.cores, about.cpu, about.congestion_control, about.rounds, about.seconds
-    );
+    let under = report.about.to_string();
     whole
         .add(
             text(
@@ -131,14 +129,12 @@ fn draw_row(mut document: Document, row: &Row, bars: &[(&str, &Series)], y: f64)
             .set("height", BAR - 2.0)
             .set("fill", colour);
         let unit = row.unit.split(' ').next().unwrap_or_default();
-        let who = if bars.len() > 1 { *name } else { "" };
-        let figure = format!(
-            "{} {unit}, kernel {} {who}",
-            figure(series.median),
-            figure(kernel.unwrap_or_default())
-        );
+        let mut words = format!("{name} {} {unit}", figure(series.median));
+        if *name == WEFT {
+            let _ = write!(words, ", kernel {}", figure(kernel.unwrap_or_default()));
+        }
         document = document.add(bar).add(text(
-            figure.trim_end(),
+            &words,
             LEFT + UNIT * LONGEST + 12.0,
             y + BAR - 3.0,
             INK,

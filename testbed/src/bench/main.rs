@@ -26,6 +26,7 @@ mod table;
 mod chart;
 mod profile;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -44,6 +45,12 @@ fn main() -> ExitCode {
     if args.list {
         print(&work::names().join("\n"));
         return ExitCode::SUCCESS;
+    }
+    if let Some(path) = &args.show {
+        return match show(path, args.markdown) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => failed(&error, ExitCode::FAILURE),
+        };
     }
     let plan = match work::plan(&args) {
         Ok(plan) => plan,
@@ -137,9 +144,19 @@ fn progress(work: &Work, contender: &Contender, sample: &Sample) -> String {
     format!("  {:<18} {:<8} {values}", work.title(), contender.name)
 }
 
+fn show(path: &Path, markdown: bool) -> Result<(), String> {
+    let report = Report::read_json(path)?;
+    print_report(&report, markdown);
+    report.write_chart(&path.with_extension("svg"))
+}
+
+fn print_report(report: &Report, markdown: bool) {
+    print(&format!("{}\n\n{}", report.about, report.table(markdown)));
+}
+
 /// Prints and writes the report. Wrong checksums are a failure whatever the speed.
 fn finish(args: &Args, report: &Report) -> ExitCode {
-    print(&report.table(args.markdown));
+    print_report(report, args.markdown);
     let chart = args.json.with_extension("svg");
     let written = report
         .write_json(&args.json)

@@ -1,12 +1,12 @@
 //! All measurements of a run, reduced to rows: medians, ratios to the kernel, and whether issue 3 is satisfied.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
+use std::{fmt, fs};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use weft_testbed::lab::weft_bin;
 
@@ -21,7 +21,7 @@ pub(crate) const KERNEL: &str = "kernel";
 pub(crate) const WEFT: &str = "weft";
 
 /// A run of the bench.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Report {
     /// Under which circumstances.
     pub(crate) about: About,
@@ -32,7 +32,7 @@ pub(crate) struct Report {
 }
 
 /// Circumstances of a run.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct About {
     /// Seconds since 1970.
     pub(crate) time: u64,
@@ -57,7 +57,7 @@ pub(crate) struct About {
 }
 
 /// One metric of one work.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Row {
     /// Name of the work.
     pub(crate) work: String,
@@ -78,7 +78,7 @@ pub(crate) struct Row {
 }
 
 /// What one contender did, round by round.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Series {
     /// In the order of the rounds.
     pub(crate) samples: Vec<f64>,
@@ -154,6 +154,16 @@ impl Report {
         faults
     }
 
+    /// Reads what [`Report::write_json`] wrote.
+    ///
+    /// # Errors
+    /// The file cannot be read, or holds something else.
+    pub(crate) fn read_json(path: &Path) -> Result<Self, String> {
+        let failed = |error: &dyn fmt::Display| format!("cannot read {}: {error}", path.display());
+        let text = fs::read_to_string(path).map_err(|error| failed(&error))?;
+        serde_json::from_str(&text).map_err(|error| failed(&error))
+    }
+
     /// Writes it as JSON, and makes the directory.
     ///
     /// # Errors
@@ -206,6 +216,30 @@ impl About {
             rounds: args.rounds(),
             seconds: args.seconds(),
         }
+    }
+}
+
+impl fmt::Display for About {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            weft,
+            kernel,
+            cores,
+            cpu,
+            congestion_control,
+            rounds,
+            seconds,
+            ..
+        } = self;
+        write!(
+            f,
+            "{weft}, Linux {kernel}, {cores} cores {cpu}, TCP {congestion_control}"
+        )?;
+        write!(f, ", median of {rounds} rounds of {seconds} s")?;
+        if !self.agent_args.is_empty() {
+            write!(f, ", agents with {}", self.agent_args.join(" "))?;
+        }
+        Ok(())
     }
 }
 

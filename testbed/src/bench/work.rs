@@ -154,3 +154,44 @@ impl Work {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    fn titles(args: &[&str]) -> Result<Vec<String>, String> {
+        let args = Args::parse_from([&["bench"], args].concat());
+        plan(&args).map(|plan| plan.iter().map(Work::title).collect())
+    }
+
+    #[test]
+    fn only_tcp_between_hosts_runs_on_every_wire() {
+        let all = titles(&[]).expect("a plan");
+        assert_eq!(all.len(), names().len() + 2 * 2);
+        let bare = titles(&[
+            "--underlay",
+            "nogso,bare",
+            "--only",
+            "udp,tcp-cross-1,latency-local",
+        ]);
+        let wanted = [
+            "tcp-cross-1 nogso",
+            "udp-local",
+            "udp-cross nogso",
+            "latency-local",
+            "tcp-cross-1 bare",
+        ];
+        assert_eq!(bare.expect("a plan"), wanted);
+    }
+
+    #[test]
+    fn a_name_that_nothing_has_is_refused_with_those_that_exist() {
+        let error = titles(&["--only", "tcp,cdp"]).expect_err("no such work");
+        assert!(
+            error.contains("cdp") && error.contains("tcp-local-1"),
+            "{error}"
+        );
+    }
+}

@@ -30,7 +30,7 @@ pub(crate) struct Args {
     /// What the underlay can do; work that isn't TCP runs on the first one
     #[arg(long, value_enum, value_delimiter = ',', default_values = ["full", "nogso", "bare"])]
     pub(crate) underlay: Vec<Underlay>,
-    /// A further flag for weft's agents, such as --agent-arg=--no-gso; may be given again
+    /// A further flag for weft's agents, such as --agent-arg --workers=1; may be given again
     #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
     pub(crate) agent_arg: Vec<String>,
     /// TCP's congestion control, such as cubic [default: the machine's]

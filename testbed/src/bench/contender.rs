@@ -2,7 +2,8 @@
 //! host, and one on another host.
 
 use std::net::IpAddr;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use weft_testbed::lab::meter::checksum_faults;
 use weft_testbed::lab::traffic::answers;
@@ -16,6 +17,8 @@ use crate::work::Reach;
 const VNI: u32 = 4_242;
 /// Until the first ping is answered.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// How long nothing happens to see what that costs.
+const IDLE: Duration = Duration::from_secs(2);
 
 /// From where to where frames go.
 #[derive(Clone, Debug)]
@@ -123,6 +126,17 @@ impl Contender {
     /// Processor time that those processes have taken so far.
     pub(crate) fn switch_time(&self) -> Duration {
         self.processes().into_iter().map(processor_time).sum()
+    }
+
+    /// Processor time that those processes take without traffic, by elapsed time; `None` when there are no processes.
+    pub(crate) fn idle(&self) -> Option<f64> {
+        if self.processes().is_empty() {
+            return None;
+        }
+        let (began, before) = (Instant::now(), self.switch_time());
+        thread::sleep(IDLE);
+        let taken = self.switch_time().saturating_sub(before);
+        Some(taken.as_secs_f64() / began.elapsed().as_secs_f64())
     }
 
     /// Frames that containers gave to the switch so far, a superframe is one; `None` when nobody counts them.

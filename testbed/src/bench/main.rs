@@ -84,6 +84,10 @@ fn bench(args: &Args, plan: &[Work]) -> Report {
     };
     let mut contenders = vec![kernel, Contender::weft(Pair::up(lab))];
     contenders.extend(peers);
+    let idle = contenders
+        .iter()
+        .filter_map(|contender| Some((contender.name.to_owned(), contender.idle()?)))
+        .collect();
     let mut samples = Samples::new();
     for round in 1..=args.rounds() {
         say(&format!("round {round} of {}", args.rounds()));
@@ -91,7 +95,10 @@ fn bench(args: &Args, plan: &[Work]) -> Report {
     }
     peers::clean_up();
     let names: Vec<&str> = contenders.iter().map(|contender| contender.name).collect();
-    Report::new(args, plan, &names, &samples)
+    Report {
+        idle,
+        ..Report::new(args, plan, &names, &samples)
+    }
 }
 
 /// Everybody does everything once, by turns.
@@ -151,7 +158,16 @@ fn show(path: &Path, markdown: bool) -> Result<(), String> {
 }
 
 fn print_report(report: &Report, markdown: bool) {
-    print(&format!("{}\n\n{}", report.about, report.table(markdown)));
+    let idle = report
+        .idle
+        .iter()
+        .map(|(name, cores)| format!("{name} {:.1} %", cores * 100.0));
+    let idle = idle.collect::<Vec<_>>().join(", ");
+    let table = report.table(markdown);
+    print(&format!(
+        "{}\n\n{table}\n\nOf a core, without traffic: {idle}",
+        report.about
+    ));
 }
 
 /// Prints and writes the report. Wrong checksums are a failure whatever the speed.

@@ -27,6 +27,9 @@ pub(crate) struct Report {
     pub(crate) about: About,
     /// Names of those who were measured, in their order.
     pub(crate) contenders: Vec<String>,
+    /// Processor time that a contender's processes take without traffic, by elapsed time.
+    #[serde(default)]
+    pub(crate) idle: BTreeMap<String, f64>,
     /// What came of it.
     pub(crate) rows: Vec<Row>,
 }
@@ -124,6 +127,7 @@ impl Report {
         Self {
             about: About::new(args),
             contenders: contenders.iter().map(|name| (*name).to_owned()).collect(),
+            idle: BTreeMap::new(),
             rows,
         }
     }

@@ -13,7 +13,7 @@ const QUICK: (u32, u32) = (1, 2);
 
 /// Measures weft against the Linux kernel on the same work in one run, by turns.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "testbed/bench", version)]
+#[command(name = "testbed/bench", bin_name = "testbed/bench", version)]
 pub(crate) struct Args {
     /// Rounds: in each, all contenders do every work once [default: 5]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]

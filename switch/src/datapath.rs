@@ -38,7 +38,7 @@ impl<'t> Datapath<'t> {
         actions.clear();
         let counters = self.tables.source_counters(from);
         if let Some(counters) = counters {
-            counters.received(self.lane, frame.bytes.len());
+            counters.received(self.lane, frame.len());
         }
         if let Err(reason) = self.stages(from, frame, now, actions) {
             if let Some(counters) = counters {

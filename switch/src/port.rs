@@ -16,7 +16,9 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use weft_wire::{FrameRef, MAX_HEADER_LEN, SegmentPlan, VNET_HDR_LEN, VnetError, VnetHdr};
+use weft_wire::{
+    FrameRef, MAX_COALESCED, MAX_HEADER_LEN, SegmentPlan, VNET_HDR_LEN, VnetError, VnetHdr,
+};
 
 pub use sys::{device_name, device_netns};
 pub use tap::{PortError, TapDevice, create_tap};
@@ -125,6 +127,7 @@ impl Queue {
                     .offload(frame)
                     .map_err(RecvError::Malformed)?;
                 Ok(FrameRef {
+                    tail: weft_wire::Tail::NONE,
                     bytes: frame,
                     offload,
                 })
@@ -153,11 +156,32 @@ impl Queue {
         match self.kind {
             PortKind::Offload => {
                 let header = VnetHdr::from_offload(&frame.offload, frame.bytes).to_bytes();
-                self.write(&[IoSlice::new(&header), IoSlice::new(frame.bytes)])
+                if frame.tail.is_empty() {
+                    return self.write(&[IoSlice::new(&header), IoSlice::new(frame.bytes)]);
+                }
+                self.write_scattered(&header, frame)
             }
-            PortKind::Plain if frame.offload.is_none() => self.write(&[IoSlice::new(frame.bytes)]),
-            PortKind::Plain => self.send_segments(frame),
+            PortKind::Plain if frame.offload.is_none() && frame.tail.is_empty() => {
+                self.write(&[IoSlice::new(frame.bytes)])
+            }
+            PortKind::Plain => self.send_segments(frame.gathered(&mut Vec::new())),
         }
+    }
+
+    /// Writes a coalesced superframe from where its pieces lie.
+    fn write_scattered(&self, header: &[u8], frame: FrameRef<'_>) -> Result<(), SendError> {
+        const HEADS: usize = 2;
+        let pieces = frame.tail.pieces();
+        let mut parts = [IoSlice::new(&[]); HEADS + MAX_COALESCED];
+        let Some(tail) = parts.get_mut(HEADS..HEADS + pieces.len()) else {
+            return self.send(frame.gathered(&mut Vec::new()));
+        };
+        for (part, piece) in tail.iter_mut().zip(pieces) {
+            *part = IoSlice::new(piece);
+        }
+        parts[0] = IoSlice::new(header);
+        parts[1] = IoSlice::new(frame.bytes);
+        self.write(&parts[..HEADS + pieces.len()])
     }
 
     fn send_segments(&self, frame: FrameRef<'_>) -> Result<(), SendError> {

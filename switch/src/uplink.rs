@@ -10,8 +10,11 @@ pub trait Uplink: Send {
     fn fds(&self) -> Vec<BorrowedFd<'_>>;
 
     /// Sends a frame, whole as it came from a port: finishing checksums and cutting superframes is the tunnel's part.
-    /// Never blocks.
+    /// Never blocks; may keep it until [`Self::flush`].
     fn send(&mut self, peer: PeerId, vni: Vni, frame: FrameRef<'_>);
+
+    /// Sends what was kept. The worker calls it when no frame follows at once.
+    fn flush(&mut self);
 
     /// Takes one batch of frames that have come, and says how many datagrams that were; 0 when there were none.
     fn receive(&mut self, sink: &mut dyn FnMut(PeerId, Vni, FrameRef<'_>)) -> usize;

@@ -196,6 +196,7 @@ impl Worker {
                     continue;
                 }
                 Err(RecvError::Gone) => {
+                    self.uplink.flush();
                     self.remove(id);
                     self.shared.tell_gone(id, port);
                     return;
@@ -210,6 +211,7 @@ impl Worker {
             };
             out.carry_out(&self.actions, frame);
         }
+        self.uplink.flush();
         if flags.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP) {
             self.remove(id);
             self.shared.tell_gone(id, port);
@@ -261,9 +263,7 @@ impl Egress<'_> {
                     // No uplink means that the frame came from one, and then there is no such action.
                     if let Some(uplink) = &mut self.uplink {
                         uplink.send(peer, vni, frame);
-                        self.tables
-                            .peer_counters(peer)
-                            .sent(self.lane, frame.bytes.len());
+                        self.tables.peer_counters(peer).sent(self.lane, frame.len());
                     }
                 }
             }
@@ -274,7 +274,7 @@ impl Egress<'_> {
     fn write(&self, port: &PortEntry, frame: FrameRef<'_>) {
         let queue = &port.queues[self.index % port.queues.len()];
         let reason = match queue.send(frame) {
-            Ok(()) => return port.counters.sent(self.lane, frame.bytes.len()),
+            Ok(()) => return port.counters.sent(self.lane, frame.len()),
             Err(SendError::Full) => DropReason::PortFull,
             Err(SendError::Down) => DropReason::PortDown,
             Err(SendError::Gone) => DropReason::PortGone,

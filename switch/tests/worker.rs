@@ -90,6 +90,8 @@ impl Uplink for Wire {
         self.0.send(frame.bytes).unwrap();
     }
 
+    fn flush(&mut self) {}
+
     fn receive(&mut self, sink: &mut dyn FnMut(PeerId, Vni, FrameRef<'_>)) -> usize {
         let mut buffer = [0; 2048];
         let Ok(len) = self.0.recv(&mut buffer) else {
@@ -109,6 +111,8 @@ impl Uplink for NoUplink {
     }
 
     fn send(&mut self, _: PeerId, _: Vni, _: FrameRef<'_>) {}
+
+    fn flush(&mut self) {}
 
     fn receive(&mut self, _: &mut dyn FnMut(PeerId, Vni, FrameRef<'_>)) -> usize {
         0

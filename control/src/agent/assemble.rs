@@ -59,6 +59,10 @@ impl Uplink for VxlanUplink {
         let _ = self.0.send(peer, vni, frame);
     }
 
+    fn flush(&mut self) {
+        self.0.flush();
+    }
+
     fn receive(&mut self, sink: &mut dyn FnMut(PeerId, Vni, FrameRef<'_>)) -> usize {
         self.0.receive(sink)
     }
@@ -80,6 +84,7 @@ impl Fabric {
             port: vxlan_port,
             workers,
             source_ports: SOURCE_PORTS,
+            gso: true,
         };
         let uplinks = VxlanTunnel::bind(config, peers.clone())?
             .into_iter()

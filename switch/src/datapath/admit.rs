@@ -73,7 +73,7 @@ pub(super) fn admit<'t, 'f>(
 fn packet_len(frame: FrameRef<'_>, ethernet: &EthernetFrame<'_>) -> Result<usize, DropReason> {
     let payload = ethernet.payload_offset();
     let (Some(gso), Some(checksum)) = (frame.offload.gso, frame.offload.checksum) else {
-        return Ok(frame.bytes.len() - payload);
+        return Ok(frame.len() - payload);
     };
     let transport = usize::from(checksum.start);
     let header_len = match gso.kind {
@@ -87,7 +87,7 @@ fn packet_len(frame: FrameRef<'_>, ethernet: &EthernetFrame<'_>) -> Result<usize
         }
     };
     let headers = (transport + header_len).saturating_sub(payload);
-    Ok((headers + usize::from(gso.size.get())).min(frame.bytes.len() - payload))
+    Ok((headers + usize::from(gso.size.get())).min(frame.len() - payload))
 }
 
 /// Anti-spoofing: the sender uses its own MAC and addresses, in the frame's header as well as in ARP and neighbour

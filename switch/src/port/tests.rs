@@ -233,6 +233,7 @@ fn a_superframe_leaves_a_plain_port_as_complete_frames() {
     let (bytes, offload) = superframe(5000);
     into[0]
         .send(FrameRef {
+            tail: weft_wire::Tail::NONE,
             bytes: &bytes,
             offload,
         })

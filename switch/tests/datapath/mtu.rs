@@ -58,6 +58,7 @@ fn a_superframe_passes_if_its_segments_fit() {
             .send_frame(
                 FROM_A,
                 FrameRef {
+                    tail: weft_wire::Tail::NONE,
                     bytes: &bytes,
                     offload
                 }
@@ -69,6 +70,7 @@ fn a_superframe_passes_if_its_segments_fit() {
     let actions = world.send_frame(
         FROM_A,
         FrameRef {
+            tail: weft_wire::Tail::NONE,
             bytes: &bytes,
             offload,
         },
@@ -85,6 +87,7 @@ fn a_superframe_of_one_short_segment_is_as_large_as_it_is() {
             .send_frame(
                 FROM_A,
                 FrameRef {
+                    tail: weft_wire::Tail::NONE,
                     bytes: &bytes,
                     offload
                 }
@@ -111,6 +114,7 @@ fn a_datagram_with_an_unfinished_checksum_is_measured_whole() {
             .send_frame(
                 FROM_A,
                 FrameRef {
+                    tail: weft_wire::Tail::NONE,
                     bytes: &fits,
                     offload
                 }
@@ -122,6 +126,7 @@ fn a_datagram_with_an_unfinished_checksum_is_measured_whole() {
     let actions = world.send_frame(
         FROM_A,
         FrameRef {
+            tail: weft_wire::Tail::NONE,
             bytes: &large,
             offload,
         },

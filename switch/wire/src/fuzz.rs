@@ -79,7 +79,11 @@ pub fn vnet_segment(data: &[u8]) {
     let written = VnetHdr::from_offload(&offload, bytes);
     assert_eq!(written.offload(bytes), Ok(offload));
     assert!(usize::from(written.hdr_len) <= bytes.len());
-    let frame = FrameRef { bytes, offload };
+    let frame = FrameRef {
+        tail: crate::Tail::NONE,
+        bytes,
+        offload,
+    };
     if let Ok(plan) = SegmentPlan::new(frame) {
         check_segments(frame, &plan);
     }
@@ -99,6 +103,7 @@ fn unchecked_offload(header: VnetHdr, bytes: &[u8]) {
     };
     for (checksum, gso) in [(Some(checksum), gso), (Some(checksum), None), (None, gso)] {
         let frame = FrameRef {
+            tail: crate::Tail::NONE,
             bytes,
             offload: Offload { checksum, gso },
         };

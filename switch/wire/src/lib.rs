@@ -7,7 +7,7 @@
 //! [`tcp`] or [`udp`]. A view borrows the bytes, checks in its constructor all that its accessors rely on, and is
 //! total: there are no bytes that make it panic. On its way out the frame's [`flow`] chooses where it goes,
 //! [`segment`] makes it what a wire takes (with [`checksum`] doing the costly part), and [`vxlan`] names its network to
-//! the other host. To another offloading TAP it goes as it came, [`vnet`] header first.
+//! the other host, where [`coalesce`] undoes the cutting. To another offloading TAP it goes as it came, [`vnet`] header first.
 
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods)]
@@ -28,15 +28,17 @@ mod layout;
 pub mod flow;
 pub mod checksum;
 pub mod segment;
+pub mod coalesce;
 pub mod vxlan;
 #[doc(hidden)]
 pub mod fuzz;
 
 pub use arp::{Arp, ArpMessage, ArpOperation};
+pub use coalesce::{Coalescer, MAX_COALESCED};
 pub use error::{Layer, WireError};
 pub use ethernet::{EtherType, EthernetFrame, Tci};
 pub use flow::flow_hash;
-pub use frame::{FrameRef, Gso, GsoKind, Offload, PartialChecksum};
+pub use frame::{FrameRef, Gso, GsoKind, Offload, PartialChecksum, Tail};
 pub use icmp::{AdvertisementFlags, Icmp4, Icmp6, NeighborEnds, NeighborKind, NeighborMessage};
 pub use ids::{InvalidMtu, InvalidVni, Mtu, PeerId, PortId, VlanId, Vni};
 pub use ipv4::{IpProtocol, Ipv4};

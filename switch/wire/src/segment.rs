@@ -47,6 +47,9 @@ pub enum SegmentError {
         /// Bytes of all headers.
         len: usize,
     },
+    /// The frame is in pieces: gather it first.
+    #[error("the frame is in pieces")]
+    Scattered,
     /// More than [`MAX_SEGMENTS`].
     #[error("superframe of {count} segments, 4096 is the most it is cut into")]
     TooManySegments {
@@ -89,6 +92,9 @@ impl SegmentPlan {
     /// [`SegmentError`] if the frame contradicts its offload, or if there is more to do than there are limits.
     #[inline]
     pub fn new(frame: FrameRef<'_>) -> Result<Self, SegmentError> {
+        if !frame.tail.is_empty() {
+            return Err(SegmentError::Scattered);
+        }
         match (frame.offload.gso, frame.offload.checksum) {
             (None, None) => Ok(Self::single(frame, Work::Nothing, 0)),
             (None, Some(checksum)) => Self::checksum(frame, checksum),

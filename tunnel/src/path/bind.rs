@@ -50,6 +50,9 @@ pub struct VxlanConfig {
     pub workers: usize,
     /// Source ports that all workers together spread flows over: 1 ..= 1024, taken to the nearest.
     pub source_ports: usize,
+    /// Hand trains of datagrams to the kernel (UDP_SEGMENT). Off for kernels that mangle them; refusal is noticed by
+    /// itself.
+    pub gso: bool,
 }
 
 /// Why the tunnel can't be bound.
@@ -138,7 +141,7 @@ impl VxlanTunnel {
         Ok(workers
             .map(|(worker, listener)| {
                 let peers = peers.reader(Lane::of_worker(worker));
-                VxlanWorker::new(listener, Arc::clone(&sources), peers)
+                VxlanWorker::new(listener, Arc::clone(&sources), peers, config.gso)
             })
             .collect())
     }
@@ -190,6 +193,9 @@ fn listener(place: SocketAddr) -> Result<Socket, TunnelError> {
     )
     .or_else(|_| socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES))
     .map_err(&set_up)?;
+    if let Err(error) = sys::set(socket.as_fd(), SocketOption::Gro, 1) {
+        tracing::info!(%error, "no UDP receive offload (UDP_GRO, Linux 5.0): datagrams come one by one");
+    }
     if place.is_ipv6() {
         // RFC 7348 section 5 and RFC 6935: a zero outer checksum must be accepted.
         sys::set(socket.as_fd(), SocketOption::NoCheck6Rx, 1).map_err(&set_up)?;
@@ -277,12 +283,17 @@ impl SourcePool {
         })
     }
 
-    /// The socket that sends a flow, always the same.
+    /// Which socket sends a flow, always the same.
     #[inline]
-    pub(super) fn of_flow(&self, hash: u32) -> BorrowedFd<'_> {
+    pub(super) fn index_of_flow(&self, hash: u32) -> usize {
         // Scaled, not taken modulo: the hash's high bits choose, and no division is needed.
         let index = (u64::from(hash) * self.sockets.len() as u64) >> 32;
-        let index = usize::try_from(index).expect("below the number of sockets");
+        usize::try_from(index).expect("below the number of sockets")
+    }
+
+    /// Socket `index` of [`Self::index_of_flow`].
+    #[inline]
+    pub(super) fn socket(&self, index: usize) -> BorrowedFd<'_> {
         self.sockets[index].as_fd()
     }
 }
@@ -338,6 +349,7 @@ mod tests {
                 port: 4789,
                 workers: 1,
                 source_ports: 1,
+                gso: true,
             };
             let error = check(config).unwrap_err();
             assert!(

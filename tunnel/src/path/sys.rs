@@ -1,9 +1,10 @@
-//! The system calls of the tunnel: socket options that no crate has, `sendmmsg` from scattered memory, `recvmmsg` into
-//! one block. Comes last on the way out and first on the way in; decides nothing.
+//! The system calls of the tunnel: socket options that no crate has, trains of datagrams from scattered memory
+//! (`sendmmsg` with UDP_SEGMENT), trains into one block (`recvmmsg` with UDP_GRO). Comes last on the way out and first on the way in; decides nothing.
 
 use std::io;
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
@@ -11,9 +12,10 @@ use socket2::SockAddr;
 
 use super::encap::{Encap, HEAD_LEN};
 
-/// Datagrams per `sendmmsg`: one superframe of an Ethernet underlay (45 of 1,450 bytes) goes in one call.
-const SEND_BATCH: usize = 64;
-/// Datagrams per `recvmmsg`.
+/// Datagrams per call: one superframe of an Ethernet underlay (45 of 1,450 bytes) goes in one, and so does the longest
+/// train that any kernel takes (UDP_MAX_SEGMENTS: 128 since Linux 6.9, 64 before).
+pub(super) const SEND_BATCH: usize = 128;
+/// Trains per `recvmmsg`.
 const RECEIVE_BATCH: usize = 32;
 /// Room for any UDP payload, and for what UDP_GRO joins. With [`RECEIVE_BATCH`] 2 MiB per worker, of which only pages
 /// that were written to are resident: 128 KiB after datagrams of an Ethernet underlay, nothing before the first.
@@ -36,6 +38,8 @@ pub(super) enum SocketOption {
     DontFragment6,
     /// UDP_NO_CHECK6_RX: take datagrams without checksum over IPv6.
     NoCheck6Rx,
+    /// UDP_GRO: hand datagrams of a flow over together.
+    Gro,
 }
 
 impl SocketOption {
@@ -47,6 +51,7 @@ impl SocketOption {
             Self::MtuProbe6 => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER),
             Self::DontFragment6 => (libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG),
             Self::NoCheck6Rx => (libc::IPPROTO_UDP, libc::UDP_NO_CHECK6_RX),
+            Self::Gro => (libc::IPPROTO_UDP, libc::UDP_GRO),
         }
     }
 }
@@ -102,10 +107,11 @@ pub(super) fn receive_nothing(socket: BorrowedFd<'_>) -> io::Result<()> {
     checked(result).map(drop)
 }
 
-/// Where a batch on its way out is laid out: headers are written here, payload stays where it is.
+/// Where trains on their way out are laid out: headers are written here, payload stays where it is.
 pub(super) struct Outbox {
     heads: Box<[[u8; HEAD_LEN]]>,
     pieces: Box<[[libc::iovec; 2]]>,
+    sizes: Box<[SegmentSize]>,
     messages: Box<[libc::mmsghdr]>,
 }
 
@@ -118,26 +124,27 @@ impl Outbox {
         Self {
             heads: vec![[0; HEAD_LEN]; SEND_BATCH].into_boxed_slice(),
             pieces: vec![[EMPTY_PIECE; 2]; SEND_BATCH].into_boxed_slice(),
+            sizes: vec![SegmentSize::new(); SEND_BATCH].into_boxed_slice(),
             messages: vec![empty_message(); SEND_BATCH].into_boxed_slice(),
         }
     }
 
-    /// Sends the datagrams of `encap` from number `first` on, at most a batch; says how many the kernel took, at
-    /// least 1. Never waits.
+    /// Sends the datagrams of `encap` from number `first` on, at most a batch, in trains of at most `train` (1: each
+    /// on its own); says how many datagrams the kernel took, at least 1. Never waits.
     ///
     /// # Errors
-    /// What the kernel says about datagram `first`.
+    /// What the kernel says about the train that begins with datagram `first`.
     pub(super) fn send(
         &mut self,
         socket: BorrowedFd<'_>,
         to: &SockAddr,
         encap: &Encap<'_>,
         first: usize,
+        train: usize,
     ) -> io::Result<usize> {
         let count = encap.count().saturating_sub(first).min(SEND_BATCH);
         let slots = self.heads.iter_mut().zip(self.pieces.iter_mut());
-        let slots = slots.zip(self.messages.iter_mut()).take(count);
-        for (i, ((head, pieces), message)) in slots.enumerate() {
+        for (i, (head, pieces)) in slots.take(count).enumerate() {
             let head_len = encap.write_head(first + i, head);
             let payload = encap.payload(first + i);
             pieces[0] = libc::iovec {
@@ -149,26 +156,39 @@ impl Outbox {
                 iov_base: payload.as_ptr().cast_mut().cast(),
                 iov_len: payload.len(),
             };
+        }
+        let trains = self.pieces[..count].chunks_mut(train.max(1));
+        let used = trains.len();
+        let slots = self.sizes.iter_mut().zip(self.messages.iter_mut());
+        for (pieces, (size, message)) in trains.zip(slots) {
             let header = &mut message.msg_hdr;
             header.msg_name = to.as_ptr().cast_mut().cast();
             header.msg_namelen = to.len();
-            header.msg_iov = pieces.as_mut_ptr();
-            header.msg_iovlen = pieces.len();
+            header.msg_iov = pieces.as_mut_ptr().cast();
+            header.msg_iovlen = 2 * pieces.len();
+            (header.msg_control, header.msg_controllen) = if pieces.len() > 1 {
+                size.set(encap.datagram_len());
+                (ptr::from_mut(size).cast(), mem::size_of::<SegmentSize>())
+            } else {
+                (ptr::null_mut(), 0)
+            };
         }
         // SAFETY:
-        // - `messages` has at least `count` (<= SEND_BATCH) entries, all filled above;
-        // - each msg_iov points to 2 iovecs of `pieces`, whose bases point to the first `head_len` bytes of a head
-        //   and to a payload that `encap` borrows: all outlive the call, and sending only reads them;
-        // - msg_name points to `to.len()` bytes of `to`; msg_control is null with length 0.
+        // - `messages` has at least `used` (<= count <= SEND_BATCH) entries, all filled above;
+        // - each msg_iov points to 2 iovecs per datagram of its own part of `pieces`, whose bases point to the first
+        //   `head_len` bytes of a head and to a payload that `encap` borrows: all outlive the call, and sending only
+        //   reads them;
+        // - msg_name points to `to.len()` bytes of `to`; msg_control is null with length 0, or a whole `SegmentSize`.
         let result = unsafe {
             libc::sendmmsg(
                 socket.as_raw_fd(),
                 self.messages.as_mut_ptr(),
-                count_of(count),
+                count_of(used),
                 libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
             )
         };
-        checked(result)
+        let taken = checked(result)?;
+        Ok(count.min(taken * train.max(1)))
     }
 }
 
@@ -180,22 +200,128 @@ impl std::fmt::Debug for Outbox {
     }
 }
 
-/// A received datagram.
+/// Sends `bytes` as datagrams of `size` each (the last may be shorter): one train, or one datagram. Never waits.
+///
+/// # Errors
+/// What the kernel says; nothing was sent then.
+pub(super) fn send_train(
+    socket: BorrowedFd<'_>,
+    to: &SockAddr,
+    bytes: &[u8],
+    size: usize,
+) -> io::Result<()> {
+    let mut piece = libc::iovec {
+        iov_base: bytes.as_ptr().cast_mut().cast(),
+        iov_len: bytes.len(),
+    };
+    let mut segment = SegmentSize::new();
+    let mut header = empty_message().msg_hdr;
+    header.msg_name = to.as_ptr().cast_mut().cast();
+    header.msg_namelen = to.len();
+    header.msg_iov = &raw mut piece;
+    header.msg_iovlen = 1;
+    if bytes.len() > size {
+        segment.set(size);
+        header.msg_control = ptr::from_mut(&mut segment).cast();
+        header.msg_controllen = mem::size_of::<SegmentSize>();
+    }
+    // SAFETY: name, iovec and control message of `header` point to `to`, `piece` (which points to `bytes`) and
+    // `segment`, which outlive the call; sending only reads them.
+    let result = unsafe {
+        libc::sendmsg(
+            socket.as_raw_fd(),
+            &raw const header,
+            libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
+        )
+    };
+    usize::try_from(result)
+        .map(drop)
+        .map_err(|_| io::Error::last_os_error())
+}
+
+/// The control message UDP_SEGMENT: how a train is to be cut. Laid out as `CMSG_SPACE(2)`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct SegmentSize {
+    header: libc::cmsghdr,
+    /// Bytes of each datagram but the last.
+    size: u16,
+    padding: [u8; 6],
+}
+
+const _: () = {
+    // SAFETY: CMSG_SPACE and CMSG_LEN only calculate.
+    let (space, len) = unsafe { (libc::CMSG_SPACE(2), libc::CMSG_LEN(2)) };
+    assert!(mem::size_of::<SegmentSize>() == space as usize);
+    assert!(mem::offset_of!(SegmentSize, size) + 2 == len as usize);
+};
+
+impl SegmentSize {
+    fn new() -> Self {
+        // SAFETY: cmsghdr is integers only, for which zero is a value.
+        let mut header: libc::cmsghdr = unsafe { mem::zeroed() };
+        // SAFETY: CMSG_LEN only calculates.
+        header.cmsg_len = unsafe { libc::CMSG_LEN(2) } as _;
+        header.cmsg_level = libc::SOL_UDP;
+        header.cmsg_type = libc::UDP_SEGMENT;
+        Self {
+            header,
+            size: 0,
+            padding: [0; 6],
+        }
+    }
+
+    fn set(&mut self, bytes: usize) {
+        self.size = u16::try_from(bytes).expect("a datagram is shorter than 64 KiB");
+    }
+}
+
+/// Datagrams of one sender that the kernel handed over together (UDP_GRO): one, or several of equal size and a last
+/// that may be shorter.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Datagram<'b> {
+pub(super) struct Train<'b> {
     /// Outer source address.
     pub(super) from: IpAddr,
-    /// UDP payload.
+    /// UDP payloads, one after the other.
     pub(super) bytes: &'b [u8],
+    /// Where in [`Inbox::buffer`] they start.
+    pub(super) start: usize,
+    /// Bytes of each but the last; at least 1.
+    pub(super) size: usize,
     /// The end of it is lost.
     pub(super) truncated: bool,
 }
+
+impl<'b> Train<'b> {
+    /// Where in [`Inbox::buffer`] each datagram's payload is; an empty datagram is one too.
+    #[inline]
+    pub(super) fn datagrams(&self) -> impl ExactSizeIterator<Item = Range<usize>> + use<> {
+        let (size, start) = (self.size, self.start);
+        let end = start + self.bytes.len();
+        (0..self.count()).map(move |i| start + i * size..(start + (i + 1) * size).min(end))
+    }
+
+    /// How many datagrams.
+    #[inline]
+    pub(super) const fn count(&self) -> usize {
+        let count = self.bytes.len().div_ceil(self.size);
+        if count == 0 { 1 } else { count }
+    }
+}
+
+/// Room for the control message UDP_GRO (an int) of a received train, and for one more that we did not ask for.
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
+struct Control([u8; CONTROL_LEN]);
+
+const CONTROL_LEN: usize = 64;
 
 /// Where a batch is received into.
 pub(super) struct Inbox {
     /// [`RECEIVE_BATCH`] slots of [`SLOT_LEN`].
     buffer: Box<[u8]>,
     names: Box<[libc::sockaddr_storage]>,
+    controls: Box<[Control]>,
     pieces: Box<[libc::iovec]>,
     messages: Box<[libc::mmsghdr]>,
 }
@@ -210,13 +336,14 @@ impl Inbox {
             // Zeroed by the allocator, that is, not touched: see `SLOT_LEN`.
             buffer: vec![0; RECEIVE_BATCH * SLOT_LEN].into_boxed_slice(),
             names: vec![empty_name(); RECEIVE_BATCH].into_boxed_slice(),
+            controls: vec![Control([0; CONTROL_LEN]); RECEIVE_BATCH].into_boxed_slice(),
             pieces: vec![EMPTY_PIECE; RECEIVE_BATCH].into_boxed_slice(),
             messages: vec![empty_message(); RECEIVE_BATCH].into_boxed_slice(),
         }
     }
 
-    /// Takes what is there, at most a batch, and says how many datagrams [`Self::datagram`] has; 0 when there are
-    /// none. Errors of the socket (left by ICMP or by an interface that went down) are cleared by reading them.
+    /// Takes what is there, at most a batch, and says how many trains [`Self::train`] has; 0 when there are none.
+    /// Errors of the socket (left by ICMP or by an interface that went down) are cleared by reading them.
     pub(super) fn receive(&mut self, socket: BorrowedFd<'_>) -> usize {
         let mut errors = 0;
         loop {
@@ -232,8 +359,11 @@ impl Inbox {
 
     fn receive_once(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         let slots = self.buffer.chunks_exact_mut(SLOT_LEN);
-        let slots = slots.zip(self.names.iter_mut()).zip(self.pieces.iter_mut());
-        for (((slot, name), piece), message) in slots.zip(self.messages.iter_mut()) {
+        let slots = slots
+            .zip(self.names.iter_mut())
+            .zip(self.controls.iter_mut());
+        let slots = slots.zip(self.pieces.iter_mut());
+        for ((((slot, name), control), piece), message) in slots.zip(self.messages.iter_mut()) {
             *piece = libc::iovec {
                 iov_base: slot.as_mut_ptr().cast(),
                 iov_len: slot.len(),
@@ -243,12 +373,14 @@ impl Inbox {
             header.msg_namelen = len_of::<libc::sockaddr_storage>();
             header.msg_iov = piece;
             header.msg_iovlen = 1;
+            header.msg_control = ptr::from_mut(control).cast();
+            header.msg_controllen = CONTROL_LEN;
             header.msg_flags = 0;
         }
         // SAFETY:
         // - `messages` has RECEIVE_BATCH entries, all filled above;
-        // - each has its own iovec, slot (SLOT_LEN writable bytes) and name (a whole sockaddr_storage), which this
-        //   exclusive borrow keeps alive and unshared during the call; msg_control is null with length 0;
+        // - each has its own iovec, slot (SLOT_LEN writable bytes), name (a whole sockaddr_storage) and control buffer
+        //   (CONTROL_LEN bytes), which this exclusive borrow keeps alive and unshared during the call;
         // - a null timeout is allowed.
         let result = unsafe {
             libc::recvmmsg(
@@ -262,17 +394,50 @@ impl Inbox {
         checked(result)
     }
 
-    /// Datagram `i` of the last batch; `None` if there is none, or from no address.
+    /// The memory that the trains of the last batch lie in.
     #[inline]
-    pub(super) fn datagram(&self, i: usize) -> Option<Datagram<'_>> {
+    pub(super) fn buffer(&self) -> &[u8] {
+        &self.buffer
+    }
+
+    /// Train `i` of the last batch; `None` if there is none, or from no address.
+    #[inline]
+    pub(super) fn train(&self, i: usize) -> Option<Train<'_>> {
         let message = self.messages.get(i)?;
-        let slot = self.buffer.chunks_exact(SLOT_LEN).nth(i)?;
-        Some(Datagram {
+        let start = i * SLOT_LEN;
+        let bytes = self
+            .buffer
+            .get(start..start + message.msg_len as usize)
+            .filter(|bytes| bytes.len() <= SLOT_LEN)?;
+        let given = message.msg_hdr.msg_controllen.min(CONTROL_LEN);
+        let control = self.controls.get(i)?.0.get(..given)?;
+        Some(Train {
             from: address_of(self.names.get(i)?)?,
-            bytes: slot.get(..message.msg_len as usize)?,
+            bytes,
+            start,
+            size: gro_size(control).unwrap_or(bytes.len()).max(1),
             truncated: message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
         })
     }
+}
+
+/// The size in a control message UDP_GRO, if there is one among those that the kernel wrote.
+#[inline]
+fn gro_size(mut control: &[u8]) -> Option<usize> {
+    const HEADER_LEN: usize = mem::size_of::<libc::cmsghdr>();
+    while let Some(header) = control.get(..HEADER_LEN) {
+        // SAFETY: `header` has the bytes of a cmsghdr, integers for which every pattern is a value; no alignment is
+        // asked for.
+        let header: libc::cmsghdr = unsafe { ptr::read_unaligned(header.as_ptr().cast()) };
+        let len = header.cmsg_len;
+        let data = control.get(HEADER_LEN..len)?;
+        if (header.cmsg_level, header.cmsg_type) == (libc::SOL_UDP, libc::UDP_GRO) {
+            let value = libc::c_int::from_ne_bytes(*data.first_chunk()?);
+            return usize::try_from(value).ok();
+        }
+        control = control.get(len.next_multiple_of(mem::align_of::<libc::cmsghdr>())..)?;
+    }
+    None
 }
 
 impl std::fmt::Debug for Inbox {

@@ -3,45 +3,44 @@
 //!
 //! A worker owns its listening socket, its buffers and its view of the peers; only the pool of sending sockets is
 //! shared. It never waits: a full socket drops the frame, as a full queue of a switch does.
-//!
-//! Now each segment is a datagram of its own, handed over in batches by `sendmmsg`. Trains (UDP_SEGMENT) and UDP_GRO
-//! change `Outbox` and `Inbox` of `sys`, not what the switch sees.
 
-use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use socket2::{SockAddr, Socket};
-use weft_wire::{FrameRef, PeerId, Vni, flow_hash};
+use socket2::Socket;
+use weft_wire::{Coalescer, FrameRef, PeerId, Vni, flow_hash};
 
 use super::bind::SourcePool;
 use super::encap::{Encap, decap};
-use super::sys::{Datagram, Inbox, Outbox};
+use super::sys::Inbox;
+use super::train::Trains;
 use crate::drop::TunnelDrop;
 use crate::peer::{Peer, PeerReader, PeerTable};
-
-/// How often an error of an earlier send (an ICMP message that came meanwhile) is passed over.
-const PENDING_ERROR_RETRIES: usize = 1;
 
 /// One worker's end of the VXLAN tunnels: to be owned by one thread.
 #[derive(Debug)]
 pub struct VxlanWorker {
     listener: Socket,
-    sources: Arc<SourcePool>,
     peers: PeerReader,
-    outbox: Outbox,
+    trains: Trains,
     inbox: Inbox,
+    coalescer: Coalescer<(PeerId, Vni)>,
 }
 
 impl VxlanWorker {
-    pub(super) fn new(listener: Socket, sources: Arc<SourcePool>, peers: PeerReader) -> Self {
+    pub(super) fn new(
+        listener: Socket,
+        sources: Arc<SourcePool>,
+        peers: PeerReader,
+        gso: bool,
+    ) -> Self {
         Self {
             listener,
-            sources,
+            trains: Trains::new(sources, peers.lane, gso),
             peers,
-            outbox: Outbox::new(),
             inbox: Inbox::new(),
+            coalescer: Coalescer::default(),
         }
     }
 
@@ -50,11 +49,11 @@ impl VxlanWorker {
         vec![self.listener.as_fd()]
     }
 
-    /// Sends a frame to a peer: cut, checksummed and encapsulated. A frame that the kernel doesn't take whole counts
-    /// as dropped, whatever left before.
+    /// Sends a frame to a peer: cut, checksummed and encapsulated. A short one may wait for others until
+    /// [`Self::flush`]. A frame that the kernel doesn't take whole counts as dropped, whatever left before.
     ///
     /// # Errors
-    /// [`TunnelDrop`] says why it was dropped; it is counted already.
+    /// [`TunnelDrop`] says why it was dropped; it is counted already. What befalls a frame that waited is only counted.
     pub fn send(&mut self, peer: PeerId, vni: Vni, frame: FrameRef<'_>) -> Result<(), TunnelDrop> {
         let lane = self.peers.lane;
         let (table, strangers) = self.peers.parts();
@@ -67,44 +66,64 @@ impl VxlanWorker {
         } else {
             Err(TunnelDrop::NetworkNotAllowed)
         };
-        let result = encap.and_then(|encap| {
-            let socket = self.sources.of_flow(flow_hash(frame.bytes));
-            let (sent, result) = transmit(&mut self.outbox, socket, &peer.destination, &encap);
-            peer.counters.datagrams_sent(lane, sent);
-            result
-        });
-        match result {
-            Ok(()) => peer.counters.sent(lane, frame.bytes.len()),
-            Err(reason) => peer.counters.dropped(lane, reason),
+        match encap {
+            Ok(encap) => {
+                let flow = flow_hash(frame.bytes);
+                self.trains.push(peer, flow, &encap, frame.bytes.len())
+            }
+            Err(reason) => {
+                peer.counters.dropped(lane, reason, 1);
+                Err(reason)
+            }
         }
-        result
     }
 
-    /// Takes one batch of datagrams and gives `sink` the frames that may come in, with their peer and network. Returns
-    /// how many datagrams were taken, dropped ones included; 0 when there are none.
+    /// Sends what waits. To be called when no frame follows at once.
+    pub fn flush(&mut self) {
+        self.trains.flush();
+    }
+
+    /// Takes one batch of datagrams and gives `sink` the frames that may come in, with their peer and network; adjacent
+    /// segments of a flow as one superframe. Returns how many datagrams were taken, dropped ones included; 0 when there
+    /// are none.
     pub fn receive(&mut self, sink: &mut dyn FnMut(PeerId, Vni, FrameRef<'_>)) -> usize {
-        let taken = self.inbox.receive(self.listener.as_fd());
+        let trains = self.inbox.receive(self.listener.as_fd());
+        let buffer = self.inbox.buffer();
+        let mut sink = |(peer, vni), frame: FrameRef<'_>| sink(peer, vni, frame);
         let lane = self.peers.lane;
         let (table, strangers) = self.peers.parts();
         // Datagrams of one peer mostly come together.
         let mut last = None;
-        for i in 0..taken {
-            let Some(datagram) = self.inbox.datagram(i) else {
+        let mut taken = 0;
+        for i in 0..trains {
+            let Some(train) = self.inbox.train(i) else {
+                taken += 1;
                 continue;
             };
-            let Some(peer) = sender(table, datagram.from, last) else {
-                strangers.stranger(lane, datagram.from, datagram.bytes.len());
+            taken += train.count();
+            let Some(peer) = sender(table, train.from, last) else {
+                strangers.stranger(lane, train.from, train.count(), train.bytes.len());
                 continue;
             };
             last = Some(peer);
-            match admit(peer, &datagram) {
-                Ok((vni, frame)) => {
-                    peer.counters.received(lane, frame.bytes.len());
-                    sink(peer.id, vni, frame);
+            if train.truncated {
+                peer.counters
+                    .dropped(lane, TunnelDrop::Truncated, train.count());
+                continue;
+            }
+            for datagram in train.datagrams() {
+                let end = datagram.end;
+                match admit(peer, &buffer[datagram]) {
+                    Ok((vni, len)) => {
+                        peer.counters.received(lane, 1, len);
+                        let key = (peer.id, vni);
+                        self.coalescer.push(buffer, key, end - len..end, &mut sink);
+                    }
+                    Err(reason) => peer.counters.dropped(lane, reason, 1),
                 }
-                Err(reason) => peer.counters.dropped(lane, reason),
             }
         }
+        self.coalescer.flush(buffer, &mut sink);
         taken
     }
 }
@@ -116,57 +135,12 @@ fn sender<'t>(table: &'t PeerTable, from: IpAddr, last: Option<&'t Peer>) -> Opt
         .or_else(|| table.by_address(from))
 }
 
-/// What a known peer sent, if it may.
+/// Of what a known peer sent, if it may: the network, and the length of the frame at the datagram's end.
 #[inline]
-fn admit<'d>(peer: &Peer, datagram: &Datagram<'d>) -> Result<(Vni, FrameRef<'d>), TunnelDrop> {
-    if datagram.truncated {
-        return Err(TunnelDrop::Truncated);
-    }
-    let (vni, frame) = decap(datagram.bytes)?;
+fn admit(peer: &Peer, datagram: &[u8]) -> Result<(Vni, usize), TunnelDrop> {
+    let (vni, frame) = decap(datagram)?;
     if !peer.allows(vni) {
         return Err(TunnelDrop::NetworkNotAllowed);
     }
-    Ok((vni, frame))
-}
-
-/// Hands all datagrams of a frame to the kernel, or those before the first that it refuses. Says how many it took.
-fn transmit(
-    outbox: &mut Outbox,
-    socket: BorrowedFd<'_>,
-    to: &SockAddr,
-    encap: &Encap<'_>,
-) -> (usize, Result<(), TunnelDrop>) {
-    let mut sent = 0;
-    let mut retries = PENDING_ERROR_RETRIES;
-    while sent < encap.count() {
-        match outbox.send(socket, to, encap, sent) {
-            Ok(taken) => sent += taken,
-            Err(error) => match refusal(&error) {
-                None => {}
-                Some(TunnelDrop::Unreachable) if retries > 0 => retries -= 1,
-                Some(reason) => return (sent, Err(reason)),
-            },
-        }
-    }
-    (sent, Ok(()))
-}
-
-/// What the kernel's refusal of a datagram means; `None` if it is to be tried again.
-fn refusal(error: &io::Error) -> Option<TunnelDrop> {
-    let reason = match error.raw_os_error().unwrap_or(0) {
-        libc::EINTR => return None,
-        libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM => TunnelDrop::SocketFull,
-        libc::EMSGSIZE => TunnelDrop::TooBig,
-        libc::ECONNREFUSED
-        | libc::ENETUNREACH
-        | libc::EHOSTUNREACH
-        | libc::ENETDOWN
-        | libc::EHOSTDOWN
-        | libc::EADDRNOTAVAIL
-        | libc::EAFNOSUPPORT
-        | libc::ENODEV => TunnelDrop::Unreachable,
-        libc::EPERM | libc::EACCES => TunnelDrop::Filtered,
-        _ => TunnelDrop::SendFailed,
-    };
-    Some(reason)
+    Ok((vni, frame.len()))
 }

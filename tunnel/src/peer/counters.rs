@@ -105,17 +105,17 @@ pub(crate) struct PeerCounters([PeerLane; LANES]);
 
 impl PeerCounters {
     #[inline]
-    pub(crate) fn received(&self, lane: Lane, bytes: usize) {
+    pub(crate) fn received(&self, lane: Lane, frames: usize, bytes: usize) {
         let lane = &self.0[lane.0];
-        add(&lane.rx_frames, 1);
+        add(&lane.rx_frames, frames);
         add(&lane.rx_bytes, bytes);
-        add(&lane.rx_datagrams, 1);
+        add(&lane.rx_datagrams, frames);
     }
 
     #[inline]
-    pub(crate) fn sent(&self, lane: Lane, bytes: usize) {
+    pub(crate) fn sent(&self, lane: Lane, frames: usize, bytes: usize) {
         let lane = &self.0[lane.0];
-        add(&lane.tx_frames, 1);
+        add(&lane.tx_frames, frames);
         add(&lane.tx_bytes, bytes);
     }
 
@@ -125,8 +125,8 @@ impl PeerCounters {
     }
 
     #[inline]
-    pub(crate) fn dropped(&self, lane: Lane, reason: TunnelDrop) {
-        add(&self.0[lane.0].drops[reason.index()], 1);
+    pub(crate) fn dropped(&self, lane: Lane, reason: TunnelDrop, frames: usize) {
+        add(&self.0[lane.0].drops[reason.index()], frames);
     }
 
     pub(super) fn sum(&self) -> PeerStats {
@@ -159,9 +159,10 @@ pub(crate) struct StrangerCounters {
 
 impl StrangerCounters {
     #[inline]
-    pub(crate) fn stranger(&self, lane: Lane, from: IpAddr, bytes: usize) {
-        add(&self.lanes[lane.0].bytes, bytes);
-        self.dropped(lane, TunnelDrop::Stranger);
+    pub(crate) fn stranger(&self, lane: Lane, from: IpAddr, datagrams: usize, bytes: usize) {
+        let tally = &self.lanes[lane.0];
+        add(&tally.bytes, bytes);
+        add(&tally.drops[TunnelDrop::Stranger.index()], datagrams);
         self.last.store(from);
     }
 

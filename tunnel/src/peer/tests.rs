@@ -63,8 +63,8 @@ fn counters_outlive_a_table_but_not_the_peer() {
     peers.set(vec![spec(0, "10.0.0.1"), spec(1, "10.0.0.2")]);
     let table = peers.snapshot();
     for peer in &table.peers {
-        peer.counters.received(lane, 100);
-        peer.counters.dropped(lane, TunnelDrop::Runt);
+        peer.counters.received(lane, 1, 100);
+        peer.counters.dropped(lane, TunnelDrop::Runt, 1);
     }
 
     peers.set(vec![
@@ -109,7 +109,7 @@ fn the_last_stranger_is_remembered_whole_while_many_write() {
             let strangers = Arc::clone(&peers.strangers);
             scope.spawn(move || {
                 for _ in 0..10_000 {
-                    strangers.stranger(Lane::of_worker(worker), address, 10);
+                    strangers.stranger(Lane::of_worker(worker), address, 1, 10);
                 }
             });
         }

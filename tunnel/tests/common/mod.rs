@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use weft_tunnel::{PeerNetworks, PeerSpec, Peers, VxlanConfig, VxlanTunnel, VxlanWorker};
-use weft_wire::{FrameRef, Gso, GsoKind, Offload, PartialChecksum, PeerId, Vni};
+use weft_tunnel::{
+    PeerNetworks, PeerSpec, Peers, TunnelDrop, VxlanConfig, VxlanTunnel, VxlanWorker,
+};
+use weft_wire::{FrameRef, Gso, GsoKind, Offload, PartialChecksum, PeerId, SegmentPlan, Vni};
 
 pub(crate) const MAC_A: [u8; 6] = [2, 0, 0, 0, 0, 1];
 pub(crate) const MAC_B: [u8; 6] = [2, 0, 0, 0, 0, 2];
@@ -42,6 +44,7 @@ pub(crate) fn config(local: IpAddr, port: u16, workers: usize) -> VxlanConfig {
         port,
         workers,
         source_ports: 16,
+        gso: true,
     }
 }
 
@@ -88,6 +91,7 @@ pub(crate) fn superframe(bytes: &mut [u8], kind: GsoKind, size: u16) -> FrameRef
         offset,
     });
     FrameRef {
+        tail: weft_wire::Tail::NONE,
         bytes,
         offload: Offload {
             checksum,
@@ -121,7 +125,8 @@ pub(crate) fn wait_for_input(fd: BorrowedFd<'_>) -> bool {
     poll(&mut fds, PollTimeout::from(2000u16)).unwrap() > 0
 }
 
-/// Receives until `count` datagrams were taken, or nothing comes for 2 s; gives what reached the switch.
+/// Receives until `count` datagrams were taken, or nothing comes for 2 s; gives what reached the switch, cut again
+/// where it was coalesced.
 pub(crate) fn receive(worker: &mut VxlanWorker, count: usize) -> Vec<(PeerId, Vni, Vec<u8>)> {
     let mut frames = Vec::new();
     let mut taken = 0;
@@ -131,8 +136,9 @@ pub(crate) fn receive(worker: &mut VxlanWorker, count: usize) -> Vec<(PeerId, Vn
             "{taken} of {count} datagrams came"
         );
         taken += worker.receive(&mut |peer, vni, frame| {
-            assert!(frame.offload.is_none());
-            frames.push((peer, vni, frame.bytes.to_vec()));
+            for segment in cut(frame) {
+                frames.push((peer, vni, segment));
+            }
         });
     }
     assert_eq!(taken, count);
@@ -152,4 +158,30 @@ pub(crate) fn receive_until(worker: &mut VxlanWorker, wanted: impl Fn(&[u8]) -> 
         });
     }
     found.expect("the wanted frame comes within 5 s")
+}
+
+/// Sends a frame at once.
+pub(crate) fn send(
+    worker: &mut VxlanWorker,
+    peer: PeerId,
+    vni: Vni,
+    frame: FrameRef<'_>,
+) -> Result<(), TunnelDrop> {
+    let result = worker.send(peer, vni, frame);
+    worker.flush();
+    result
+}
+
+/// A frame as it would be on a wire.
+fn cut(frame: FrameRef<'_>) -> Vec<Vec<u8>> {
+    let mut room = Vec::new();
+    let frame = frame.gathered(&mut room);
+    let plan = SegmentPlan::new(frame).unwrap();
+    let segment = |i| {
+        let mut bytes = vec![0; plan.header_len()];
+        plan.write_header(frame, i, &mut bytes);
+        bytes.extend_from_slice(&frame.bytes[plan.payload(i)]);
+        bytes
+    };
+    (0..plan.count()).map(segment).collect()
 }

@@ -253,7 +253,7 @@ proptest! {
     #[test]
     fn every_superframe_becomes_the_frames_it_stands_for(shape in shapes()) {
         let built = build(&shape);
-        let frame = FrameRef { bytes: &built.bytes, offload: built.offload };
+        let frame = FrameRef { tail: crate::Tail::NONE, bytes: &built.bytes, offload: built.offload };
         let segments = cut(frame);
         let whole: Vec<u8> =
             segments.iter().flat_map(|bytes| &bytes[built.header_len..]).copied().collect();
@@ -294,7 +294,7 @@ proptest! {
         let field = built.transport + if shape.udp { 6 } else { 16 };
         put16(&mut built.bytes, field, layout.pseudo_header(transport_len).folded());
         let offload = Offload { gso: None, ..built.offload };
-        let frames = cut(FrameRef { bytes: &built.bytes, offload });
+        let frames = cut(FrameRef { tail: crate::Tail::NONE, bytes: &built.bytes, offload });
         prop_assert_eq!(frames.len(), 1);
         verified(&frames[0]);
         built.bytes[field..field + 2].copy_from_slice(&frames[0][field..field + 2]);
@@ -347,6 +347,7 @@ fn a_superframe_that_fits_in_one_segment_is_one() {
             };
             let built = build(&shape);
             let frames = cut(FrameRef {
+                tail: crate::Tail::NONE,
                 bytes: &built.bytes,
                 offload: built.offload,
             });
@@ -370,6 +371,7 @@ fn the_largest_superframe_with_the_longest_headers_is_cut() {
     };
     let built = build(&shape);
     let frames = cut(FrameRef {
+        tail: crate::Tail::NONE,
         bytes: &built.bytes,
         offload: built.offload,
     });
@@ -417,6 +419,7 @@ fn with_segments_left_the_sender_s_own_sum_is_carried_on() {
         ..built.offload
     };
     let frames = cut(FrameRef {
+        tail: crate::Tail::NONE,
         bytes: &built.bytes,
         offload,
     });
@@ -460,6 +463,7 @@ fn a_udp_checksum_of_zero_is_sent_as_all_ones() {
         },
     ] {
         let frames = cut(FrameRef {
+            tail: crate::Tail::NONE,
             bytes: &bytes,
             offload,
         });
@@ -485,6 +489,7 @@ fn headers_beyond_the_limit_are_refused() {
     } = build(&shape);
     assert!(
         SegmentPlan::new(FrameRef {
+            tail: crate::Tail::NONE,
             bytes: &bytes,
             offload
         })
@@ -503,6 +508,7 @@ fn headers_beyond_the_limit_are_refused() {
         ..offload
     };
     let plan = SegmentPlan::new(FrameRef {
+        tail: crate::Tail::NONE,
         bytes: &bytes,
         offload,
     });

@@ -218,7 +218,14 @@ fn an_offload_made_up_elsewhere_is_checked_again_before_cutting() {
     let frame = tcp4(5000);
     let offload = TSO.offload(&frame).unwrap();
     let arp = [&frame[..12], &[8, 6], &frame[14..]].concat();
-    let plan = |bytes: &[u8], offload| SegmentPlan::new(FrameRef { bytes, offload }).map(|_| ());
+    let plan = |bytes: &[u8], offload| {
+        SegmentPlan::new(FrameRef {
+            tail: crate::Tail::NONE,
+            bytes,
+            offload,
+        })
+        .map(|_| ())
+    };
     assert_eq!(
         plan(&arp, offload),
         Err(SegmentError::Offload(VnetError::NotIp))
@@ -258,6 +265,7 @@ fn an_amplifying_gso_size_is_refused() {
     let plan = |gso_size| {
         let offload = VnetHdr { gso_size, ..TSO }.offload(&frame).unwrap();
         SegmentPlan::new(FrameRef {
+            tail: crate::Tail::NONE,
             bytes: &frame,
             offload,
         })

@@ -34,6 +34,7 @@ pub mod table;
 pub mod datapath;
 mod uplink;
 mod worker;
+mod patience;
 mod switch;
 
 pub use stats::{DropCounts, Lane, PeerDropStats, PortStats, TrafficStats};

@@ -2,18 +2,21 @@
 //! socket and its send sockets; nothing stands between reading and writing.
 //!
 //! Fairness: a wake serves each ready file descriptor at most [`BUDGET`] frames, so a flooding port can't starve the
-//! others. Idle costs nothing: the wait has no time-out. Changes arrive as commands with an eventfd.
+//! others. Idle costs nothing: after a while without work it sleeps ([`Patience`]), and the wait has no time-out. Changes
+//! arrive as commands with an eventfd.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender};
+use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::EventFd;
 use weft_wire::{FrameRef, PortId};
 
 use crate::datapath::Datapath;
+use crate::patience::{Next, Patience};
 use crate::port::{Queue, RECV_BUFFER_LEN, RecvError, SendError};
 use crate::stats::Lane;
 use crate::switch::{PortEvent, Shared};
@@ -75,6 +78,8 @@ pub(crate) struct Worker {
     queues: HashMap<QueueKey, Arc<Queue>>,
     buffer: Box<[u8]>,
     actions: Vec<Action>,
+    patience: Patience,
+    started: Instant,
 }
 
 impl Worker {
@@ -101,6 +106,8 @@ impl Worker {
             queues: HashMap::new(),
             buffer: vec![0; RECV_BUFFER_LEN].into_boxed_slice(),
             actions: Vec::with_capacity(EVENTS),
+            patience: Patience::default(),
+            started: Instant::now(),
         })
     }
 
@@ -108,11 +115,7 @@ impl Worker {
     pub(crate) fn run(mut self) {
         let mut events = [EpollEvent::empty(); EVENTS];
         loop {
-            // An interrupted wait is a wait without events.
-            let ready = self
-                .epoll
-                .wait(&mut events, EpollTimeout::NONE)
-                .unwrap_or(0);
+            let ready = self.wait(&mut events);
             // The tables are held for this wake only: who removes a port waits for that.
             let tables = self.shared.tables.load_full();
             let mut woken = false;
@@ -127,6 +130,30 @@ impl Worker {
             if woken && self.obey() {
                 return;
             }
+        }
+    }
+
+    /// Waits for events: polls for a while where that pays, then sleeps. Gives how many there are.
+    fn wait(&mut self, events: &mut [EpollEvent]) -> usize {
+        // An interrupted wait is a wait without events.
+        let look = |events: &mut [EpollEvent], limit| self.epoll.wait(events, limit).unwrap_or(0);
+        let mut gave_way = Duration::ZERO;
+        loop {
+            let ready = look(events, EpollTimeout::ZERO);
+            let now = self.started.elapsed();
+            if ready > 0 {
+                self.patience.work(now);
+                return ready;
+            }
+            if self.patience.nothing(now, gave_way) == Next::Sleep {
+                let ready = look(events, EpollTimeout::NONE);
+                let woken = self.started.elapsed();
+                self.patience.slept(woken.saturating_sub(now));
+                self.patience.work(woken);
+                return ready;
+            }
+            std::thread::yield_now();
+            gave_way = self.started.elapsed().saturating_sub(now);
         }
     }
 

@@ -129,6 +129,13 @@ impl Client {
         })
     }
 
+    /// Which file the socket is; `None` when there is none. An agent that ends in good order takes it away, and the next
+    /// one makes another.
+    pub(crate) fn socket_file(&self) -> Option<(u64, u64)> {
+        let file = std::fs::metadata(&self.socket).ok()?;
+        Some((file.dev(), file.ino()))
+    }
+
     fn ask<T: DeserializeOwned>(&self, ask: Ask) -> Result<T, Failure> {
         let (status, server, body) = self.runtime.block_on(self.exchange(&ask))?;
         if status.is_success() {

@@ -36,7 +36,7 @@ struct Session {
 pub(crate) fn run(command: Command, settings: Settings) -> Result<(), Vec<Failure>> {
     let is_daemon = matches!(
         command,
-        Command::Agent(_) | Command::Controller(Controller::Run(_)) | Command::FdHolder
+        Command::Agent(Agent::Run(_)) | Command::Controller(Controller::Run(_)) | Command::FdHolder
     );
     logging::start(
         settings.log.as_deref(),
@@ -57,6 +57,7 @@ pub(crate) fn run(command: Command, settings: Settings) -> Result<(), Vec<Failur
         Command::Fdb(of) => Ok(fdb::run(&session()?, &of)?),
         Command::Subnets(of) => Ok(subnets::run(&session()?, &of)?),
         Command::Agent(Agent::Run(flags)) => Ok(agent::run(&settings, *flags)?),
+        Command::Agent(Agent::Stop(flags)) => Ok(agent::stop(&session()?, flags)?),
         Command::FdHolder => Ok(agent::hold(settings.socket_flag.as_deref())?),
         Command::Controller(Controller::Run(flags)) => Ok(controller::run(&settings, flags)?),
         Command::Controller(Controller::Token(flags)) => Ok(controller::token(&settings, flags)?),

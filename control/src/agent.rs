@@ -86,6 +86,8 @@ struct Facts {
     underlay_mtu: Mtu,
     vxlan_port: u16,
     workers: usize,
+    /// The underlay is loopback: there is no other host.
+    standalone: bool,
     started: Instant,
 }
 
@@ -106,6 +108,10 @@ pub struct Agent {
     resync: Notify,
     /// Revision of the map that the fabric follows.
     applied: watch::Sender<Applied>,
+    /// Somebody asked over the API that the agent ends.
+    stop: Notify,
+    /// The agent ends: the API takes no more requests.
+    stopped: watch::Sender<bool>,
 }
 
 /// How far the agent has come.
@@ -133,6 +139,8 @@ struct Inner {
     /// Highest epoch given so far.
     epoch: u64,
     warnings: Vec<String>,
+    /// The agent ends: nothing new is begun.
+    stopping: bool,
 }
 
 /// An attach under way.

@@ -6,6 +6,7 @@
 //! | method, path | body | reply |
 //! |---|---|---|
 //! | GET /v1/status?wait=SECS | | [`Status`] (503 with `code` `not_in_sync` when the wait ran out) |
+//! | POST /v1/stop | [`Stop`] | [`Stopping`] |
 //! | GET /v1/peers | | [`Peers`] |
 //! | GET /v1/ports | | `Vec<`[`Port`]`>` |
 //! | GET /v1/fdb | | `Vec<`[`FdbEntry`]`>` |
@@ -67,10 +68,13 @@ pub struct Status {
     pub underlay: IpAddr,
     /// The link that has it.
     pub underlay_ifname: String,
-    /// That link's MTU in bytes.
+    /// What the networks' MTUs are reckoned from, in bytes: that link's MTU, or 1550 for a standalone agent on loopback.
     pub underlay_mtu: Mtu,
     /// UDP port for VXLAN.
     pub vxlan_port: u16,
+    /// A single host on loopback: no tunnel leaves it.
+    #[serde(default)]
+    pub standalone: bool,
     /// The control channel.
     pub controller: ControllerStatus,
     /// The newest revision of the cluster map that this agent forwards by.
@@ -93,6 +97,23 @@ pub struct Status {
     /// What an operator should look at.
     #[serde(default)]
     pub warnings: Vec<String>,
+}
+
+/// `weft agent stop`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stop {
+    /// Disconnect all ports first, instead of leaving them with the fd holder for the next start.
+    #[serde(default)]
+    pub remove_ports: bool,
+}
+
+/// The agent's last answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stopping {
+    /// Names of the endpoints that were disconnected.
+    pub removed: Vec<String>,
+    /// Ports that the fd holder keeps for the next start.
+    pub left: usize,
 }
 
 /// The control channel of an agent.

@@ -173,6 +173,19 @@ fn vlan_tags_pass_and_vlans_are_learned_apart() {
     };
     assert_eq!(vlans("port"), [12, 34]);
     assert_eq!(vlans("peer"), [12, 34]);
+    // Where payload and tag together fill the MTU, the datagram just fills the underlay's 1500 bytes.
+    let fits = tagged(MacAddr::BROADCAST, station, (12, EXPERIMENT), &[0x41; 1446]);
+    let capture = Capture::start(&l2.c3.ns, "eth0", &["-Q", "in"]);
+    let wire = Capture::start(&l2.pair.host2.ns, "u0", &["udp", "port", "4789"]);
+    socket.send(&fits);
+    let (seen, wire) = (capture.stop(), wire.stop());
+    assert_eq!(
+        wire.frames.iter().map(Vec::len).collect::<Vec<_>>(),
+        [1514],
+        "{}",
+        wire.text()
+    );
+    assert!(has(&seen, &fits), "{}", seen.text());
     // A full frame with its tag is four bytes more than the underlay can carry: here it passes, there it's counted.
     let full = tagged(MacAddr::BROADCAST, station, (12, EXPERIMENT), &[0x42; 1450]);
     let capture = Capture::start(&l2.c2.ns, "eth0", &["-Q", "in"]);

@@ -16,6 +16,19 @@ pub(crate) enum Agent {
 --join, --underlay and a token are needed the first time only: the state directory knows the rest.
 An agent started in a network namespace works there.")]
     Run(Box<Run>),
+    /// Stop the agent of this host; its ports stay, for the next start
+    #[command(after_help = "\
+Without --remove-ports this is what SIGTERM does: a small process, the fd holder, keeps the containers' interfaces until
+the agent is started again. --remove-ports disconnects them, and the fd holder ends too.")]
+    Stop(Stop),
+}
+
+/// Flags of `weft agent stop`.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Stop {
+    /// Disconnect all ports of this host first
+    #[arg(long)]
+    pub(crate) remove_ports: bool,
 }
 
 /// Flags of `weft agent run`; the config file has the same keys.

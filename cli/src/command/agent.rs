@@ -1,13 +1,24 @@
-//! `weft agent run` and the fd holder that it starts: hands the settings over and reports how it ended.
+//! `weft agent run` and the fd holder that it starts: hands the settings over and reports how it ended. `weft agent stop`.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
+use hyper::Method;
 use weft_control::agent::{self, AgentConfig};
+use weft_control::api;
 use weft_control::holder;
 
+use super::Session;
 use crate::args::agent as args;
+use crate::client::ApiPath;
 use crate::config::Settings;
 use crate::failure::Failure;
+use crate::render;
+
+/// How long an agent may take from its last answer to its end.
+const END_PATIENCE: Duration = Duration::from_secs(10);
+/// How often its socket is looked at meanwhile.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// # Errors
 /// The agent could not start, or failed.
@@ -33,6 +44,29 @@ pub(super) fn run(settings: &Settings, flags: args::Run) -> Result<(), Failure> 
         exe,
     };
     agent::run(config).map_err(|error| Failure::from_error("agent", &error))
+}
+
+/// Returns when the agent has gone, so that a script may start it again at once.
+///
+/// # Errors
+/// No agent answers, or it doesn't end.
+pub(super) fn stop(session: &Session, flags: args::Stop) -> Result<(), Failure> {
+    let wish = api::Stop {
+        remove_ports: flags.remove_ports,
+    };
+    let socket = session.client.socket_file();
+    let told: api::Stopping = session
+        .client
+        .send(Method::POST, &ApiPath::new("stop"), &wish)?;
+    let deadline = Instant::now() + END_PATIENCE;
+    while socket.is_some() && session.client.socket_file() == socket {
+        if Instant::now() > deadline {
+            let message = "the agent said that it stops, but its socket is still there";
+            return Err(Failure::new("still_running", message).hint("look at its log"));
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    render::show(session.json, &told, render::port::stopped)
 }
 
 /// # Errors

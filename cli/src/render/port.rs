@@ -1,9 +1,9 @@
 //! Ports of this host as a table, and one that was just made.
 
-use weft_control::api::Port;
+use weft_control::api::{Port, Stopping};
 
 use super::table::Table;
-use super::{line, units};
+use super::{line, lines, units};
 
 /// One row per port; RX is what the container sent.
 pub(crate) fn table(ports: &[Port]) -> String {
@@ -39,6 +39,17 @@ pub(crate) fn table(ports: &[Port]) -> String {
         ]);
     }
     table.to_string()
+}
+
+/// What became of the ports of an agent that stopped.
+pub(crate) fn stopped(told: &Stopping) -> String {
+    match told.left {
+        0 => lines(&told.removed),
+        left => line(format_args!(
+            "{left} {} for the next start of the agent",
+            if left == 1 { "port stays" } else { "ports stay" }
+        )),
+    }
 }
 
 /// What a person wants to know of a new port: its name, interface and addresses.

@@ -11,10 +11,14 @@ pub(crate) fn text(status: &Status) -> String {
         (Some(reason), false) => format!("no: {reason}"),
         (None, false) => "no".to_owned(),
     };
-    let underlay = format!(
-        "{} on {} (MTU {}), VXLAN on UDP port {}",
-        status.underlay, status.underlay_ifname, status.underlay_mtu, status.vxlan_port
-    );
+    let underlay = if status.standalone {
+        "none (standalone: no tunnel leaves this host)".to_owned()
+    } else {
+        format!(
+            "{} on {} (MTU {}), VXLAN on UDP port {}",
+            status.underlay, status.underlay_ifname, status.underlay_mtu, status.vxlan_port
+        )
+    };
     let survive = if status.ports_survive {
         "yes"
     } else {

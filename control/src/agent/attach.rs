@@ -103,6 +103,10 @@ impl Agent {
     ) -> Result<PendingGuard, ApiError> {
         let id = EndpointId(format!("{:016x}", rand::random::<u64>()));
         let mut inner = self.inner();
+        if inner.stopping {
+            return Err(ApiError::unavailable("stopping", "the agent is stopping")
+                .hint("start it again with `weft agent run`"));
+        }
         let name = match &request.name {
             Some(name) => {
                 if let Some(node) = name_holder(&inner, network, name) {

@@ -104,11 +104,11 @@ pub(super) fn judge(
     };
     if !subnet.is_host_address(ip) {
         let why = if ip == subnet.gateway {
-            "its gateway"
+            "the gateway"
         } else {
-            "its network or broadcast address"
+            "the network or broadcast address"
         };
-        return Fixed::Unusable(format!("{ip} is {why} in subnet {}", subnet.cidr));
+        return Fixed::Unusable(format!("{ip} is {why} of subnet {}", subnet.cidr));
     }
     if let Some(holder) = map
         .endpoints_of(&network.id)

@@ -90,6 +90,11 @@ impl Keeper {
             .collect()
     }
 
+    /// The holder's process, while it answers.
+    pub(super) fn pid(&self) -> Option<i32> {
+        self.client().as_ref()?.pid()
+    }
+
     /// Whether ports would survive the agent now.
     pub(super) fn answers(&self) -> bool {
         self.client().as_ref().is_some_and(HolderClient::is_alive)

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tracing::info;
 
 use super::views::node_name;
 use super::{Agent, ApiError};
@@ -16,6 +17,11 @@ use crate::model::{Network, Revision};
 
 /// How long a change may take from the controller's word to this agent's map.
 const ARRIVAL_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long an agent that ends waits for connects and deaths of namespaces that are under way.
+const LAST_CONNECTS: Duration = Duration::from_secs(10);
+/// How often it looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 impl Agent {
     /// Asks the controller and waits until this agent follows what it did.
@@ -161,6 +167,55 @@ impl Agent {
         rows
     }
 
+    /// `weft agent stop`: what it answers still reaches the caller.
+    pub(super) async fn end(
+        self: &Arc<Self>,
+        request: api::Stop,
+    ) -> Result<api::Stopping, ApiError> {
+        self.inner().stopping = true;
+        let removed = if request.remove_ports {
+            self.remove_ports().await
+        } else {
+            Vec::new()
+        };
+        let left = self.inner().ports.len();
+        self.stop.notify_one();
+        Ok(api::Stopping { removed, left })
+    }
+
+    /// Takes all ports down, also those that are just being connected; says which.
+    async fn remove_ports(self: &Arc<Self>) -> Vec<String> {
+        let mut removed = Vec::new();
+        let deadline = Instant::now() + LAST_CONNECTS;
+        loop {
+            let next = {
+                let inner = self.inner();
+                let first = inner.ports.iter().next();
+                first.map(|(id, port)| (id.clone(), port.record.endpoint.name.clone()))
+            };
+            match next {
+                // False when its namespace has just died: then it goes without us.
+                Some((id, name)) if self.take_down(&id).await => removed.push(name),
+                None if self.inner().pending.is_empty() => return removed,
+                Some(_) | None if Instant::now() > deadline => return removed,
+                Some(_) | None => tokio::time::sleep(LOOK_AGAIN).await,
+            }
+        }
+    }
+
+    /// Says on the log what outlives the agent, and how to end that.
+    pub(super) fn tell_what_stays(&self) {
+        let ports = self.inner().ports.len();
+        match self.keeper.pid() {
+            Some(holder) if ports > 0 => info!(
+                ports,
+                holder,
+                "stopped; the fd holder keeps the ports for the next start (to end them too: `weft agent stop --remove-ports` while the agent runs, or now `kill {holder}`)"
+            ),
+            Some(_) | None => info!("stopped"),
+        }
+    }
+
     /// `weft status`.
     pub(super) fn status(&self) -> api::Status {
         let applied = self.applied.borrow().clone();
@@ -185,6 +240,7 @@ impl Agent {
             underlay_ifname: self.facts.underlay_ifname.clone(),
             underlay_mtu: self.facts.underlay_mtu,
             vxlan_port: self.facts.vxlan_port,
+            standalone: self.facts.standalone,
             controller: api::ControllerStatus {
                 addresses: channel.addresses.clone(),
                 connected: channel.connected,

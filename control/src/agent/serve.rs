@@ -95,18 +95,32 @@ pub(super) enum Phase {
     Running(Arc<Agent>),
 }
 
-/// Serves the API until the task is dropped.
+/// Serves the API until the agent ends; what was begun is answered.
 pub(super) async fn serve(
     listener: StdUnixListener,
     phase: watch::Receiver<Phase>,
 ) -> io::Result<()> {
     let listener = UnixListener::from_std(listener)?;
-    axum::serve(listener, router(Door { phase })).await
+    let ended = ended(phase.clone());
+    axum::serve(listener, router(Door { phase }))
+        .with_graceful_shutdown(ended)
+        .await
+}
+
+async fn ended(mut phase: watch::Receiver<Phase>) {
+    let running = phase.wait_for(|phase| matches!(phase, Phase::Running(_)));
+    let mut stopped = match running.await.as_deref() {
+        Ok(Phase::Running(agent)) => agent.stopped.subscribe(),
+        Ok(Phase::Joining(_)) | Err(_) => return,
+    };
+    // An agent that is gone has ended, too.
+    let _ = stopped.wait_for(|stopped| *stopped).await;
 }
 
 fn router(door: Door) -> Router {
     Router::new()
         .route("/v1/status", get(status))
+        .route("/v1/stop", post(stop))
         .route("/v1/peers", get(peers))
         .route("/v1/ports", get(ports))
         .route("/v1/fdb", get(fdb))
@@ -187,6 +201,11 @@ async fn status(State(door): State<Door>, Query(query): Query<StatusQuery>) -> R
     let deadline = tokio::time::Instant::now() + wait;
     let agent = door.agent_within(wait).await?;
     agent.wait_in_sync(deadline).await.map(Json)
+}
+
+async fn stop(State(door): State<Door>, bytes: Bytes) -> Reply<api::Stopping> {
+    let agent = door.agent()?;
+    agent.end(body::<api::Stop>(&bytes)?).await.map(Json)
 }
 
 async fn peers(State(door): State<Door>) -> Reply<api::Peers> {

@@ -48,7 +48,9 @@ impl Agent {
             }
             LinkEvent::Down { reason } => {
                 let mut inner = self.inner();
-                if inner.channel.connected.take().is_some() {
+                let was_up = inner.channel.connected.take().is_some();
+                // Whoever stops a host stops controller and agent together.
+                if was_up && !inner.stopping {
                     warn!(%reason, "control channel down; forwarding goes on by the last map");
                     inner.channel.since = Instant::now();
                 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinHandle;
 use tracing::{info, warn};
 use weft_switch::PortEvent;
 use weft_tunnel::TunnelError;
@@ -35,6 +36,8 @@ const STANDALONE_UNDERLAY: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const STANDALONE_UNDERLAY_MTU: u32 = 1550;
 /// Between two tries to reach a controller to join.
 const JOIN_AGAIN: Duration = Duration::from_millis(500);
+/// How long a stopping agent goes on with requests that it has begun to answer.
+const ANSWER_PATIENCE: Duration = Duration::from_millis(500);
 /// A predecessor that is just dying may hold the tunnel's port a moment longer than the state directory's lock.
 const PORT_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -153,10 +156,16 @@ async fn run_until_told(config: AgentConfig) -> Result<(), AgentError> {
             return Ok(());
         }
     };
-    let signal = told.await;
-    info!(signal, "stopping; ports stay with the fd holder");
+    let agent = Arc::clone(&started.agent);
+    let by = tokio::select! {
+        signal = told => signal,
+        () = agent.stop.notified() => "weft agent stop",
+    };
+    agent.inner().stopping = true;
+    info!(by, "stopping");
     started.stop().await;
     let _ = std::fs::remove_file(&socket);
+    agent.tell_what_stays();
     Ok(())
 }
 
@@ -164,6 +173,7 @@ async fn run_until_told(config: AgentConfig) -> Result<(), AgentError> {
 struct Running {
     agent: Arc<Agent>,
     controller: Option<ControllerHandle>,
+    api: JoinHandle<io::Result<()>>,
 }
 
 impl Running {
@@ -185,7 +195,7 @@ impl Running {
         listener: std::os::unix::net::UnixListener,
     ) -> Result<Self, AgentError> {
         let (phase, phases) = watch::channel(Phase::Joining("the agent is starting".to_owned()));
-        tokio::spawn(serve::serve(listener, phases));
+        let api = tokio::spawn(serve::serve(listener, phases));
 
         let mut settings: Settings = state.load_settings()?;
         settings.underlay = config.underlay.or(settings.underlay);
@@ -215,11 +225,18 @@ impl Running {
         };
         let agent = bring_up(&config, state, identity, controllers, (facts, underlay)).await?;
         phase.send_replace(Phase::Running(Arc::clone(&agent)));
-        Ok(Self { agent, controller })
+        Ok(Self {
+            agent,
+            controller,
+            api,
+        })
     }
 
     async fn stop(self) {
         let agent = Arc::clone(&self.agent);
+        // Who asked us to stop gets the answer.
+        agent.stopped.send_replace(true);
+        let _ = tokio::time::timeout(ANSWER_PATIENCE, self.api).await;
         if let Ok(Err(error)) = tokio::task::spawn_blocking(move || agent.save_map_now()).await {
             warn!(%error, "the cluster map could not be saved");
         }
@@ -235,6 +252,8 @@ struct Underlay {
     address: IpAddr,
     ifname: String,
     mtu: Mtu,
+    /// There is no other host: only the MTU counts, for the networks of this one.
+    standalone: bool,
 }
 
 async fn find_underlay(settings: &Settings) -> Result<Underlay, AgentError> {
@@ -262,6 +281,7 @@ async fn find_underlay(settings: &Settings) -> Result<Underlay, AgentError> {
             address,
             ifname: "lo".to_owned(),
             mtu,
+            standalone: true,
         });
     }
     let failed = |error| AgentError::System {
@@ -275,6 +295,7 @@ async fn find_underlay(settings: &Settings) -> Result<Underlay, AgentError> {
                 address,
                 ifname: found.ifname,
                 mtu,
+                standalone: false,
             })
         }
         None => {
@@ -411,6 +432,7 @@ async fn bring_up(
         underlay_mtu: underlay.mtu,
         vxlan_port: node_facts.vxlan_port,
         workers: config.workers,
+        standalone: underlay.standalone,
         started: Instant::now(),
     };
     let link_config = LinkConfig {
@@ -435,6 +457,8 @@ async fn bring_up(
         saving: Mutex::new(()),
         changed: Notify::new(),
         resync: Notify::new(),
+        stop: Notify::new(),
+        stopped: watch::Sender::new(false),
         applied: watch::Sender::new(Applied {
             revision: 0,
             behind: Some("the agent is starting".to_owned()),
@@ -549,6 +573,7 @@ impl Inner {
             yielded: BTreeMap::new(),
             channel: Channel::new(controllers),
             warnings: Vec::new(),
+            stopping: false,
         }
     }
 }

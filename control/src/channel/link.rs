@@ -35,6 +35,11 @@ const PAUSE_REFUSED: Duration = Duration::from_secs(5);
 const REQUEST_PATIENCE: Duration = Duration::from_secs(5);
 /// The same for what an agent does without its controller when it must: it shouldn't wait long for a dead one.
 const REPORT_PATIENCE: Duration = Duration::from_secs(2);
+/// A controller that is alive acknowledges a report's packets at once, however long its disk takes: one from which nothing
+/// at all comes for this long is as good as gone.
+const SILENCE_MIN: Duration = Duration::from_millis(250);
+/// The same in round trips, for far controllers: sent, lost, sent again, acknowledged.
+const SILENCE_ROUND_TRIPS: u32 = 8;
 /// How long a stopping link waits for the controller to hear of it.
 const CLOSE_PATIENCE: Duration = Duration::from_millis(500);
 /// Events that wait for the agent; then the controller waits.
@@ -187,15 +192,16 @@ impl Link {
             request,
             Request::PutEndpoint { .. } | Request::DeleteEndpoint { .. }
         );
-        let patience = if report {
-            REPORT_PATIENCE
-        } else {
-            REQUEST_PATIENCE
-        };
         let exchange = exchange(&connection, &bytes);
-        timeout(patience, exchange)
-            .await
-            .unwrap_or(Err(RequestError::TimedOut))
+        if !report {
+            return timeout(REQUEST_PATIENCE, exchange)
+                .await
+                .unwrap_or(Err(RequestError::TimedOut));
+        }
+        tokio::select! {
+            answer = timeout(REPORT_PATIENCE, exchange) => answer.unwrap_or(Err(RequestError::TimedOut)),
+            () = silence(&connection) => Err(RequestError::TimedOut),
+        }
     }
 
     /// Ends the session and stops calling; returns when the controller was told, or half a second later.
@@ -203,6 +209,15 @@ impl Link {
         self.stop.send_replace(true);
         let mut done = self.done.clone();
         while done.changed().await.is_ok() {}
+    }
+}
+
+/// Returns when nothing came from the other side for longer than one that lives is silent after it was spoken to.
+async fn silence(connection: &Connection) {
+    let heard = connection.stats().udp_rx.datagrams;
+    sleep(SILENCE_MIN.max(connection.rtt() * SILENCE_ROUND_TRIPS)).await;
+    if connection.stats().udp_rx.datagrams != heard {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -166,6 +166,11 @@ impl HolderClient {
         !self.broken && poll(&mut fds, PollTimeout::ZERO).is_ok() && fds[0].any() == Some(false)
     }
 
+    /// The holder's process id.
+    pub fn pid(&self) -> Option<i32> {
+        socket::peer_pid(&self.socket).ok()
+    }
+
     fn ask_done(
         &mut self,
         what: &'static str,

@@ -84,6 +84,11 @@ pub(super) fn peer(socket: &Socket) -> io::Result<Uid> {
     Ok(Uid::from_raw(getsockopt(socket, PeerCredentials)?.uid()))
 }
 
+/// The process on the other side; of a connection to a listener, the one that called `listen`.
+pub(super) fn peer_pid(socket: &Socket) -> io::Result<i32> {
+    Ok(getsockopt(socket, PeerCredentials)?.pid())
+}
+
 /// Whether file descriptors may be given to and taken from that user.
 pub(super) fn is_ours(uid: Uid) -> bool {
     uid.is_root() || uid == Uid::effective()

@@ -11,7 +11,7 @@ use crate::model::{Change, ClusterMap, Key, Node, NodeId, Object, check_name};
 /// A node becomes a member, or is one already and only lost its certificate.
 ///
 /// # Errors
-/// `bad_name`, `node_name_taken`, `bad_underlay`, `underlay_taken`.
+/// `bad_name`, `node_name_taken`, `bad_underlay`, `bad_port`, `underlay_taken`, `underlay_in_subnet`.
 pub fn join(
     map: &ClusterMap,
     id: &NodeId,
@@ -34,7 +34,7 @@ pub fn join(
 /// A member says where it is now.
 ///
 /// # Errors
-/// `node_removed`, `bad_underlay`, `underlay_taken`.
+/// `node_removed`, `bad_underlay`, `bad_port`, `underlay_taken`, `underlay_in_subnet`.
 pub fn update(map: &ClusterMap, id: &NodeId, facts: &NodeFacts) -> Decision<Vec<Change>> {
     let node = map.nodes.get(id).ok_or_else(|| removed(id))?;
     check_facts(map, id, facts)?;
@@ -109,6 +109,25 @@ fn check_facts(map: &ClusterMap, id: &NodeId, facts: &NodeFacts) -> Decision<()>
         .hint(format!(
             "remove that first: `weft network vtep rm {name} {underlay}`"
         )));
+    }
+    check_subnets(map, id, underlay)
+}
+
+/// A member that comes back with the address it had isn't locked out by a network that an older controller let in.
+fn check_subnets(map: &ClusterMap, id: &NodeId, underlay: IpAddr) -> Decision<()> {
+    let before = map.nodes.get(id).map(|node| node.object.underlay);
+    if before == Some(underlay) {
+        return Ok(());
+    }
+    for network in map.networks.values().map(|network| &network.object) {
+        if let Some(subnet) = network.subnet_of(underlay) {
+            let (name, cidr) = (&network.name, subnet.cidr);
+            let message =
+                format!("underlay address {underlay} is in subnet {cidr} of network {name}");
+            return Err(Refusal::new("underlay_in_subnet", message).hint(format!(
+                "give another --underlay, or make the network anew elsewhere: `weft network rm {name}`, then `weft network create {name} --subnet ...`"
+            )));
+        }
     }
     Ok(())
 }

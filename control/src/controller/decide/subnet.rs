@@ -34,7 +34,7 @@ const RESERVED: [(&str, &str); 9] = [
 /// Checks the ranges of a new network against one another and against all networks of the cluster.
 ///
 /// # Errors
-/// `bad_subnet`, `bad_ip_range`, `bad_gateway`, `subnet_overlaps`.
+/// `bad_subnet`, `bad_ip_range`, `bad_gateway`, `subnet_overlaps`, `underlay_in_subnet`.
 pub fn plan(map: &ClusterMap, create: &NetworkCreate) -> Decision<Vec<Subnet>> {
     if create.subnets.len() > MAX_SUBNETS {
         let count = create.subnets.len();
@@ -50,6 +50,7 @@ pub fn plan(map: &ClusterMap, create: &NetworkCreate) -> Decision<Vec<Subnet>> {
     for (index, cidr) in create.subnets.iter().enumerate() {
         check_range(*cidr)?;
         check_overlap(map, *cidr, &create.subnets[..index])?;
+        check_underlays(map, *cidr)?;
     }
     let mut subnets = Vec::with_capacity(create.subnets.len());
     for cidr in &create.subnets {
@@ -145,6 +146,22 @@ fn check_overlap(map: &ClusterMap, cidr: IpNet, before: &[IpNet]) -> Decision<()
         }
     }
     Ok(())
+}
+
+/// An endpoint could get a node's own address, and containers could not tell the two apart.
+fn check_underlays(map: &ClusterMap, cidr: IpNet) -> Decision<()> {
+    let mut nodes = map.nodes.values().map(|node| &node.object);
+    match nodes.find(|node| cidr.contains(&node.underlay)) {
+        Some(node) => {
+            let message = format!(
+                "subnet {cidr} contains the underlay address {} of node {}",
+                node.underlay, node.name
+            );
+            Err(Refusal::new("underlay_in_subnet", message)
+                .hint("choose another --subnet; `weft nodes` shows the underlay addresses"))
+        }
+        None => Ok(()),
+    }
 }
 
 /// The one value that belongs to a subnet.

@@ -8,7 +8,7 @@ use super::block::{Claim, allocate, claim, grant, unused_claims};
 use super::*;
 use crate::api::{NetworkChange, NetworkCreate};
 use crate::channel::NodeFacts;
-use crate::model::{Block, Change, EndpointId, Object, Transport};
+use crate::model::{Block, Change, EndpointId, Node, Object, Transport};
 
 mod model;
 
@@ -679,4 +679,46 @@ fn prune_takes_only_networks_without_endpoints_and_removal_names_at_most_three()
     assert_eq!(names, ["a", "b"]);
     apply(&mut map, changes);
     assert_eq!(map.networks.len(), 1);
+}
+
+#[test]
+fn a_subnet_never_contains_the_underlay_address_of_a_node() {
+    let mut map = cluster();
+    let refusal = refused(&map, &wish("blue", &["10.32.0.0/16", "192.0.2.0/30"]));
+    assert_eq!(refusal.code, "underlay_in_subnet");
+    for part in ["192.0.2.0/30", "192.0.2.1", "node n0"] {
+        assert!(refusal.message.contains(part), "{refusal:?}");
+    }
+    assert!(refusal.hint.unwrap().contains("--subnet"));
+    // Beside it is fine.
+    create(&mut map, &wish("blue", &["192.0.2.4/30", "10.32.0.0/16"])).unwrap();
+    let at = facts("10.32.0.9");
+    let joining = node::join(&map, &node_id(9), ("n9", &at)).unwrap_err();
+    let moving = node::update(&map, &node_id(1), &at).unwrap_err();
+    for refusal in [joining, moving] {
+        assert_eq!(refusal.code, "underlay_in_subnet");
+        for part in ["10.32.0.9", "10.32.0.0/16", "network blue"] {
+            assert!(refusal.message.contains(part), "{refusal:?}");
+        }
+        assert!(refusal.hint.unwrap().contains("weft network rm blue"));
+    }
+}
+
+#[test]
+fn a_member_whose_address_an_old_controller_let_a_subnet_contain_is_not_locked_out() {
+    let mut map = ClusterMap::default();
+    let old = create(&mut map, &wish("blue", &["192.0.2.0/24"])).unwrap();
+    let at = facts("192.0.2.1");
+    let node = Node {
+        id: node_id(0),
+        name: "n0".to_owned(),
+        underlay: at.underlay,
+        underlay_mtu: at.underlay_mtu,
+        vxlan_port: at.vxlan_port,
+        transports: at.transports.clone(),
+        version: "old".to_owned(),
+    };
+    apply(&mut map, vec![Change::Put(Object::Node(node))]);
+    assert_eq!(node::update(&map, &node_id(0), &at).unwrap().len(), 1);
+    assert!(old.subnet_of(at.underlay).is_some());
 }

@@ -246,6 +246,19 @@ fn removing_goes_on_after_a_failure_and_inspecting_too() {
         (found.as_array().unwrap().len(), &found[0]["name"]),
         (1, &"blue".into())
     );
+    // What is left when nothing could be done is an empty list, as with docker, and the errors.
+    let (code, out, err) = agent.run(&["network", "inspect", "red"]);
+    assert_eq!((code, out.as_str()), (1, "[]\n"));
+    assert_eq!(err, "error: network \"red\" has 2 endpoints\n");
+    let (code, out, err) = agent.run(&["network", "rm", "red", "--json"]);
+    assert_eq!(
+        (code, serde_json::from_str::<Value>(&out).unwrap()),
+        (1, json!({"removed": []}))
+    );
+    assert_eq!(
+        serde_json::from_str::<Value>(&err).unwrap()["error"]["code"],
+        "in_use"
+    );
     assert_eq!(
         agent.run(&["node", "rm", "host2"]),
         (0, "host2\n".into(), String::new())
@@ -316,6 +329,13 @@ fn waiting_begins_before_the_agent_listens() {
     std::thread::sleep(std::time::Duration::from_millis(300));
     let listener = UnixListener::bind(&socket).unwrap();
     let (mut stream, _) = listener.accept().unwrap();
+    // An answer that is faster than its question would be refused.
+    let mut asked = Vec::new();
+    while !asked.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        asked.extend_from_slice(&byte);
+    }
     let reply = status(true).to_string();
     let length = reply.len();
     write!(
@@ -382,4 +402,27 @@ fn something_else_at_the_socket_is_no_agent() {
     let (code, _, err) = run(&["ports", "--socket", socket.to_str().unwrap()]);
     assert_eq!(code, 1);
     assert!(err.contains("is no weft agent"), "{err}");
+}
+
+#[test]
+fn stopping_an_agent_tells_what_goes_and_what_stays() {
+    let agent = FakeAgent::start(vec![(
+        "POST /v1/stop",
+        200,
+        json!({"removed": ["web", "db"], "left": 0}),
+    )]);
+    let socket = agent.socket();
+    // An agent that ends takes its socket away.
+    let remover = std::thread::spawn({
+        let socket = socket.clone();
+        move || {
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            std::fs::remove_file(socket).unwrap();
+        }
+    });
+    let told = agent.run(&["agent", "stop", "--remove-ports"]);
+    assert_eq!(told, (0, "web\ndb\n".into(), String::new()));
+    assert!(!socket.exists(), "it waits for the agent's end");
+    remover.join().unwrap();
+    assert_eq!(agent.seen()[0].body, json!({"remove_ports": true}));
 }

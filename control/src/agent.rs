@@ -4,7 +4,7 @@
 //! | file | what |
 //! |---|---|
 //! | `startup` | from a configuration to a running agent: identity, join, what survived the last one |
-//! | `attach` | connect and disconnect: the life of a port |
+//! | `attach`, `detach` | connect and disconnect: beginning and end of a port |
 //! | `session` | the control channel's events, and telling the controller what it missed |
 //! | `reconcile` | map and ports -> `plan` -> `assemble::Fabric` |
 //! | `ipam` | which address |
@@ -16,6 +16,7 @@
 
 mod assemble;
 mod attach;
+mod detach;
 mod error;
 mod ipam;
 mod keeper;

@@ -114,6 +114,11 @@ fn one_host_alone_needs_no_controller_and_keeps_its_networks_over_a_restart() {
     host.spawn_agent(&["--standalone", "--node", "alone"]);
     host.wait_up();
     host.wait_in_sync();
+    let told = host.weft(&["status"]);
+    assert!(
+        told.contains("none (standalone") && !told.contains("on lo"),
+        "{told}"
+    );
     host.weft(&[
         "network",
         "create",

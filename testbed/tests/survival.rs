@@ -7,7 +7,7 @@
 )]
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use weft_testbed::lab::say;
 use weft_testbed::lab::traffic::{Prober, answers, iperf_start, ping, transfer};
@@ -112,6 +112,13 @@ fn ports_outlive_an_orderly_stop_too() {
     let (pair, c1, c3) = blue(Lab::new());
     let before = interface(&c1);
     pair.host1.stop_agent();
+    let (log, holders) = (pair.host1.agent().log(), pair.host1.holders());
+    let last = log.lines().last().unwrap_or_default();
+    assert!(
+        last.contains("--remove-ports") && last.contains(&format!("kill {}", holders[0])),
+        "the agent says what stays and how to end it: {last}"
+    );
+    assert!(!log.contains("WARN"), "{log}");
     assert!(!answers(&c1.ns, c3.ip()), "nobody forwards");
     assert_eq!(interface(&c1), before);
     pair.host1.restart_agent();
@@ -119,6 +126,47 @@ fn ports_outlive_an_orderly_stop_too() {
     assert_eq!(interface(&c1), before);
     let status = pair.host1.wait_in_sync();
     assert!(status.ports_survive && status.ports == 1, "{status:?}");
+}
+
+#[test]
+fn an_agent_that_is_stopped_with_its_ports_leaves_nothing() {
+    let (pair, c1, c3) = blue(Lab::new());
+    // Without the flag it is what SIGTERM does.
+    pair.host2.weft(&["agent", "stop"]);
+    assert!(pair.host2.agent().expect_end(NOTICE_MAX).success());
+    assert_eq!(c3.ns.ifnames(), ["eth0"]);
+    pair.host2.restart_agent();
+    pair.wait_in_sync();
+    ping(&c1.ns, c3.ip());
+    let told: serde_json::Value = pair.host1.json(&["agent", "stop", "--remove-ports"]);
+    assert_eq!(told, serde_json::json!({"removed": ["c1"], "left": 0}));
+    assert!(pair.host1.agent().expect_end(NOTICE_MAX).success());
+    assert_eq!(c1.ns.ifnames(), Vec::<String>::new());
+    wait_until(Duration::from_secs(5), "the fd holder ends", || {
+        pair.host1.holders().is_empty()
+    });
+    pair.host2.wait_in_sync();
+    let members = pair.host2.network("blue").members;
+    assert_eq!(members.len(), 1, "{members:?}");
+    pair.host1.restart_agent();
+    assert_eq!(pair.host1.ports(), vec![]);
+}
+
+#[test]
+fn a_controller_that_was_just_killed_holds_nobody_up() {
+    let (pair, _c1, c3) = blue(Lab::alone());
+    let ns = pair.lab.namespace("c2");
+    pair.controller.kill();
+    let since = Instant::now();
+    pair.host1.connect("blue", &ns, &[]);
+    let connect = since.elapsed();
+    let since = Instant::now();
+    pair.host2.disconnect("blue", &c3.ns);
+    let disconnect = since.elapsed();
+    say(&format!(
+        "controller just killed: connect {connect:?}, disconnect {disconnect:?}"
+    ));
+    assert!(connect.max(disconnect) < NOTICE_MAX);
 }
 
 #[test]
@@ -138,10 +186,13 @@ fn hosts_go_on_without_the_controller_and_agree_when_it_is_back() {
     pair.host2.kill_agent();
     pair.host2.restart_agent();
     ping(&c4.ns, c1.ip());
-    let status = pair.host1.status();
-    assert!(
-        !status.in_sync && status.controller.connected.is_none(),
-        "{status:?}"
+    wait_until(
+        Duration::from_secs(10),
+        "the agent knows that it is alone",
+        || {
+            let status = pair.host1.status();
+            !status.in_sync && status.controller.connected.is_none()
+        },
     );
 
     pair.controller.start();

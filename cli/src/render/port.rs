@@ -47,7 +47,11 @@ pub(crate) fn stopped(told: &Stopping) -> String {
         0 => lines(&told.removed),
         left => line(format_args!(
             "{left} {} for the next start of the agent",
-            if left == 1 { "port stays" } else { "ports stay" }
+            if left == 1 {
+                "port stays"
+            } else {
+                "ports stay"
+            }
         )),
     }
 }

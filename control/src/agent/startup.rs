@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -17,93 +16,30 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 use weft_switch::PortEvent;
 use weft_tunnel::TunnelError;
-use weft_wire::Mtu;
 
 use super::assemble::{Fabric, FabricError};
-use super::serve::{self, Phase, SocketError};
-use super::state::{PortRecord, SavedMap, StateDir, StateError};
+use super::serve::{self, Phase};
+use super::state::{PortRecord, SavedMap, StateDir};
 use super::{Agent, AgentConfig, Applied, Channel, Facts, Inner, keeper::Keeper};
 use super::{reconcile, session};
-use crate::channel::{self, JoinError, JoinRequest, Link, LinkConfig, NodeFacts};
-use crate::controller::{self, ControllerConfig, ControllerError, ControllerHandle};
-use crate::identity::{Identity, IdentityError, JoinToken};
-use crate::link;
-use crate::model::{self, EndpointId, Transport};
+use crate::channel::{self, Link, LinkConfig, NodeFacts};
+use crate::controller::{self, ControllerConfig, ControllerHandle};
+use crate::identity::Identity;
+use crate::model::Transport;
 
-/// What a standalone agent's tunnels are bound to when nobody says otherwise: nothing comes or goes there.
-const STANDALONE_UNDERLAY: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-/// With this underlay MTU a standalone host's networks get Ethernet's 1500.
-const STANDALONE_UNDERLAY_MTU: u32 = 1550;
-/// Between two tries to reach a controller to join.
-const JOIN_AGAIN: Duration = Duration::from_millis(500);
+mod error;
+mod membership;
+mod restore;
+mod underlay;
+
+pub use error::AgentError;
+use membership::{check_name, join};
+use underlay::{Underlay, find_underlay};
+
 /// How long a stopping agent goes on with requests that it has begun to answer.
 const ANSWER_PATIENCE: Duration = Duration::from_millis(500);
 /// A predecessor that is just dying may hold the tunnel's port a moment longer than the state directory's lock.
 const PORT_PATIENCE: Duration = Duration::from_millis(500);
-
-/// Why an agent doesn't run.
-#[derive(Debug, thiserror::Error)]
-pub enum AgentError {
-    /// The state directory.
-    #[error(transparent)]
-    State(#[from] StateError),
-    /// The local API's socket.
-    #[error(transparent)]
-    Socket(#[from] SocketError),
-    /// This node's certificate and key.
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-    /// Switch or tunnel.
-    #[error(transparent)]
-    Fabric(#[from] FabricError),
-    /// The controller inside a standalone agent.
-    #[error(transparent)]
-    Controller(#[from] ControllerError),
-    /// The cluster won't have us.
-    #[error("cannot join the cluster: {0}")]
-    Join(#[source] JoinError),
-    /// Something must be given the first time.
-    #[error("{what} is missing: {why}; give {flag}")]
-    Missing {
-        /// In words.
-        what: &'static str,
-        /// Why it is needed.
-        why: &'static str,
-        /// The flag.
-        flag: &'static str,
-    },
-    /// A name or token that can't be used.
-    #[error("{0}")]
-    Invalid(String),
-    /// The underlay address isn't this host's.
-    #[error(
-        "this host has no address {address}: tunnels can't be bound to it; give --underlay one of {have}"
-    )]
-    NotOurAddress {
-        /// What was asked for.
-        address: IpAddr,
-        /// What is there.
-        have: String,
-    },
-    /// The node belongs to another name.
-    #[error("state directory {dir} belongs to node {is}, not {wanted}; leave out --node, or give another --state", dir = dir.display())]
-    OtherName {
-        /// The directory.
-        dir: PathBuf,
-        /// Who it belongs to.
-        is: String,
-        /// Who it should be.
-        wanted: String,
-    },
-    /// The operating system.
-    #[error("cannot {what}: {source}")]
-    System {
-        /// The verb.
-        what: &'static str,
-        /// The cause.
-        source: io::Error,
-    },
-}
 
 /// What the state directory remembers of the flags.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -247,69 +183,6 @@ impl Running {
     }
 }
 
-#[derive(Clone, Debug)]
-struct Underlay {
-    address: IpAddr,
-    ifname: String,
-    mtu: Mtu,
-    /// There is no other host: only the MTU counts, for the networks of this one.
-    standalone: bool,
-}
-
-async fn find_underlay(settings: &Settings) -> Result<Underlay, AgentError> {
-    let address = match (settings.underlay, settings.standalone) {
-        (Some(address), _) => address,
-        (None, true) => STANDALONE_UNDERLAY,
-        (None, false) => {
-            return Err(AgentError::Missing {
-                what: "the underlay address",
-                why: "tunnels are bound to it and other hosts reach this one by it",
-                flag: "--underlay IP",
-            });
-        }
-    };
-    if settings.standalone && address.is_loopback() {
-        // In a fresh network namespace even loopback is down.
-        link::ensure_loopback_up()
-            .await
-            .map_err(|error| AgentError::System {
-                what: "bring up loopback",
-                source: io::Error::other(error),
-            })?;
-        let mtu = Mtu::new(STANDALONE_UNDERLAY_MTU).expect("a constant in range");
-        return Ok(Underlay {
-            address,
-            ifname: "lo".to_owned(),
-            mtu,
-            standalone: true,
-        });
-    }
-    let failed = |error| AgentError::System {
-        what: "list this host's addresses",
-        source: io::Error::other(error),
-    };
-    match link::local_link_of_address(address).await.map_err(failed)? {
-        Some(found) => {
-            let mtu = Mtu::new(found.mtu.min(Mtu::MAX)).unwrap_or(Mtu::ETHERNET);
-            Ok(Underlay {
-                address,
-                ifname: found.ifname,
-                mtu,
-                standalone: false,
-            })
-        }
-        None => {
-            let have = link::local_addresses().await.map_err(failed)?;
-            let have = have
-                .iter()
-                .map(IpAddr::to_string)
-                .collect::<Vec<_>>()
-                .join(", ");
-            Err(AgentError::NotOurAddress { address, have })
-        }
-    }
-}
-
 async fn start_own_controller(state: &StateDir) -> Result<ControllerHandle, AgentError> {
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let config = ControllerConfig {
@@ -319,95 +192,6 @@ async fn start_own_controller(state: &StateDir) -> Result<ControllerHandle, Agen
     let handle = controller::start(config).await?;
     info!(address = %handle.address(), "standalone: own controller started");
     Ok(handle)
-}
-
-fn check_name(identity: Identity, config: &AgentConfig) -> Result<Identity, AgentError> {
-    match &config.node {
-        Some(wanted) if *wanted != identity.node_name => Err(AgentError::OtherName {
-            dir: config.state.clone(),
-            is: identity.node_name,
-            wanted: wanted.clone(),
-        }),
-        Some(_) | None => Ok(identity),
-    }
-}
-
-/// Becomes a member: asks the controllers in turn until one answers; a refusal is final.
-async fn join(
-    config: &AgentConfig,
-    state: &StateDir,
-    own: Option<&ControllerHandle>,
-    facts: &NodeFacts,
-    phase: &watch::Sender<Phase>,
-) -> Result<Identity, AgentError> {
-    let name = match &config.node {
-        Some(name) => name.clone(),
-        None => hostname()?,
-    };
-    model::check_name("node", &name)
-        .map_err(|why| AgentError::Invalid(format!("{why}; give --node")))?;
-    let (controllers, token) = match own {
-        Some(own) => (
-            vec![own.address()],
-            own.mint_token(Duration::from_secs(60)).await?,
-        ),
-        None => (config.controllers.clone(), given_token(config)?),
-    };
-    let request = JoinRequest {
-        node_name: name,
-        facts: facts.clone(),
-    };
-    let mut said = None;
-    loop {
-        match channel::join(&controllers, &token, &request, &state.path("identity")).await {
-            Ok(identity) => {
-                info!(node = %identity.node_name, cluster = %identity.cluster, "joined the cluster");
-                return Ok(identity);
-            }
-            Err(error) if error.is_final() => return Err(AgentError::Join(error)),
-            Err(error) => {
-                let why = format!("the agent can't join its cluster yet: {error}");
-                if said.as_ref() != Some(&why) {
-                    warn!("{why}; trying again");
-                    phase.send_replace(Phase::Joining(why.clone()));
-                    said = Some(why);
-                }
-                tokio::time::sleep(JOIN_AGAIN).await;
-            }
-        }
-    }
-}
-
-fn given_token(config: &AgentConfig) -> Result<JoinToken, AgentError> {
-    const FIRST: &str = "this state directory isn't a member of a cluster yet";
-    if config.controllers.is_empty() {
-        let flag = "--join IP:PORT of a controller (or --standalone for a single host)";
-        return Err(AgentError::Missing {
-            what: "a controller",
-            why: FIRST,
-            flag,
-        });
-    }
-    let Some(token) = &config.token else {
-        let flag = "--token with what `weft controller token` prints on the controller";
-        return Err(AgentError::Missing {
-            what: "a join token",
-            why: FIRST,
-            flag,
-        });
-    };
-    token
-        .trim()
-        .parse()
-        .map_err(|error| AgentError::Invalid(format!("join token: {error}")))
-}
-
-fn hostname() -> Result<String, AgentError> {
-    let name = nix::unistd::gethostname().map_err(|errno| AgentError::System {
-        what: "read the host's name",
-        source: errno.into(),
-    })?;
-    Ok(name.to_string_lossy().into_owned())
 }
 
 /// Starts forwarding with what the last agent left, then calls the controller.
@@ -515,47 +299,6 @@ async fn follow_ports(agent: Arc<Agent>, mut events: mpsc::UnboundedReceiver<Por
             // Each on its own: a hundred namespaces may die at once.
             tokio::spawn(async move { agent.take_down(&endpoint.id).await });
         }
-    }
-}
-
-impl Agent {
-    /// Plugs in again what survived the last agent, and forgets what didn't.
-    async fn restore(self: &Arc<Self>, records: Vec<PortRecord>) -> Result<(), AgentError> {
-        let known: BTreeSet<EndpointId> = records
-            .iter()
-            .map(|record| record.endpoint.id.clone())
-            .collect();
-        for name in self.keeper.names() {
-            if !known.contains(&EndpointId(name.clone())) {
-                info!(port = name, "half-made port of the last agent destroyed");
-                self.keeper.forget(&name);
-            }
-        }
-        // Networks and peers first: frames have been waiting in the ports' rings.
-        self.reconcile();
-        let total = records.len();
-        let mut restored = 0;
-        for record in records {
-            let id = record.endpoint.id.clone();
-            let (name, netns) = (record.endpoint.name.clone(), record.netns.clone());
-            let fds = self.keeper.fetch(&id.0);
-            if !fds.is_empty() && self.add_port(record, fds).is_ok() {
-                restored += 1;
-            } else {
-                info!(port = %name, %netns, "port did not survive; its addresses are free again");
-                self.keeper.forget(&id.0);
-            }
-        }
-        self.reconcile();
-        if restored != total {
-            self.save_ports()
-                .await
-                .map_err(|error| AgentError::Invalid(error.reply.message))?;
-        }
-        if total > 0 {
-            info!(restored, lost = total - restored, "ports of the last agent");
-        }
-        Ok(())
     }
 }
 

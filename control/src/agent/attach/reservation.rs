@@ -1,0 +1,317 @@
+//! What a new endpoint is called and which addresses it has: taken here before anybody is told, and free again when the
+//! guard goes.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use weft_wire::MacAddr;
+
+use super::validate::OTHER_IP;
+use crate::agent::ipam::{self, Choice, Fixed};
+use crate::agent::views::node_name;
+use crate::agent::{Agent, ApiError, Inner, Pending};
+use crate::api;
+use crate::channel::Request;
+use crate::model::{self, Endpoint, EndpointId, Network, Subnet};
+use crate::netns::Netns;
+
+/// How often a block is asked for before the address is given up: two could be taken by attaches beside this one.
+const BLOCK_TRIES: usize = 4;
+
+/// A reservation: name and addresses are free again when it goes.
+pub(super) struct PendingGuard {
+    agent: Arc<Agent>,
+    id: EndpointId,
+}
+
+impl Drop for PendingGuard {
+    fn drop(&mut self) {
+        self.agent.inner().pending.remove(&self.id);
+    }
+}
+
+impl Inner {
+    fn pending_mut(&mut self, id: &EndpointId) -> &mut Pending {
+        self.pending
+            .get_mut(id)
+            .expect("a reservation lives as long as its guard")
+    }
+}
+
+impl Agent {
+    /// Takes a name. The guard gives name and addresses back when it goes.
+    pub(super) async fn reserve(
+        self: &Arc<Self>,
+        network: &Network,
+        request: &api::Connect,
+        netns: &Netns,
+    ) -> Result<PendingGuard, ApiError> {
+        let id = EndpointId(format!("{:016x}", rand::random::<u64>()));
+        let mut inner = self.inner();
+        if inner.stopping {
+            return Err(ApiError::unavailable("stopping", "the agent is stopping")
+                .hint("start it again with `weft agent run`"));
+        }
+        let name = match &request.name {
+            Some(name) => {
+                if let Some(node) = name_holder(&inner, network, name) {
+                    return Err(ApiError::conflict(
+                        "name_taken",
+                        format!(
+                            "endpoint name {name} is taken on network {} (node {node})",
+                            network.name
+                        ),
+                    )
+                    .hint("choose another --name, or disconnect the other one"));
+                }
+                name.clone()
+            }
+            None => free_name(&inner, network, &base_name(netns), &self.facts.node_name),
+        };
+        let endpoint = Endpoint {
+            id: id.clone(),
+            network: network.id.clone(),
+            node: self.facts.node.clone(),
+            name,
+            aliases: request.aliases.clone(),
+            mac: MacAddr::ZERO,
+            ips: Vec::new(),
+            epoch: inner.next_epoch(),
+        };
+        inner.pending.insert(
+            id.clone(),
+            Pending {
+                endpoint,
+                complete: false,
+            },
+        );
+        drop(inner);
+        Ok(PendingGuard {
+            agent: Arc::clone(self),
+            id,
+        })
+    }
+
+    /// Finds the addresses and the MAC.
+    pub(super) async fn fill(
+        self: &Arc<Self>,
+        pending: &PendingGuard,
+        network: &Network,
+        request: &api::Connect,
+    ) -> Result<Endpoint, ApiError> {
+        for subnet in &network.subnets {
+            let fixed = request.ips.iter().find(|ip| subnet.cidr.contains(*ip));
+            match fixed {
+                Some(ip) => self.take_fixed(pending, network, *ip).await?,
+                None => self.take_any(pending, network, subnet).await?,
+            }
+        }
+        let mut inner = self.inner();
+        let ips = inner.pending[&pending.id].endpoint.ips.clone();
+        let mac = request
+            .mac
+            .unwrap_or_else(|| free_mac(&inner, network, &ips));
+        if let Some(holder) = mac_holder(&inner, network, mac) {
+            return Err(ApiError::conflict(
+                "mac_taken",
+                format!(
+                    "MAC {mac} is taken on network {} by endpoint {holder}",
+                    network.name
+                ),
+            )
+            .hint("choose another --mac, or leave it out"));
+        }
+        let pending = inner
+            .pending
+            .get_mut(&pending.id)
+            .expect("the guard keeps it");
+        pending.endpoint.mac = mac;
+        pending.complete = true;
+        Ok(pending.endpoint.clone())
+    }
+
+    async fn take_any(
+        self: &Arc<Self>,
+        pending: &PendingGuard,
+        network: &Network,
+        subnet: &Subnet,
+    ) -> Result<(), ApiError> {
+        for _ in 0..BLOCK_TRIES {
+            {
+                let mut inner = self.inner();
+                let taken = inner.taken();
+                let choice = ipam::choose(&inner.map, &taken, &self.facts.node, (network, subnet));
+                if let Choice::Address(ip) = choice {
+                    inner.pending_mut(&pending.id).endpoint.ips.push(ip);
+                    return Ok(());
+                }
+            }
+            let request = Request::AllocateBlock {
+                network: network.id.clone(),
+                subnet: subnet.cidr,
+            };
+            self.ask(request).await.map_err(|error| {
+                if error.reply.code != "offline" {
+                    return error;
+                }
+                ApiError::unavailable(
+                    "no_block",
+                    format!(
+                        "this node has no free address of subnet {} of network {} left, and no controller answers to give it more",
+                        subnet.cidr, network.name
+                    ),
+                )
+                .hint("see `weft status`; what is connected already keeps working")
+            })?;
+        }
+        Err(ApiError::unavailable(
+            "busy",
+            format!(
+                "too many endpoints are connecting to network {} at once",
+                network.name
+            ),
+        )
+        .hint("try again"))
+    }
+
+    async fn take_fixed(
+        self: &Arc<Self>,
+        pending: &PendingGuard,
+        network: &Network,
+        ip: IpAddr,
+    ) -> Result<(), ApiError> {
+        for attempt in 0..2 {
+            {
+                let mut inner = self.inner();
+                let taken = inner.taken();
+                let verdict = ipam::judge(&inner.map, &taken, &self.facts.node, (network, ip));
+                match verdict {
+                    Fixed::Ours => {
+                        inner.pending_mut(&pending.id).endpoint.ips.push(ip);
+                        return Ok(());
+                    }
+                    Fixed::Claim if attempt == 0 => {}
+                    Fixed::Held { endpoint, node } => {
+                        let node = node_name(&inner.map, &node);
+                        return Err(ip_taken(
+                            network,
+                            ip,
+                            &format!("endpoint {endpoint} on node {node}"),
+                        ));
+                    }
+                    Fixed::Claim | Fixed::Busy => {
+                        return Err(ip_taken(network, ip, "another request that is under way"));
+                    }
+                    Fixed::Unusable(why) => {
+                        return Err(ApiError::bad_request("bad_ip", why).hint(OTHER_IP));
+                    }
+                }
+            }
+            self.ask(Request::ClaimAddress { network: network.id.clone(), ip }).await.map_err(
+                |error| match error.reply.code.as_str() {
+                    "offline" => ApiError::unavailable(
+                        "offline",
+                        format!("{ip} is outside this node's address blocks of network {}, and no controller answers to claim it", network.name),
+                    )
+                    .hint("leave out --ip to take an address of this node's own blocks, or see `weft status`"),
+                    _ => error,
+                },
+            )?;
+        }
+        Err(ip_taken(
+            network,
+            ip,
+            "another node that claimed it at the same moment",
+        ))
+    }
+}
+
+fn base_name(netns: &Netns) -> String {
+    let base: String = Path::new(netns.name())
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default()
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+        .take(48)
+        .collect();
+    // /proc/PID/ns/net says nothing by its last part.
+    let fine = base != "net" && model::check_name("endpoint", &base).is_ok();
+    if fine {
+        base
+    } else {
+        format!("ns-{}", netns.id().1)
+    }
+}
+
+fn name_holder(inner: &Inner, network: &Network, name: &str) -> Option<String> {
+    let local = inner
+        .pending
+        .values()
+        .map(|pending| &pending.endpoint)
+        .chain(inner.ports.values().map(|port| &port.record.endpoint))
+        .filter(|endpoint| endpoint.network == network.id);
+    inner
+        .map
+        .endpoints_of(&network.id)
+        .chain(local)
+        .find(|endpoint| endpoint.name == name)
+        .map(|endpoint| node_name(&inner.map, &endpoint.node))
+}
+
+/// The namespace's name, or with this node's name behind it, or with a number behind that.
+fn free_name(inner: &Inner, network: &Network, base: &str, node: &str) -> String {
+    let mut candidates = std::iter::once(base.to_owned())
+        .chain(std::iter::once(format!("{base}-{node}")))
+        .chain((2..).map(|number| format!("{base}-{number}")))
+        .filter(|name| model::check_name("endpoint", name).is_ok());
+    candidates
+        .find(|name| name_holder(inner, network, name).is_none())
+        .expect("numbers don't end")
+}
+
+fn mac_holder(inner: &Inner, network: &Network, mac: MacAddr) -> Option<String> {
+    let local = inner
+        .pending
+        .values()
+        .map(|pending| &pending.endpoint)
+        .chain(inner.ports.values().map(|port| &port.record.endpoint))
+        .filter(|endpoint| endpoint.network == network.id);
+    let mut all = inner.map.endpoints_of(&network.id).chain(local);
+    all.find(|endpoint| endpoint.mac == mac).map(|endpoint| {
+        format!(
+            "{} on node {}",
+            endpoint.name,
+            node_name(&inner.map, &endpoint.node)
+        )
+    })
+}
+
+fn free_mac(inner: &Inner, network: &Network, ips: &[IpAddr]) -> MacAddr {
+    let wanted = ipam::mac_for(ips, rand::random());
+    if mac_holder(inner, network, wanted).is_none() {
+        return wanted;
+    }
+    // Somebody set the address by hand that goes with this IP.
+    loop {
+        let mac = ipam::mac_for(&[], rand::random());
+        if mac_holder(inner, network, mac).is_none() {
+            return mac;
+        }
+    }
+}
+
+fn ip_taken(network: &Network, ip: IpAddr, holder: &str) -> ApiError {
+    ApiError::conflict(
+        "ip_taken",
+        format!(
+            "address {ip} of network {} is taken by {holder}",
+            network.name
+        ),
+    )
+    .hint(format!(
+        "choose another --ip, or leave it out; `weft network inspect {}` lists who has what",
+        network.name
+    ))
+}

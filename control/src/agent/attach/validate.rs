@@ -1,0 +1,92 @@
+//! Whether a connect makes sense at all, before anything is looked up or taken.
+
+use crate::agent::ApiError;
+use crate::api;
+use crate::model::{self, Network};
+
+/// What to do about an address that can't be had.
+pub(super) const OTHER_IP: &str =
+    "choose another --ip, or leave it out; `weft network inspect` shows subnets and gateways";
+
+pub(super) fn check_request(request: &api::Connect) -> Result<(), ApiError> {
+    let bad_name =
+        |why| ApiError::bad_request("bad_name", why).hint("choose another --name or --alias");
+    if let Some(name) = &request.name {
+        model::check_name("endpoint", name).map_err(bad_name)?;
+    }
+    for alias in &request.aliases {
+        model::check_name("alias", alias).map_err(bad_name)?;
+    }
+    if let Some(ifname) = &request.ifname {
+        check_ifname(ifname)?;
+    }
+    if let Some(mac) = request.mac.filter(|mac| !mac.is_station()) {
+        return Err(ApiError::bad_request(
+            "bad_mac",
+            format!("{mac} cannot be an interface's address: it is a group address or all zeros"),
+        )
+        .hint("choose another --mac, or leave it out"));
+    }
+    Ok(())
+}
+
+/// What the kernel takes as an interface name (dev_valid_name: 1 to 15 bytes, no `/`, no `:`, no space).
+fn check_ifname(ifname: &str) -> Result<(), ApiError> {
+    let good = (1..=15).contains(&ifname.len())
+        && !matches!(ifname, "." | "..")
+        && ifname
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'/' | b':' | b'%'));
+    if good {
+        return Ok(());
+    }
+    Err(ApiError::bad_request(
+        "bad_ifname",
+        format!(
+            "interface name {ifname:?} is not usable: take 1 to 15 printable characters without '/', ':', '%' or space"
+        ),
+    )
+    .hint("choose another --ifname, or leave it out"))
+}
+
+pub(super) fn check_fit(network: &Network, request: &api::Connect) -> Result<(), ApiError> {
+    if network.is_plain_l2() && !request.ips.is_empty() {
+        return Err(ApiError::bad_request(
+            "no_subnet",
+            format!("network {} has no subnet: it gives no addresses", network.name),
+        )
+        .hint("leave out --ip and set addresses inside the namespace, or create the network with --subnet"));
+    }
+    for (index, ip) in request.ips.iter().enumerate() {
+        let Some(subnet) = network.subnet_of(*ip) else {
+            let subnets: Vec<String> = network
+                .subnets
+                .iter()
+                .map(|subnet| subnet.cidr.to_string())
+                .collect();
+            return Err(ApiError::bad_request(
+                "bad_ip",
+                format!(
+                    "{ip} is in no subnet of network {} ({})",
+                    network.name,
+                    subnets.join(", ")
+                ),
+            )
+            .hint(OTHER_IP));
+        };
+        if request.ips[..index]
+            .iter()
+            .any(|other| subnet.cidr.contains(other))
+        {
+            return Err(ApiError::bad_request(
+                "bad_ip",
+                format!(
+                    "more than one --ip is in subnet {} of network {}",
+                    subnet.cidr, network.name
+                ),
+            )
+            .hint("an endpoint has one address of each subnet"));
+        }
+    }
+    Ok(())
+}

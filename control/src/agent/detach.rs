@@ -1,0 +1,149 @@
+//! The end of a port: `disconnect`, or the death of its namespace, takes back what `attach` made.
+//!
+//! The file descriptors go first and the record on disk after them, so a record without file descriptors always means a
+//! dead port.
+
+use std::sync::Arc;
+
+use tracing::{info, warn};
+
+use super::attach::open_netns;
+use super::views::{node_name, port_view};
+use super::{Agent, ApiError, Inner, Port};
+use crate::api;
+use crate::model::EndpointId;
+
+impl Agent {
+    /// `weft network disconnect`.
+    ///
+    /// # Errors
+    /// [`ApiError`] when no port, or more than one, fits the description.
+    pub(super) async fn disconnect(
+        self: &Arc<Self>,
+        network: &str,
+        request: api::Disconnect,
+    ) -> Result<api::Port, ApiError> {
+        let id = self.find_port(network, &request).await?;
+        let gone = || {
+            ApiError::not_found(
+                "not_connected",
+                format!("that port of network {network} is just going"),
+            )
+        };
+        let view = {
+            let inner = self.inner();
+            let port = inner.ports.get(&id).ok_or_else(gone)?;
+            let traffic = self.fabric().port_traffic(port.id);
+            port_view(port, traffic)
+        };
+        if !self.take_down(&id).await {
+            return Err(gone());
+        }
+        info!(network, port = %view.name, "disconnected");
+        Ok(view)
+    }
+
+    async fn find_port(
+        &self,
+        network: &str,
+        request: &api::Disconnect,
+    ) -> Result<EndpointId, ApiError> {
+        let netns = match (&request.netns, &request.name) {
+            (None, None) => {
+                return Err(ApiError::bad_request(
+                    "bad_request",
+                    "disconnect needs a namespace (--netns, --pid) or an endpoint name (--name)",
+                ));
+            }
+            (Some(netns), None) => Some(open_netns(netns).await?),
+            // The name is enough, also when the namespace has gone.
+            (_, Some(_)) => None,
+        };
+        let inner = self.inner();
+        let fits = |port: &&Port| {
+            port.record.network_name == network
+                && match (&request.name, &netns) {
+                    (Some(name), _) => port.record.endpoint.name == *name,
+                    (None, Some(netns)) => port.record.netns_id == netns.id(),
+                    (None, None) => false,
+                }
+        };
+        let found: Vec<&Port> = inner.ports.values().filter(fits).collect();
+        match found.as_slice() {
+            [port] => Ok(port.record.endpoint.id.clone()),
+            [] => Err(not_connected(&inner, network, request)),
+            [first, ..] => Err(ApiError::conflict(
+                "ambiguous",
+                format!(
+                    "{} has {} ports on network {network}",
+                    first.record.netns,
+                    found.len()
+                ),
+            )
+            .hint("say which one with --name; see `weft ports`")),
+        }
+    }
+
+    /// Takes a port down and everything with it. False when it was being taken down already.
+    pub(super) async fn take_down(self: &Arc<Self>, id: &EndpointId) -> bool {
+        {
+            let mut inner = self.inner();
+            if !inner.ports.contains_key(id) || !inner.leaving.insert(id.clone()) {
+                return false;
+            }
+        }
+        self.unplug(id).await;
+        if let Err(error) = self.save_ports().await {
+            // The record outlives its TAP: the next start sees that and drops it.
+            warn!(error = %error.reply.message, "port is gone but still on disk");
+        }
+        self.withdraw(id).await;
+        self.changed.notify_one();
+        true
+    }
+
+    /// Pulls the port's plug: switch, holder and our own file descriptors, whereupon the kernel destroys the TAP.
+    pub(super) async fn unplug(self: &Arc<Self>, id: &EndpointId) {
+        let (agent, id) = (Arc::clone(self), id.clone());
+        let done = tokio::task::spawn_blocking(move || {
+            agent.fabric().remove_port(&id);
+            agent.keeper.forget(&id.0);
+            let port = {
+                let mut inner = agent.inner();
+                inner.leaving.remove(&id);
+                inner.ports.remove(&id)
+            };
+            // Closing the last file descriptor waits for the kernel to tear the device down: not under a lock.
+            drop(port);
+        });
+        if done.await.is_err() {
+            warn!("taking a port down failed half-way; the next start of the agent cleans up");
+        }
+    }
+}
+
+fn not_connected(inner: &Inner, network: &str, request: &api::Disconnect) -> ApiError {
+    let what = match (&request.name, &request.netns) {
+        (Some(name), _) => format!("endpoint {name}"),
+        (None, Some(api::NetnsArg::Name(name))) => format!("namespace {name}"),
+        (None, Some(api::NetnsArg::Path(path))) => format!("namespace {}", path.display()),
+        (None, Some(api::NetnsArg::Pid(pid))) => format!("process {pid}"),
+        (None, None) => "nothing".to_owned(),
+    };
+    let elsewhere = request.name.as_ref().and_then(|name| {
+        let network = inner.map.network_named(network)?;
+        let endpoint = inner
+            .map
+            .endpoints_of(&network.id)
+            .find(|endpoint| endpoint.name == *name)?;
+        Some(node_name(&inner.map, &endpoint.node))
+    });
+    let error = ApiError::not_found(
+        "not_connected",
+        format!("{what} has no port on network {network} on this node"),
+    );
+    match elsewhere {
+        Some(node) => error.hint(format!("it is on node {node}: disconnect it there")),
+        None => error.hint("see `weft ports`"),
+    }
+}

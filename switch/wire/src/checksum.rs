@@ -1,16 +1,24 @@
 //! The Internet checksum (RFC 1071). Summing payload is the costliest thing weft does to a byte, hence the wide sum.
 //!
 //! The sum is kept in the machine's byte order (RFC 1071 section 2 (B): ones' complement sums may be taken in either)
-//! and turned only once, at the end.
+//! and turned only once, at the end. While under way it has 64 bits: 2^64 - 1 is a multiple of 2^16 - 1, so that adding
+//! 64-bit words with end-around carry and folding at the end gives the sum of the 16-bit words.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::ipv4::IpProtocol;
 
+mod lanes;
+#[cfg(target_arch = "x86_64")]
+mod sys;
+
+/// Bytes from which on many lanes are faster than one, the detection of what the processor has included.
+const MANY: usize = 128;
+
 /// A ones' complement sum under way. Pieces must start at even offsets of what is summed: only the last may be odd.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sum(
-    /// At most 33 bits, in machine order.
+    /// In machine order, with the carries out of 64 bits brought around.
     u64,
 );
 
@@ -21,27 +29,13 @@ impl Sum {
     /// The sum of `bytes`, an odd last one padded with zero.
     #[inline]
     pub fn of(bytes: &[u8]) -> Self {
-        let mut lanes = [0u128; 4];
-        let (blocks, rest) = bytes.as_chunks::<32>();
-        for block in blocks {
-            let (words, _) = block.as_chunks::<8>();
-            for (lane, word) in lanes.iter_mut().zip(words) {
-                *lane += u128::from(u64::from_ne_bytes(*word));
-            }
+        if bytes.len() < MANY {
+            return Self(few(bytes));
         }
-        let [a, b, c, d] = lanes;
-        // A frame is below 2^20 bytes: the lanes are far from 128 bits.
-        let mut sum = a + b + c + d;
-        let (words, rest) = rest.as_chunks::<8>();
-        for word in words {
-            sum += u128::from(u64::from_ne_bytes(*word));
-        }
-        let mut last = [0; 8];
-        for (to, from) in last.iter_mut().zip(rest) {
-            *to = *from;
-        }
-        sum += u128::from(u64::from_ne_bytes(last));
-        Self(narrow(sum))
+        #[cfg(target_arch = "x86_64")]
+        return Self(sys::sum(bytes));
+        #[cfg(not(target_arch = "x86_64"))]
+        Self(lanes::sum(bytes))
     }
 
     /// This sum and `bytes`, which start at an even offset.
@@ -62,7 +56,7 @@ impl Sum {
     #[inline]
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
-        Self(narrow(u128::from(self.0) + u128::from(other.0)))
+        Self(plus_around(self.0, other.0))
     }
 
     /// This sum as if a 16-bit number had not been in it (RFC 1624: add its complement).
@@ -75,11 +69,11 @@ impl Sum {
     /// The sum in 16 bits, not complemented: what goes into the field of a checksum to be finished by offload.
     #[inline]
     pub fn folded(self) -> u16 {
-        let mut sum = self.0;
-        while sum > 0xffff {
-            sum = (sum & 0xffff) + (sum >> 16);
-        }
-        #[expect(clippy::cast_possible_truncation, reason = "the loop ends at 16 bits")]
+        let sum = (self.0 >> 32) + (self.0 & 0xffff_ffff);
+        let sum = (sum >> 32) + (sum & 0xffff_ffff);
+        let sum = (sum >> 16) + (sum & 0xffff);
+        let sum = (sum >> 16) + (sum & 0xffff);
+        #[expect(clippy::cast_possible_truncation, reason = "33 bits, 32, 17, 16")]
         u16::from_be(sum as u16)
     }
 
@@ -100,14 +94,30 @@ impl Sum {
     }
 }
 
-/// Ends the carries of a sum of 64-bit words: 128 bits to 33.
+/// End-around carry. Zero only if both are.
+#[inline(always)]
+const fn plus_around(a: u64, b: u64) -> u64 {
+    let (sum, carry) = a.overflowing_add(b);
+    sum + carry as u64
+}
+
+/// The sum of a header or of what is left after the lanes.
 #[inline]
-fn narrow(sum: u128) -> u64 {
-    let mask = u128::from(u32::MAX);
-    let sum = (sum & mask) + ((sum >> 32) & mask) + ((sum >> 64) & mask) + (sum >> 96);
-    #[expect(clippy::cast_possible_truncation, reason = "four numbers of 32 bits")]
-    let sum = sum as u64;
-    (sum & 0xffff_ffff) + (sum >> 32)
+fn few(bytes: &[u8]) -> u64 {
+    let (words, rest) = bytes.as_chunks::<8>();
+    let words = words.iter().map(|word| u64::from_ne_bytes(*word));
+    plus_around(words.fold(0, plus_around), last(rest))
+}
+
+/// Less than 8 bytes as if zeros followed, taken in at most three reads.
+#[inline(always)]
+fn last(bytes: &[u8]) -> u64 {
+    let (fours, bytes) = bytes.as_chunks::<4>();
+    let (twos, ones) = bytes.as_chunks::<2>();
+    let four = fours.first().map_or(0, |four| u32::from_ne_bytes(*four));
+    let two = twos.first().map_or(0, |two| u16::from_ne_bytes(*two));
+    let one = ones.first().map_or(0, |one| u16::from_ne_bytes([*one, 0]));
+    u64::from(four) + u64::from(two) + u64::from(one)
 }
 
 /// The pseudo header of TCP and UDP over IPv4 (RFC 9293 section 3.1, RFC 768); `len` is of transport header and data.
@@ -139,66 +149,4 @@ pub fn pseudo_header_v6(
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    /// The sum as RFC 1071 section 4.1 writes it.
-    fn slow(bytes: &[u8]) -> u16 {
-        let mut sum = 0u32;
-        for pair in bytes.chunks(2) {
-            sum += u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0));
-            sum = (sum & 0xffff) + (sum >> 16);
-        }
-        !u16::try_from(sum).unwrap()
-    }
-
-    #[test]
-    fn the_example_of_rfc_1071_sums_as_printed() {
-        let sum = Sum::of(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]);
-        assert_eq!((sum.folded(), sum.finish()), (0xddf2, !0xddf2));
-        assert_eq!(Sum::ZERO.finish(), 0xffff);
-    }
-
-    #[test]
-    fn a_checksum_of_zero_is_written_as_all_ones() {
-        assert_eq!(Sum::of(&[0xff, 0xff]).finish(), 0);
-        assert_eq!(Sum::of(&[0xff, 0xff]).finish_nonzero(), 0xffff);
-        assert_eq!(Sum::of(&[0x00, 0x01]).finish_nonzero(), 0xfffe);
-    }
-
-    #[test]
-    fn a_superframe_of_all_ones_does_not_overflow() {
-        let ones = vec![0xff; 65_550];
-        assert_eq!(Sum::of(&ones).finish(), slow(&ones));
-        let mut sum = Sum::ZERO;
-        for _ in 0..1000 {
-            sum = sum.and(&ones).and_u16(0xffff);
-        }
-        assert_eq!(sum.finish(), 0);
-    }
-
-    proptest! {
-        #[test]
-        fn the_wide_sum_is_the_slow_sum(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            prop_assert_eq!(Sum::of(&bytes).finish(), slow(&bytes));
-        }
-
-        #[test]
-        fn pieces_sum_as_the_whole(
-            bytes in prop::collection::vec(any::<u8>(), 0..300),
-            at in 0usize..150,
-            value: u16,
-        ) {
-            let at = (at * 2).min(bytes.len() & !1);
-            let sum = Sum::of(&bytes[..at]).and(&bytes[at..]);
-            prop_assert_eq!(sum.finish(), slow(&bytes));
-            let whole = [&value.to_be_bytes()[..], &bytes].concat();
-            prop_assert_eq!(sum.and_u16(value).finish(), slow(&whole));
-            // +0 and -0 are the same number in ones' complement.
-            let back = sum.and_u16(value).less_u16(value).finish();
-            prop_assert_eq!(back % 0xffff, sum.finish() % 0xffff);
-        }
-    }
-}
+mod tests;

@@ -1,5 +1,6 @@
 //! The shared vocabulary of weft: identifiers, views of headers, checksums, and the arithmetic of cutting a superframe
-//! into frames. Everything here is pure: no IO, no clock, no allocation on a frame's way, no `unsafe`.
+//! into frames. Everything here is pure: no IO, no clock, no allocation on a frame's way, no `unsafe` but one call in
+//! `checksum/sys.rs`.
 //!
 //! A frame meets these modules in this order. It is read from a TAP with ten bytes before it ([`vnet`]), which say what
 //! its sender left undone; checked against the frame, they become its [`Offload`], and both travel together as a
@@ -9,7 +10,7 @@
 //! [`segment`] makes it what a wire takes (with [`checksum`] doing the costly part), and [`vxlan`] names its network to
 //! the other host, where [`coalesce`] undoes the cutting. To another offloading TAP it goes as it came, [`vnet`] header first.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 #![deny(clippy::disallowed_methods)]
 
 mod ids;

@@ -12,8 +12,10 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 
 use ipnet::IpNet;
+use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::{Handle, LinkUnspec};
 use weft_switch::port;
+use weft_tunnel::superframe_max;
 use weft_wire::{MacAddr, Mtu};
 
 use crate::netns::{Netns, NetnsError, on_own_thread, small_runtime};
@@ -133,7 +135,10 @@ pub fn set_mtu(netns: &Netns, ifname: &str, mtu: Mtu) -> Result<(), LinkError> {
     with_runtime(|runtime| {
         netns.enter()?;
         runtime.block_on(async {
-            let message = LinkUnspec::new_with_name(ifname).mtu(mtu.value()).build();
+            let message = LinkUnspec::new_with_name(ifname)
+                .mtu(mtu.value())
+                .append_extra_attribute(LinkAttribute::GsoMaxSize(superframe_max(mtu)))
+                .build();
             connect()?
                 .link()
                 .change(message)

@@ -43,6 +43,6 @@ mod mtu;
 mod drop;
 
 pub use drop::TunnelDrop;
-pub use mtu::{inner_mtu, overhead};
+pub use mtu::{inner_mtu, overhead, superframe_max};
 pub use path::{TunnelError, VxlanConfig, VxlanTunnel, VxlanWorker};
 pub use peer::{DropCounts, PeerNetworks, PeerSpec, PeerStats, PeerTable, Peers, StrangerStats};

@@ -16,6 +16,17 @@ const IPV6_HEADER_LEN: usize = 40;
 /// What the length fields of IP and UDP can say, whatever a link takes (loopback takes 65,536).
 const IP_PACKET_MAX_BYTES: usize = 65_535;
 
+/// UDP payload of all datagrams of a train together: what an IPv4 packet has room for.
+pub(crate) const TRAIN_BYTES_MAX: usize = 65_507;
+/// Most datagrams of a train: UDP_MAX_SEGMENTS of Linux 6.9.
+pub(crate) const TRAIN_SEGMENTS_MAX: usize = 128;
+/// IPv4 and TCP without options: what a segment has least of.
+const TCP_IP_HEADERS_LEN: usize = 40;
+/// What TCP takes off a device's GSO size for headers (MAX_TCP_HEADER + 1 of Linux, rounded).
+const TCP_RESERVE: usize = 321;
+/// What a device has without asking (GSO_LEGACY_MAX_SIZE of Linux).
+const LEGACY_GSO_MAX_SIZE: usize = 65_536;
+
 /// Bytes of an underlay packet that are not the inner IP packet: 50 over IPv4, 70 over IPv6.
 ///
 /// A frame with an 802.1Q tag (plain L2 networks only) needs four more.
@@ -33,6 +44,18 @@ pub fn inner_mtu(underlay_mtu: Mtu, underlay: IpAddr) -> Mtu {
     let packet = underlay_mtu.bytes().min(IP_PACKET_MAX_BYTES);
     let inner = u32::try_from(packet.saturating_sub(overhead(underlay))).unwrap_or(Mtu::MAX);
     Mtu::new(inner.clamp(Mtu::MIN, Mtu::MAX)).expect("clamped to what an MTU can be")
+}
+
+/// The most that a container's kernel shall hand over at once (IFLA_GSO_MAX_SIZE, bytes), so that a superframe of TCP
+/// becomes one train of datagrams. Without it the kernel makes 46 segments of 1450, of which 44 fit in a train: a
+/// second call for two, and half a superframe for the receiver.
+pub fn superframe_max(inner: Mtu) -> u32 {
+    let packet = inner.bytes();
+    let datagram = ETHERNET_HEADER_LEN + VXLAN_HEADER_LEN + packet;
+    let segments = (TRAIN_BYTES_MAX / datagram).clamp(1, TRAIN_SEGMENTS_MAX);
+    let payload = segments * packet.saturating_sub(TCP_IP_HEADERS_LEN);
+    let size = (payload + TCP_RESERVE).min(LEGACY_GSO_MAX_SIZE);
+    u32::try_from(size).expect("at most 65,536")
 }
 
 #[cfg(test)]
@@ -53,6 +76,20 @@ mod tests {
     fn an_underlay_too_small_for_anything_leaves_the_least_mtu() {
         assert_eq!(inner_mtu(mtu(68), [10, 0, 0, 1].into()), mtu(68));
         assert_eq!(inner_mtu(mtu(120), [0; 16].into()), mtu(68));
+    }
+
+    #[test]
+    fn a_superframe_of_tcp_fits_in_one_train() {
+        // With timestamps a segment of MTU 1450 has 1,398 bytes: 44 of them, and not 45.
+        let room = superframe_max(mtu(1450)) as usize - TCP_RESERVE;
+        assert_eq!(room / 1398, 44);
+        assert_eq!(44 * 1410, room);
+        assert_eq!(superframe_max(mtu(8950)) as usize - TCP_RESERVE, 7 * 8910);
+        assert_eq!(superframe_max(mtu(Mtu::MAX)), 65_536);
+        assert_eq!(
+            superframe_max(mtu(Mtu::MIN)) as usize,
+            128 * 28 + TCP_RESERVE
+        );
     }
 
     #[test]

@@ -20,10 +20,11 @@ use rtnetlink::packet_core::{
 };
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags};
-use rtnetlink::packet_route::link::LinkMessage;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::route::{RouteHeader, RouteMessage, RouteType};
 use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
+use weft_tunnel::superframe_max;
 use weft_wire::Mtu;
 
 use super::query::find_link;
@@ -105,6 +106,7 @@ async fn move_in(
 fn properties(link: LinkMessageBuilder<LinkUnspec>, spec: &AttachSpec) -> LinkMessage {
     link.name(spec.ifname.clone())
         .mtu(spec.mtu.value())
+        .append_extra_attribute(LinkAttribute::GsoMaxSize(superframe_max(spec.mtu)))
         .address(spec.mac.octets().to_vec())
         .txqueuelen(spec.tx_queue_len)
         .build()

@@ -11,10 +11,11 @@ use std::ptr;
 use socket2::SockAddr;
 
 use super::encap::{Encap, HEAD_LEN};
+use crate::mtu::TRAIN_SEGMENTS_MAX;
 
 /// Datagrams per call: one superframe of an Ethernet underlay (45 of 1,450 bytes) goes in one, and so does the longest
 /// train that any kernel takes (UDP_MAX_SEGMENTS: 128 since Linux 6.9, 64 before).
-pub(super) const SEND_BATCH: usize = 128;
+pub(super) const SEND_BATCH: usize = TRAIN_SEGMENTS_MAX;
 /// Trains per `recvmmsg`.
 const RECEIVE_BATCH: usize = 32;
 /// Room for any UDP payload, and for what UDP_GRO joins. With [`RECEIVE_BATCH`] 2 MiB per worker, of which only pages

@@ -21,10 +21,9 @@ use super::bind::SourcePool;
 use super::encap::{Encap, HEAD_LEN};
 use super::sys::{self, Outbox, SEND_BATCH};
 use crate::drop::TunnelDrop;
+use crate::mtu::TRAIN_BYTES_MAX;
 use crate::peer::{Lane, Peer, PeerCounters};
 
-/// UDP payload of all datagrams of a train together: what an IPv4 packet has room for.
-const TRAIN_BYTES_MAX: usize = 65_507;
 /// UDP_MAX_SEGMENTS of Linux before 6.9.
 const OLD_KERNEL_TRAIN: usize = 64;
 /// Longest datagram that is copied to travel with others: a copy must cost less than the system call it saves.

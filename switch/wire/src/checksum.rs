@@ -52,6 +52,13 @@ impl Sum {
         self.plus(Self(u64::from(value.to_be())))
     }
 
+    /// This sum and a 32-bit number (in host order).
+    #[inline]
+    #[must_use]
+    pub fn and_u32(self, value: u32) -> Self {
+        self.plus(Self(u64::from(value.to_be())))
+    }
+
     /// Both sums together.
     #[inline]
     #[must_use]

@@ -84,8 +84,11 @@ pub fn vnet_segment(data: &[u8]) {
         bytes,
         offload,
     };
-    if let Ok(plan) = SegmentPlan::new(frame) {
-        check_segments(frame, &plan);
+    for limit in [usize::MAX, 1514, 576] {
+        if let Ok(plan) = SegmentPlan::with_limit(frame, limit) {
+            check_segments(frame, &plan);
+            assert!(plan.wire_len(0) <= limit, "longer than {limit}");
+        }
     }
 }
 

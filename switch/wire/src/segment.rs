@@ -15,10 +15,13 @@ use std::ops::Range;
 use crate::checksum::Sum;
 use crate::error::WireError;
 use crate::frame::{FrameRef, Gso, GsoKind, PartialChecksum};
-use crate::layout::{Addresses, Layout};
-use crate::tcp::TcpFlags;
+use crate::layout::Layout;
 use crate::vnet::{VnetError, check_superframe};
-use crate::{ipv4, ipv6, tcp, udp};
+use crate::{tcp, udp};
+
+mod template;
+
+use template::{Position, Template};
 
 /// The longest header copy of a segment: Ethernet 18 + IP with options or extension headers + TCP 60.
 pub const MAX_HEADER_LEN: usize = 256;
@@ -50,6 +53,14 @@ pub enum SegmentError {
     /// The frame is in pieces: gather it first.
     #[error("the frame is in pieces")]
     Scattered,
+    /// A single frame, or a datagram of a superframe, is longer than its way takes.
+    #[error("frame of {len} bytes where {limit} is the most")]
+    TooLong {
+        /// Bytes of the frame, or of a datagram's.
+        len: usize,
+        /// The most there may be.
+        limit: usize,
+    },
     /// More than [`MAX_SEGMENTS`].
     #[error("superframe of {count} segments, 4096 is the most it is cut into")]
     TooManySegments {
@@ -82,7 +93,7 @@ enum Work {
     /// Sum from `start`, result at `field`.
     Checksum { start: usize, field: usize },
     /// Cut into segments.
-    Segment { layout: Layout, gso: Gso },
+    Segment(Template),
 }
 
 impl SegmentPlan {
@@ -92,15 +103,31 @@ impl SegmentPlan {
     /// [`SegmentError`] if the frame contradicts its offload, or if there is more to do than there are limits.
     #[inline]
     pub fn new(frame: FrameRef<'_>) -> Result<Self, SegmentError> {
+        Self::with_limit(frame, usize::MAX)
+    }
+
+    /// The same for a way that takes at most `limit` bytes of a frame, Ethernet header included, such as a path whose MTU
+    /// fell. A TCP superframe is cut into smaller segments than its sender asked for, which its receiver can't tell from
+    /// others; datagrams and single frames are what they are.
+    ///
+    /// # Errors
+    /// As [`Self::new`], and [`SegmentError::TooLong`].
+    #[inline]
+    pub fn with_limit(frame: FrameRef<'_>, limit: usize) -> Result<Self, SegmentError> {
         if !frame.tail.is_empty() {
             return Err(SegmentError::Scattered);
         }
-        match (frame.offload.gso, frame.offload.checksum) {
-            (None, None) => Ok(Self::single(frame, Work::Nothing, 0)),
-            (None, Some(checksum)) => Self::checksum(frame, checksum),
-            (Some(gso), Some(checksum)) => Self::superframe(frame, gso, checksum),
-            (Some(_), None) => Err(VnetError::GsoWithoutChecksum.into()),
+        let plan = match (frame.offload.gso, frame.offload.checksum) {
+            (None, None) => Self::single(frame, Work::Nothing, 0),
+            (None, Some(checksum)) => Self::checksum(frame, checksum)?,
+            (Some(gso), Some(checksum)) => Self::superframe(frame, gso, checksum, limit)?,
+            (Some(_), None) => return Err(VnetError::GsoWithoutChecksum.into()),
+        };
+        let len = plan.wire_len(0);
+        if len > limit {
+            return Err(SegmentError::TooLong { len, limit });
         }
+        Ok(plan)
     }
 
     fn single(frame: FrameRef<'_>, work: Work, header_len: usize) -> Self {
@@ -136,6 +163,7 @@ impl SegmentPlan {
         frame: FrameRef<'_>,
         gso: Gso,
         checksum: PartialChecksum,
+        limit: usize,
     ) -> Result<Self, SegmentError> {
         let layout = Layout::of(frame.bytes)?.ok_or(VnetError::NotIp)?;
         check_superframe(frame.bytes, &layout, gso, checksum)?;
@@ -149,14 +177,30 @@ impl SegmentPlan {
         if header_len > MAX_HEADER_LEN {
             return Err(SegmentError::HeaderTooLong { len: header_len });
         }
-        let size = usize::from(gso.size.get());
         let frame_len = frame.bytes.len();
-        let count = (frame_len - header_len).div_ceil(size).max(1);
-        if count > MAX_SEGMENTS {
+        let count = |size| (frame_len - header_len).div_ceil(size).max(1);
+        let asked = usize::from(gso.size.get());
+        if count(asked) > MAX_SEGMENTS {
+            let count = count(asked);
             return Err(SegmentError::TooManySegments { count });
         }
+        let size = match gso.kind {
+            GsoKind::Tcp4 | GsoKind::Tcp6 => asked.min(limit.saturating_sub(header_len)),
+            GsoKind::Udp => asked,
+        };
+        // A way on which a segment has hardly room beside its header is none.
+        if size == 0 || count(size) > MAX_SEGMENTS {
+            let len = header_len + asked.min(frame_len - header_len);
+            return Err(SegmentError::TooLong { len, limit });
+        }
+        let count = count(size);
         Ok(Self {
-            work: Work::Segment { layout, gso },
+            work: Work::Segment(Template::new(
+                &layout,
+                gso,
+                &frame.bytes[..header_len],
+                frame_len,
+            )),
             header_len,
             frame_len,
             size,
@@ -206,95 +250,14 @@ impl SegmentPlan {
                     Sum::of(&frame.bytes[*start..]).finish_nonzero(),
                 );
             }
-            Work::Segment { layout, gso } => {
-                let payload = &frame.bytes[self.payload(i)];
-                write_network(layout, i, payload.len(), out);
-                match gso.kind {
-                    GsoKind::Tcp4 | GsoKind::Tcp6 => self.write_tcp(layout, *gso, i, out),
-                    GsoKind::Udp => {
-                        let len = length16(udp::UDP_HEADER_LEN + payload.len());
-                        put16(out, layout.transport + udp::field::LENGTH, len);
-                    }
-                }
-                self.finish_checksum(frame, layout, *gso, payload, out);
+            Work::Segment(template) => {
+                let position = Position {
+                    index: i,
+                    offset: i * self.size,
+                    last: i + 1 >= self.count,
+                };
+                template.write(position, &frame.bytes[self.payload(i)], out);
             }
-        }
-    }
-
-    /// Sequence number and flags of segment `i`.
-    fn write_tcp(&self, layout: &Layout, gso: Gso, i: usize, out: &mut [u8]) {
-        let sequence = layout.transport + tcp::field::SEQUENCE;
-        let flags = layout.transport + tcp::field::FLAGS;
-        if let Some(field) = out[sequence..].first_chunk_mut::<4>() {
-            let advance = length32(i * self.size);
-            *field = u32::from_be_bytes(*field)
-                .wrapping_add(advance)
-                .to_be_bytes();
-        }
-        let mut value = TcpFlags(out[flags]);
-        if i + 1 < self.count {
-            value = value.without(TcpFlags::FIN.with(TcpFlags::PSH));
-        }
-        // Without ECN offload CWR is no event but a bit of AccECN's counter (RFC 9768): it stays on every segment.
-        if i > 0 && gso.ecn {
-            value = value.without(TcpFlags::CWR);
-        }
-        out[flags] = value.0;
-    }
-
-    /// The whole transport checksum over the header in `out` and the payload.
-    fn finish_checksum(
-        &self,
-        frame: FrameRef<'_>,
-        layout: &Layout,
-        gso: Gso,
-        payload: &[u8],
-        out: &mut [u8],
-    ) {
-        let place = match gso.kind {
-            GsoKind::Tcp4 | GsoKind::Tcp6 => tcp::field::CHECKSUM,
-            GsoKind::Udp => udp::field::CHECKSUM,
-        };
-        let field = layout.transport + place;
-        let len = length16(self.header_len - layout.transport + payload.len());
-        let pseudo = if layout.in_transit {
-            // The pseudo header has the final destination (RFC 8200 section 8.1), which only the sender's own sum in
-            // the field knows: exchange the length in it.
-            let [high, low] = [frame.bytes[field], frame.bytes[field + 1]];
-            let whole = length16(frame.bytes.len() - layout.transport);
-            Sum::ZERO
-                .and_u16(u16::from_be_bytes([high, low]))
-                .less_u16(whole)
-                .and_u16(len)
-        } else {
-            layout.pseudo_header(len)
-        };
-        put16(out, field, 0);
-        let sum = pseudo.and(&out[layout.transport..]).and(payload);
-        put16(out, field, sum.finish_nonzero());
-    }
-}
-
-/// Lengths, identification and header checksum of the IP header of segment `i`.
-fn write_network(layout: &Layout, i: usize, payload_len: usize, out: &mut [u8]) {
-    let packet_len = out.len() - layout.network + payload_len;
-    match layout.addresses {
-        Addresses::V4 { .. } => {
-            let header = &mut out[layout.network..layout.transport];
-            put16(header, ipv4::field::TOTAL_LENGTH, length16(packet_len));
-            let id = &mut header[ipv4::field::IDENTIFICATION..];
-            if let Some(field) = id.first_chunk_mut::<2>() {
-                *field = u16::from_be_bytes(*field)
-                    .wrapping_add(length16(i))
-                    .to_be_bytes();
-            }
-            put16(header, ipv4::field::CHECKSUM, 0);
-            let checksum = Sum::of(header).finish();
-            put16(header, ipv4::field::CHECKSUM, checksum);
-        }
-        Addresses::V6 { .. } => {
-            let len = length16(packet_len - ipv6::IPV6_HEADER_LEN);
-            put16(out, layout.network + ipv6::field::PAYLOAD_LENGTH, len);
         }
     }
 }

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::frame::Offload;
+use crate::layout::Addresses;
 
 /// What a superframe is made of. Lengths in bytes, options in words.
 #[derive(Clone, Debug)]
@@ -171,7 +172,10 @@ fn ipv6(bytes: &mut Vec<u8>, shape: &Shape, protocol: u8) {
 
 /// All segments as a wire would see them.
 fn cut(frame: FrameRef<'_>) -> Vec<Vec<u8>> {
-    let plan = SegmentPlan::new(frame).unwrap();
+    cut_by(&SegmentPlan::new(frame).unwrap(), frame)
+}
+
+fn cut_by(plan: &SegmentPlan, frame: FrameRef<'_>) -> Vec<Vec<u8>> {
     let segment = |i| {
         let mut bytes = vec![0xee; MAX_HEADER_LEN];
         plan.write_header(frame, i, &mut bytes);
@@ -275,6 +279,35 @@ proptest! {
             }
         } else {
             check_tcp(&shape, &segments);
+        }
+    }
+
+    /// The same as if its sender had asked for smaller segments, where that is his to leave to us.
+    #[test]
+    fn a_narrow_way_gets_smaller_segments_of_tcp_and_a_refusal_of_others(
+        shape in shapes(),
+        limit in 0usize..2200,
+    ) {
+        let built = build(&shape);
+        let frame = FrameRef::new(&built.bytes, built.offload);
+        let size = usize::from(shape.size).min(shape.payload);
+        let (len, room) = (built.header_len + size, limit.saturating_sub(built.header_len));
+        match SegmentPlan::with_limit(frame, limit) {
+            Err(error) => {
+                prop_assert_eq!(error, SegmentError::TooLong { len, limit });
+                prop_assert!(len > limit);
+                prop_assert!(shape.udp || room == 0 || shape.payload.div_ceil(room) > MAX_SEGMENTS);
+            }
+            Ok(plan) if len <= limit => prop_assert_eq!(cut_by(&plan, frame), cut(frame)),
+            Ok(plan) => {
+                prop_assert!(!shape.udp);
+                let size = u16::try_from(room).unwrap();
+                let asked = Shape { size, ..shape };
+                let same = build(&asked);
+                let segments = cut_by(&plan, frame);
+                check_tcp(&asked, &segments);
+                prop_assert_eq!(segments, cut(FrameRef::new(&same.bytes, same.offload)));
+            }
         }
     }
 
@@ -514,4 +547,25 @@ fn headers_beyond_the_limit_are_refused() {
     });
     let len = header_len + 16;
     assert_eq!(plan.map(|_| ()), Err(SegmentError::HeaderTooLong { len }));
+}
+
+#[test]
+fn a_single_frame_beyond_the_limit_is_refused() {
+    let bytes = [0; 1514];
+    let frame = FrameRef::plain(&bytes);
+    assert!(SegmentPlan::with_limit(frame, 1514).is_ok());
+    let (len, limit) = (1514, 1513);
+    let refused = SegmentPlan::with_limit(frame, limit).err();
+    assert_eq!(refused, Some(SegmentError::TooLong { len, limit }));
+    let built = build(&Shape {
+        payload: 1448,
+        ..plain_shape()
+    });
+    let offload = Offload {
+        gso: None,
+        ..built.offload
+    };
+    let len = built.bytes.len();
+    let refused = SegmentPlan::with_limit(FrameRef::new(&built.bytes, offload), limit.min(len - 1));
+    assert!(matches!(refused, Err(SegmentError::TooLong { .. })));
 }

@@ -80,7 +80,9 @@ fn every_length_and_start_sums_as_slowly() {
 #[test]
 fn lanes_of_every_width_agree() {
     for len in 0..2000 {
-        let bytes: Vec<u8> = (0..len).map(|at: usize| (at * 131 % 255) as u8).collect();
+        let bytes: Vec<u8> = (0..len)
+            .map(|at: usize| u8::try_from(at * 131 % 255).unwrap())
+            .collect();
         assert_eq!(Sum(lanes::sum(&bytes)).finish(), slow(&bytes), "{len}");
         #[cfg(target_arch = "x86_64")]
         assert_eq!(Sum(sys::sum(&bytes)).finish(), slow(&bytes), "{len}");

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::segment::SegmentPlan;
+use crate::tcp::{TCP_HEADER_LEN, TcpFlags};
 
 /// A TCP stream of one direction, as a container's kernel hands it over.
 #[derive(Clone, Debug)]

@@ -56,6 +56,7 @@ pub(crate) struct AgentSettings {
     pub(crate) workers: usize,
     /// The one assigned to VXLAN, when `None`.
     pub(crate) vxlan_port: Option<u16>,
+    pub(crate) no_gso: bool,
 }
 
 /// What `weft controller run` was asked to do.
@@ -171,6 +172,7 @@ impl Settings {
                 .or(file.workers)
                 .map_or_else(cores, usize::from),
             vxlan_port: flags.vxlan_port.or(file.vxlan_port),
+            no_gso: flags.no_gso || file.no_gso.unwrap_or_default(),
         })
     }
 

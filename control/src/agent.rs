@@ -72,6 +72,8 @@ pub struct AgentConfig {
     pub workers: usize,
     /// UDP port for VXLAN; 4789 when `None`.
     pub vxlan_port: Option<u16>,
+    /// Hand trains of datagrams to the kernel (UDP_SEGMENT).
+    pub gso: bool,
     /// The `weft` program, to start the fd holder with.
     pub exe: PathBuf,
 }

@@ -63,4 +63,7 @@ pub(crate) struct Run {
     /// UDP port for VXLAN [default: 4789]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) vxlan_port: Option<u16>,
+    /// Send every datagram by itself (no UDP_SEGMENT): for kernels that mangle trains, such as 7.0 to 7.1.4
+    #[arg(long)]
+    pub(crate) no_gso: bool,
 }

@@ -41,6 +41,7 @@ pub(super) fn run(settings: &Settings, flags: args::Run) -> Result<(), Failure> 
         standalone: wish.standalone,
         workers: wish.workers,
         vxlan_port: wish.vxlan_port,
+        gso: !wish.no_gso,
         exe,
     };
     agent::run(config).map_err(|error| Failure::from_error("agent", &error))

@@ -12,7 +12,7 @@ use crate::args::values;
 use crate::failure::Failure;
 
 /// Every key the file may have, in the order of the manual.
-pub(super) const KEYS: [&str; 16] = [
+pub(super) const KEYS: [&str; 17] = [
     "socket",
     "json",
     "log",
@@ -25,6 +25,7 @@ pub(super) const KEYS: [&str; 16] = [
     "standalone",
     "workers",
     "vxlan-port",
+    "no-gso",
     "data",
     "listen",
     "store",
@@ -46,6 +47,7 @@ pub(super) struct File {
     pub(super) standalone: Option<bool>,
     pub(super) workers: Option<u16>,
     pub(super) vxlan_port: Option<u16>,
+    pub(super) no_gso: Option<bool>,
     pub(super) data: Option<PathBuf>,
     pub(super) listen: Option<SocketAddr>,
     pub(super) store: Option<String>,
@@ -106,6 +108,7 @@ impl File {
             standalone: keys.flag("standalone")?,
             workers: keys.number("workers", 1024)?,
             vxlan_port: keys.number("vxlan-port", u16::MAX)?,
+            no_gso: keys.flag("no-gso")?,
             data: keys.path("data")?,
             listen: keys.parsed("listen", values::controller_address)?,
             store: keys.text("store")?,

@@ -36,6 +36,19 @@ pub enum FabricError {
     Switch(#[from] SwitchError),
 }
 
+/// What the fabric is to be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FabricConfig {
+    /// The address that the tunnel is bound to.
+    pub(super) underlay: IpAddr,
+    /// UDP port of the tunnel.
+    pub(super) vxlan_port: u16,
+    /// Forwarding threads.
+    pub(super) workers: usize,
+    /// Hand trains of datagrams to the kernel.
+    pub(super) gso: bool,
+}
+
 /// Switch and tunnel of this host, and what was applied to them.
 #[derive(Debug)]
 pub(super) struct Fabric {
@@ -74,17 +87,16 @@ impl Fabric {
     /// # Errors
     /// [`FabricError`], naming the address or port that can't be had.
     pub(super) fn start(
-        underlay: IpAddr,
-        vxlan_port: u16,
-        workers: usize,
+        config: FabricConfig,
     ) -> Result<(Self, mpsc::UnboundedReceiver<PortEvent>), FabricError> {
         let peers = Peers::default();
+        let workers = config.workers;
         let config = VxlanConfig {
-            local: underlay,
-            port: vxlan_port,
+            local: config.underlay,
+            port: config.vxlan_port,
             workers,
             source_ports: SOURCE_PORTS,
-            gso: true,
+            gso: config.gso,
         };
         let uplinks = VxlanTunnel::bind(config, peers.clone())?
             .into_iter()

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use weft_switch::PortEvent;
 use weft_tunnel::TunnelError;
 
-use super::assemble::{Fabric, FabricError};
+use super::assemble::{Fabric, FabricConfig, FabricError};
 use super::serve::{self, Phase};
 use super::state::{PortRecord, SavedMap, StateDir};
 use super::{Agent, AgentConfig, Applied, Channel, Facts, Inner, keeper::Keeper};
@@ -204,8 +204,12 @@ async fn bring_up(
 ) -> Result<Arc<Agent>, AgentError> {
     let saved = state.load_map(&identity.cluster)?;
     let records = state.load_ports()?;
-    let (fabric, port_events) =
-        start_fabric(underlay.address, node_facts.vxlan_port, config.workers)?;
+    let (fabric, port_events) = start_fabric(FabricConfig {
+        underlay: underlay.address,
+        vxlan_port: node_facts.vxlan_port,
+        workers: config.workers,
+        gso: config.gso,
+    })?;
     let keeper = Keeper::start(state.path("holder.sock"), config.exe.clone());
     let facts = Facts {
         cluster: identity.cluster.clone(),
@@ -254,13 +258,11 @@ async fn bring_up(
 }
 
 fn start_fabric(
-    underlay: IpAddr,
-    vxlan_port: u16,
-    workers: usize,
+    config: FabricConfig,
 ) -> Result<(Fabric, mpsc::UnboundedReceiver<PortEvent>), FabricError> {
     let patience = Instant::now() + PORT_PATIENCE;
     loop {
-        match Fabric::start(underlay, vxlan_port, workers) {
+        match Fabric::start(config) {
             Err(FabricError::Tunnel(TunnelError::PortTaken { .. }))
                 if Instant::now() < patience =>
             {

@@ -356,13 +356,17 @@ proptest! {
 fn by_flow(frames: &[Vec<u8>]) -> BTreeMap<Vec<u8>, Vec<&[u8]>> {
     let mut flows: BTreeMap<_, Vec<&[u8]>> = BTreeMap::new();
     for frame in frames {
-        let flow = match frame.get(12..14) {
-            Some([0x08, 0x00]) => frame.get(26..38),
-            Some([0x86, 0xdd]) => frame.get(22..58),
+        // Where the protocol is, and addresses with ports.
+        let places = match frame.get(12..14) {
+            Some([0x08, 0x00]) => Some((23, 26..38)),
+            Some([0x86, 0xdd]) => Some((20, 22..58)),
             Some(_) | None => None,
         };
+        let flow = places.and_then(|(protocol, ends)| {
+            Some([&[*frame.get(protocol)?], frame.get(ends)?].concat())
+        });
         flows
-            .entry(flow.unwrap_or_default().to_vec())
+            .entry(flow.unwrap_or_default())
             .or_default()
             .push(frame);
     }

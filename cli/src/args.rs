@@ -29,7 +29,7 @@ Config file:
     socket = \"/run/weft/weft.sock\"            json = false      log = \"info\"
     join = [\"10.99.0.1:6783\"]                  token = \"...\"    token-file = \"/etc/weft/token\"
     node = \"host2\"   underlay = \"10.99.0.2\"   state = \"/var/lib/weft\"
-    standalone = false   workers = 4   vxlan-port = 4789
+    standalone = false   workers = 4   vxlan-port = 4789   no-gso = false
     data = \"/var/lib/weft-controller\"   listen = \"0.0.0.0:6783\"   store = \"etcd://...\"   ttl = \"24h\"
 
 Exit codes: 0 done, 1 refused or failed, 2 usage.";

@@ -17,9 +17,13 @@ use crate::mtu::TRAIN_SEGMENTS_MAX;
 /// train that any kernel takes (UDP_MAX_SEGMENTS: 128 since Linux 6.9, 64 before).
 pub(super) const SEND_BATCH: usize = TRAIN_SEGMENTS_MAX;
 /// Trains per `recvmmsg`.
-const RECEIVE_BATCH: usize = 32;
-/// Room for any UDP payload, and for what UDP_GRO joins. With [`RECEIVE_BATCH`] 2 MiB per worker, of which only pages
-/// that were written to are resident: 128 KiB after datagrams of an Ethernet underlay, nothing before the first.
+const RECEIVE_BATCH: usize = 64;
+/// So many at once are bulk: more is on its way, and worth another call.
+const RECEIVE_BULK: usize = 4;
+/// Trains of a first call after quiet ones.
+const RECEIVE_LEAST: usize = 4;
+/// Room for any UDP payload, and for what UDP_GRO joins. With [`RECEIVE_BATCH`] 4 MiB per worker, of which only pages
+/// that were written to are resident: 256 KiB after datagrams of an Ethernet underlay, nothing before the first.
 const SLOT_LEN: usize = 1 << 16;
 /// Receive errors passed over per call: reading one clears it, so more than this are not left over from the past.
 const RECEIVE_ERRORS_MAX: usize = 3;
@@ -319,6 +323,8 @@ const CONTROL_LEN: usize = 64;
 
 /// Where a batch is received into.
 pub(super) struct Inbox {
+    /// How many trains the next batch may have: what is prepared for one that doesn't come is work for nothing.
+    expected: usize,
     /// [`RECEIVE_BATCH`] slots of [`SLOT_LEN`].
     buffer: Box<[u8]>,
     names: Box<[libc::sockaddr_storage]>,
@@ -334,6 +340,7 @@ unsafe impl Send for Inbox {}
 impl Inbox {
     pub(super) fn new() -> Self {
         Self {
+            expected: RECEIVE_LEAST,
             // Zeroed by the allocator, that is, not touched: see `SLOT_LEN`.
             buffer: vec![0; RECEIVE_BATCH * SLOT_LEN].into_boxed_slice(),
             names: vec![empty_name(); RECEIVE_BATCH].into_boxed_slice(),
@@ -347,24 +354,36 @@ impl Inbox {
     /// Errors of the socket (left by ICMP or by an interface that went down) are cleared by reading them.
     pub(super) fn receive(&mut self, socket: BorrowedFd<'_>) -> usize {
         let mut errors = 0;
-        loop {
-            match self.receive_once(socket) {
-                Ok(taken) => return taken,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return 0,
+        let mut taken = 0;
+        while taken < RECEIVE_BATCH {
+            let room = taken..(taken + self.expected).min(RECEIVE_BATCH);
+            match self.receive_once(socket, room.clone()) {
+                Ok(more) => {
+                    taken += more;
+                    // What comes while a bulk is taken belongs to the same superframes.
+                    if more < room.len() && more < RECEIVE_BULK {
+                        break;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) if errors < RECEIVE_ERRORS_MAX => errors += 1,
-                Err(_) => return 0,
+                Err(_) => break,
             }
         }
+        self.expected = (2 * taken).clamp(RECEIVE_LEAST, RECEIVE_BATCH);
+        taken
     }
 
-    fn receive_once(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
-        let slots = self.buffer.chunks_exact_mut(SLOT_LEN);
-        let slots = slots
-            .zip(self.names.iter_mut())
-            .zip(self.controls.iter_mut());
-        let slots = slots.zip(self.pieces.iter_mut());
-        for ((((slot, name), control), piece), message) in slots.zip(self.messages.iter_mut()) {
+    /// Receives into these slots.
+    fn receive_once(&mut self, socket: BorrowedFd<'_>, room: Range<usize>) -> io::Result<usize> {
+        let slots = self.buffer[room.start * SLOT_LEN..room.end * SLOT_LEN]
+            .chunks_exact_mut(SLOT_LEN)
+            .zip(&mut self.names[room.clone()])
+            .zip(&mut self.controls[room.clone()])
+            .zip(&mut self.pieces[room.clone()])
+            .zip(&mut self.messages[room.clone()]);
+        for ((((slot, name), control), piece), message) in slots {
             *piece = libc::iovec {
                 iov_base: slot.as_mut_ptr().cast(),
                 iov_len: slot.len(),
@@ -379,15 +398,15 @@ impl Inbox {
             header.msg_flags = 0;
         }
         // SAFETY:
-        // - `messages` has RECEIVE_BATCH entries, all filled above;
+        // - the slice of `messages` has `room.len()` entries, all filled above;
         // - each has its own iovec, slot (SLOT_LEN writable bytes), name (a whole sockaddr_storage) and control buffer
         //   (CONTROL_LEN bytes), which this exclusive borrow keeps alive and unshared during the call;
         // - a null timeout is allowed.
         let result = unsafe {
             libc::recvmmsg(
                 socket.as_raw_fd(),
-                self.messages.as_mut_ptr(),
-                count_of(RECEIVE_BATCH),
+                self.messages[room.clone()].as_mut_ptr(),
+                count_of(room.len()),
                 libc::MSG_DONTWAIT,
                 ptr::null_mut(),
             )

@@ -1,6 +1,8 @@
 //! What the fuzz targets (testbed/fuzz) run on their input, here so that `cargo test` replays the corpus through the
 //! same functions. Not for use by weft itself: a broken promise of this crate panics.
 
+use std::collections::BTreeMap;
+
 use crate::checksum::Sum;
 use crate::error::WireError;
 use crate::ethernet::EthernetFrame;
@@ -8,7 +10,9 @@ use crate::frame::{FrameRef, Gso, GsoKind, Offload, PartialChecksum};
 use crate::layout::Layout;
 use crate::segment::{MAX_HEADER_LEN, SegmentPlan};
 use crate::vnet::{VNET_HDR_LEN, VnetHdr};
-use crate::{Arp, Icmp4, Icmp6, IpProtocol, Ipv4, Ipv6, Tcp, Udp, VxlanHeader, flow_hash};
+use crate::{
+    Arp, Coalescer, Icmp4, Icmp6, IpProtocol, Ipv4, Ipv6, Tcp, Udp, VxlanHeader, flow_hash,
+};
 
 /// Every view over the frame and over every layer it finds.
 ///
@@ -167,6 +171,93 @@ fn check_segment(frame: FrameRef<'_>, header: &[u8], payload: &[u8]) {
             .and(payload);
         assert_eq!(sum.finish(), 0, "transport checksum");
     }
+}
+
+/// Bytes of [`coalesce`]'s input for each change: frame, place, what is flipped.
+const CHANGE_LEN: usize = 4;
+
+/// The input says how many changes follow, then comes what [`vnet_segment`] takes: its segments arrive changed, in two
+/// networks by turns, and are merged. What comes out is cut again.
+///
+/// # Panics
+/// If a frame is lost, doubled, changed or overtaken by one of its own flow and network.
+pub fn coalesce(data: &[u8]) {
+    let Some((count, rest)) = data.split_first() else {
+        return;
+    };
+    let Some((changes, rest)) = rest.split_at_checked(usize::from(*count) * CHANGE_LEN) else {
+        return;
+    };
+    let Some((header, bytes)) = rest.split_first_chunk::<VNET_HDR_LEN>() else {
+        return;
+    };
+    let offload = VnetHdr::parse(header).offload(bytes);
+    let frame = FrameRef::new(bytes, offload.unwrap_or_default());
+    let mut frames = cut(frame).unwrap_or_else(|| vec![bytes.to_vec()]);
+    for change in changes.as_chunks::<CHANGE_LEN>().0 {
+        change_frame(&mut frames, *change);
+    }
+    let keyed: Vec<_> = (0..).map(|i| i % 2).zip(frames).collect();
+    for coalescer in [Coalescer::default(), Coalescer::default().with_datagrams()] {
+        assert_eq!(by_flow(&merged(coalescer, &keyed)), by_flow(&keyed));
+    }
+}
+
+/// Flips bits of a byte; none mean that the frame comes twice, the highest of the place that the frame ends there.
+fn change_frame(frames: &mut Vec<Vec<u8>>, [frame, high, low, bits]: [u8; CHANGE_LEN]) {
+    let index = usize::from(frame) % frames.len();
+    let place = usize::from(u16::from_be_bytes([high & 0x7f, low]));
+    if bits == 0 {
+        let again = frames[index].clone();
+        frames.insert(index, again);
+    } else if high & 0x80 != 0 {
+        frames[index].truncate(place);
+    } else if let Some(byte) = frames[index].get_mut(place) {
+        *byte ^= bits;
+    }
+}
+
+fn merged(mut coalescer: Coalescer<u8>, frames: &[(u8, Vec<u8>)]) -> Vec<(u8, Vec<u8>)> {
+    let buffer: Vec<u8> = frames
+        .iter()
+        .flat_map(|(_, bytes)| bytes)
+        .copied()
+        .collect();
+    let mut out = Vec::new();
+    let mut sink = |key, frame: FrameRef<'_>| {
+        let mut room = Vec::new();
+        let segments = cut(frame.gathered(&mut room));
+        out.extend(segments.into_iter().flatten().map(|bytes| (key, bytes)));
+    };
+    let mut start = 0;
+    for (key, bytes) in frames {
+        coalescer.push(&buffer, *key, start..start + bytes.len(), &mut sink);
+        start += bytes.len();
+    }
+    coalescer.flush(&buffer, &mut sink);
+    out
+}
+
+/// All segments of a frame.
+fn cut(frame: FrameRef<'_>) -> Option<Vec<Vec<u8>>> {
+    let plan = SegmentPlan::new(frame).ok()?;
+    let segment = |i| {
+        let mut header = [0; MAX_HEADER_LEN];
+        plan.write_header(frame, i, &mut header);
+        [&header[..plan.header_len()], &frame.bytes[plan.payload(i)]].concat()
+    };
+    Some((0..plan.count()).map(segment).collect())
+}
+
+type Flows<'f> = BTreeMap<(u8, u32), Vec<&'f [u8]>>;
+
+fn by_flow(frames: &[(u8, Vec<u8>)]) -> Flows<'_> {
+    let mut flows = Flows::new();
+    for (key, bytes) in frames {
+        let flow = flows.entry((*key, flow_hash(bytes))).or_default();
+        flow.push(bytes);
+    }
+    flows
 }
 
 /// A UDP payload from a stranger.

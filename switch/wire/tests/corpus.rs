@@ -33,6 +33,11 @@ fn the_corpus_of_vnet_segment_is_survived() {
 }
 
 #[test]
+fn the_corpus_of_coalesce_is_survived() {
+    replay("coalesce", fuzz::coalesce);
+}
+
+#[test]
 fn the_corpus_of_vxlan_is_survived() {
     replay("vxlan", fuzz::vxlan);
 }

@@ -4,14 +4,17 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
+use super::candidate::Kind;
 use super::*;
 use crate::segment::SegmentPlan;
-use crate::tcp::{TCP_HEADER_LEN, TcpFlags};
+use crate::tcp::TCP_HEADER_LEN;
+use crate::udp::UDP_HEADER_LEN;
 
-/// A TCP stream of one direction, as a container's kernel hands it over.
+/// A TCP stream of one direction, or datagrams, as a container's kernel hands it over.
 #[derive(Clone, Debug)]
 struct Stream {
     v6: bool,
+    udp: bool,
     port: u16,
     options: usize,
     payload: usize,
@@ -22,47 +25,62 @@ struct Stream {
 }
 
 impl Stream {
+    fn kind(&self) -> Kind {
+        match (self.udp, self.v6) {
+            (false, false) => Kind::Tcp4,
+            (false, true) => Kind::Tcp6,
+            (true, false) => Kind::Udp4,
+            (true, true) => Kind::Udp6,
+        }
+    }
+
     fn superframe(&self) -> (Vec<u8>, Offload) {
         let mut bytes = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
         bytes.extend(if self.v6 { [0x86, 0xdd] } else { [0x08, 0x00] });
-        let len = TCP_HEADER_LEN + 4 * self.options + self.payload;
+        let header = if self.udp {
+            UDP_HEADER_LEN
+        } else {
+            TCP_HEADER_LEN + 4 * self.options
+        };
+        let (len, protocol) = (header + self.payload, if self.udp { 17 } else { 6 });
         if self.v6 {
             bytes.extend([0x60, 0x20, 0, 7]);
             bytes.extend(length16(len).to_be_bytes());
-            bytes.extend([6, 64]);
+            bytes.extend([protocol, 64]);
             bytes.extend([0xfd; 32]);
         } else {
             bytes.extend([0x45, 2]);
-            bytes.extend(length16(IPV4_HEADER_LEN + len).to_be_bytes());
+            bytes.extend(length16(20 + len).to_be_bytes());
             bytes.extend(self.id.to_be_bytes());
-            bytes.extend([0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+            bytes.extend([0x40, 0, 64, protocol, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
             let checksum = Sum::of(&bytes[14..]).finish();
             put16(&mut bytes, 24, checksum);
         }
         let start = bytes.len();
         bytes.extend(self.port.to_be_bytes());
         bytes.extend([0, 80]);
-        bytes.extend(self.sequence.to_be_bytes());
-        bytes.extend([0, 0, 1, 2]);
-        let offset = u8::try_from((5 + self.options) << 4).unwrap();
-        bytes.extend([offset, self.flags, 1, 0, 0, 0, 0, 0]);
-        bytes.extend((0..4 * self.options).map(|i| u8::try_from(i).unwrap()));
+        if self.udp {
+            bytes.extend(length16(len).to_be_bytes());
+            bytes.extend([0, 0]);
+        } else {
+            bytes.extend(self.sequence.to_be_bytes());
+            bytes.extend([0, 0, 1, 2]);
+            let offset = u8::try_from((5 + self.options) << 4).unwrap();
+            bytes.extend([offset, self.flags, 1, 0, 0, 0, 0, 0]);
+            bytes.extend((0..4 * self.options).map(|i| u8::try_from(i).unwrap()));
+        }
         bytes.extend((0..self.payload).map(|i| u8::try_from(i * 7 % 251).unwrap()));
-        let family = if self.v6 { Family::V6 } else { Family::V4 };
-        let pseudo = pseudo_header(&bytes[14..start], family, len).folded();
-        put16(&mut bytes, start + 16, pseudo);
+        let kind = self.kind();
+        let pseudo = kind.pseudo_header(&bytes, len).folded();
+        put16(&mut bytes, start + kind.checksum(), pseudo);
         let gso = Gso {
-            kind: if self.v6 {
-                GsoKind::Tcp6
-            } else {
-                GsoKind::Tcp4
-            },
+            kind: kind.gso(),
             size: NonZeroU16::new(self.size).unwrap(),
             ecn: false,
         };
         let checksum = Some(PartialChecksum {
             start: length16(start),
-            offset: 16,
+            offset: length16(kind.checksum()),
         });
         let gso = (self.payload > usize::from(self.size)).then_some(gso);
         (bytes, Offload { checksum, gso })
@@ -90,13 +108,16 @@ fn cut(frame: FrameRef<'_>) -> Vec<Vec<u8>> {
 /// What a coalescer makes of frames of one key: of each its bytes in one piece and its offload.
 fn coalesced(frames: &[Vec<u8>]) -> Vec<(Vec<u8>, Offload)> {
     let keyed: Vec<_> = frames.iter().map(|frame| (0u8, frame.clone())).collect();
-    let out = coalesced_by_key(&keyed);
+    let out = coalesced_by_key(&mut Coalescer::default().with_datagrams(), &keyed);
     out.into_iter()
         .map(|(_, bytes, offload)| (bytes, offload))
         .collect()
 }
 
-fn coalesced_by_key(frames: &[(u8, Vec<u8>)]) -> Vec<(u8, Vec<u8>, Offload)> {
+fn coalesced_by_key(
+    coalescer: &mut Coalescer<u8>,
+    frames: &[(u8, Vec<u8>)],
+) -> Vec<(u8, Vec<u8>, Offload)> {
     let buffer: Vec<u8> = frames
         .iter()
         .flat_map(|(_, frame)| frame)
@@ -109,16 +130,16 @@ fn coalesced_by_key(frames: &[(u8, Vec<u8>)]) -> Vec<(u8, Vec<u8>, Offload)> {
         assert_eq!(whole.bytes.len(), frame.len());
         out.push((key, whole.bytes.to_vec(), whole.offload));
     };
-    let mut coalescer = Coalescer::default();
     let mut start = 0;
     for (key, frame) in frames {
         coalescer.push(&buffer, *key, start..start + frame.len(), &mut sink);
         start += frame.len();
     }
     coalescer.flush(&buffer, &mut sink);
+    assert!(coalescer.open.is_empty() && coalescer.runs.len() <= OPEN_RUNS);
     assert_eq!(
-        coalescer.spare.len(),
-        OPEN_RUNS,
+        coalescer.free.len(),
+        coalescer.runs.len(),
         "memory of runs comes back"
     );
     out
@@ -130,13 +151,20 @@ fn cut_all(frames: &[(Vec<u8>, Offload)]) -> Vec<Vec<u8>> {
 }
 
 fn stream() -> impl Strategy<Value = Stream> {
-    let shape = (any::<bool>(), 1u16..4, 0usize..=10, 1usize..30_000);
+    let shape = (
+        any::<bool>(),
+        any::<bool>(),
+        1u16..4,
+        0usize..=10,
+        1usize..30_000,
+    );
     let values = (500u16..2000, any::<bool>(), any::<u16>(), any::<u32>());
     (shape, values).prop_map(|(shape, (size, push, id, sequence))| Stream {
         v6: shape.0,
-        port: shape.1,
-        options: shape.2,
-        payload: shape.3,
+        udp: shape.1,
+        port: shape.2,
+        options: shape.3,
+        payload: shape.4,
         size,
         flags: if push { 0x18 } else { 0x10 },
         id,
@@ -147,6 +175,7 @@ fn stream() -> impl Strategy<Value = Stream> {
 fn example() -> Stream {
     Stream {
         v6: false,
+        udp: false,
         port: 1,
         options: 3,
         payload: 5000,
@@ -164,17 +193,86 @@ fn finish(frame: &mut [u8]) {
     put16(frame, 24, checksum);
     put16(frame, 50, 0);
     let len = frame.len() - 34;
-    let sum = pseudo_header(&frame[14..34], Family::V4, len).and(&frame[34..]);
+    let sum = Kind::Tcp4.pseudo_header(frame, len).and(&frame[34..]);
     put16(frame, 50, sum.finish_nonzero());
 }
 
 #[test]
 fn segments_of_a_superframe_become_that_superframe() {
-    for v6 in [false, true] {
-        let stream = Stream { v6, ..example() };
+    for (v6, udp) in [(false, false), (true, false), (false, true), (true, true)] {
+        let stream = Stream {
+            v6,
+            udp,
+            ..example()
+        };
         let (bytes, offload) = stream.superframe();
         assert_eq!(coalesced(&stream.segments()), [(bytes, offload)]);
     }
+}
+
+#[test]
+fn datagrams_are_merged_only_where_that_is_asked_for() {
+    for v6 in [false, true] {
+        let stream = Stream {
+            v6,
+            udp: true,
+            ..example()
+        };
+        let frames: Vec<_> = stream.segments().into_iter().map(|f| (0, f)).collect();
+        let out = coalesced_by_key(&mut Coalescer::default(), &frames);
+        assert_eq!(out.len(), frames.len());
+        let asked = &mut Coalescer::default().with_datagrams();
+        assert_eq!(coalesced_by_key(asked, &frames).len(), 1);
+    }
+}
+
+#[test]
+fn a_datagram_without_checksum_or_payload_is_not_merged_nor_overtaken() {
+    let segments = Stream {
+        udp: true,
+        ..example()
+    }
+    .segments();
+    let mut unchecked = segments[1].clone();
+    put16(&mut unchecked, 40, 0);
+    let mut empty = segments[1][..42].to_vec();
+    put16(&mut empty, 16, 28);
+    put16(&mut empty, 38, 8);
+    put16(&mut empty, 24, 0);
+    let checksum = Sum::of(&empty[14..34]).finish();
+    put16(&mut empty, 24, checksum);
+    for odd in [unchecked, empty] {
+        let frames = [segments[0].clone(), odd, segments[2].clone()];
+        let out: Vec<_> = coalesced(&frames).into_iter().map(|(f, _)| f).collect();
+        assert_eq!(out, frames);
+    }
+}
+
+#[test]
+fn a_fragment_overtakes_nothing_of_its_network_and_ends_nothing_of_another() {
+    let segments = example().segments();
+    let mut fragment = segments[1].clone();
+    fragment[20] |= 0x20;
+    finish(&mut fragment);
+    let frames = [
+        (0, segments[0].clone()),
+        (1, segments[0].clone()),
+        (0, fragment.clone()),
+        (0, segments[1].clone()),
+        (1, segments[1].clone()),
+    ];
+    let out = coalesced_by_key(&mut Coalescer::default(), &frames);
+    let whole =
+        |(key, bytes, offload): &(u8, Vec<u8>, Offload)| (*key, bytes.len(), offload.gso.is_some());
+    let out: Vec<_> = out.iter().map(whole).collect();
+    let (one, two) = (segments[0].len(), segments[0].len() + 1398);
+    let wanted = [
+        (0, one, false),
+        (0, fragment.len(), false),
+        (1, two, true),
+        (0, one, false),
+    ];
+    assert_eq!(out, wanted);
 }
 
 #[test]
@@ -277,13 +375,13 @@ fn frames_of_other_keys_never_meet() {
         .zip(segments)
         .map(|(i, frame)| (i % 2, frame))
         .collect();
-    let out = coalesced_by_key(&frames);
+    let out = coalesced_by_key(&mut Coalescer::default(), &frames);
     assert_eq!(out.len(), frames.len());
 }
 
 #[test]
 fn more_flows_than_there_is_room_for_lose_nothing() {
-    let streams: Vec<_> = (0..40)
+    let streams: Vec<_> = (0..100)
         .map(|port| Stream { port, ..example() }.segments())
         .collect();
     let frames: Vec<_> = (0..4)
@@ -352,21 +450,20 @@ proptest! {
     }
 }
 
-/// Frames of each flow in order: of those that have ports, by addresses and ports.
+/// Frames of each flow in order: of those that have ports, by protocol, addresses and ports.
 fn by_flow(frames: &[Vec<u8>]) -> BTreeMap<Vec<u8>, Vec<&[u8]>> {
     let mut flows: BTreeMap<_, Vec<&[u8]>> = BTreeMap::new();
     for frame in frames {
-        // Where the protocol is, and addresses with ports.
-        let places = match frame.get(12..14) {
-            Some([0x08, 0x00]) => Some((23, 26..38)),
-            Some([0x86, 0xdd]) => Some((20, 22..58)),
+        let flow = match frame.get(12..14) {
+            Some([0x08, 0x00]) => frame.get(23).zip(frame.get(26..38)),
+            Some([0x86, 0xdd]) => frame.get(20).zip(frame.get(22..58)),
             Some(_) | None => None,
         };
-        let flow = places.and_then(|(protocol, ends)| {
-            Some([&[*frame.get(protocol)?], frame.get(ends)?].concat())
-        });
         flows
-            .entry(flow.unwrap_or_default())
+            .entry(
+                flow.map(|(protocol, rest)| [&[*protocol], rest].concat())
+                    .unwrap_or_default(),
+            )
             .or_default()
             .push(frame);
     }

@@ -15,6 +15,8 @@ use crate::model::{Change, ClusterMap, Endpoint, NetworkId, NodeId, Revision};
 impl Core {
     /// Does what the node `from` asks.
     pub(super) async fn handle(&self, from: &NodeId, request: Request) -> Decision<Reply> {
+        // A node that was removed asks in vain while its connection is being closed.
+        self.ledger.read(|map| member(map, from))?;
         let kind = request.kind();
         let revision = match request {
             Request::CreateNetwork { create } => {

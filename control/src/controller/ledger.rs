@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use tokio::sync::watch;
+use tokio::sync::{OwnedMutexGuard, watch};
 use tracing::{error, warn};
 
 use super::decide::Decision;
@@ -17,8 +17,14 @@ use crate::store::{Commit, LOG_KEEP, Store, StoreError, TokenRecord};
 /// Locks: `writing` before `shown`; `shown` is never held across an await.
 #[derive(Debug)]
 pub(super) struct Ledger {
+    writing: Arc<tokio::sync::Mutex<()>>,
+    book: Arc<Book>,
+}
+
+/// What a write works on, also when nobody waits for it any more.
+#[derive(Debug)]
+struct Book {
     store: Arc<dyn Store>,
-    writing: tokio::sync::Mutex<()>,
     shown: RwLock<Shown>,
     revision: watch::Sender<Revision>,
 }
@@ -51,29 +57,28 @@ impl Ledger {
             log: snapshot.log.into(),
         };
         let shown = RwLock::new(shown);
-        Ok(Self {
+        let book = Book {
             store,
-            writing: tokio::sync::Mutex::new(()),
             shown,
             revision,
+        };
+        Ok(Self {
+            writing: Arc::default(),
+            book: Arc::new(book),
         })
     }
 
     fn shown(&self) -> RwLockReadGuard<'_, Shown> {
-        self.shown.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn shown_mut(&self) -> RwLockWriteGuard<'_, Shown> {
-        self.shown.write().unwrap_or_else(PoisonError::into_inner)
+        self.book.shown()
     }
 
     pub(super) fn revision(&self) -> Revision {
-        *self.revision.borrow()
+        self.book.revision()
     }
 
     /// Wakes at each new revision.
     pub(super) fn revisions(&self) -> watch::Receiver<Revision> {
-        self.revision.subscribe()
+        self.book.revision.subscribe()
     }
 
     pub(super) fn read<T>(&self, look: impl FnOnce(&ClusterMap) -> T) -> T {
@@ -89,9 +94,9 @@ impl Ledger {
         &self,
         decide: impl FnOnce(&ClusterMap) -> Decision<(Vec<Change>, T)>,
     ) -> Decision<(Revision, T)> {
-        let writing = self.writing.lock().await;
+        let writing = self.begin().await;
         let (changes, told) = decide(&self.shown().map)?;
-        let revision = self.commit(&writing, changes, None).await?;
+        let revision = self.commit(writing, changes, None).await?;
         Ok((revision, told))
     }
 
@@ -101,41 +106,36 @@ impl Ledger {
         token: TokenRecord,
         decide: impl FnOnce(&ClusterMap) -> Decision<Vec<Change>>,
     ) -> Decision<Revision> {
-        let writing = self.writing.lock().await;
+        let writing = self.begin().await;
         let changes = decide(&self.shown().map)?;
-        self.commit(&writing, changes, Some(token)).await
+        self.commit(writing, changes, Some(token)).await
     }
 
+    async fn begin(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.writing).lock_owned().await
+    }
+
+    /// Writes and shows in a task of its own: a caller whose patience ends, or whose peer goes away, must not leave
+    /// behind a store that is ahead of the map.
     async fn commit(
         &self,
-        _writing: &tokio::sync::MutexGuard<'_, ()>,
+        writing: OwnedMutexGuard<()>,
         changes: Vec<Change>,
         token: Option<TokenRecord>,
     ) -> Decision<Revision> {
-        let before = self.revision();
         if changes.is_empty() && token.is_none() {
-            return Ok(before);
+            return Ok(self.revision());
         }
-        let commit = Commit {
-            changes: changes.clone(),
-            token,
-        };
-        let revision = self
-            .store
-            .commit(before, commit)
-            .await
-            .map_err(|error| refuse(&error))?;
-        let mut shown = self.shown_mut();
-        for (revision, change) in (before + 1..).zip(changes) {
-            shown.log.push_back((revision, change.clone()));
-            shown.map.apply(revision, change);
+        let book = Arc::clone(&self.book);
+        let written = tokio::spawn(async move {
+            let written = book.write(changes, token).await;
+            drop(writing);
+            written
+        });
+        match written.await {
+            Ok(written) => written.map_err(|error| refuse(&error)),
+            Err(error) => Err(refuse(&error)),
         }
-        while shown.log.len() as u64 > LOG_KEEP {
-            shown.log.pop_front();
-        }
-        drop(shown);
-        self.revision.send_replace(revision);
-        Ok(revision)
     }
 
     /// What somebody who has the map as of `have` lacks.
@@ -167,15 +167,15 @@ impl Ledger {
         if have <= self.revision() {
             return true;
         }
-        let _writing = self.writing.lock().await;
-        match self.store.reincarnate().await {
+        let _writing = self.begin().await;
+        match self.book.store.reincarnate().await {
             Ok(new) => {
                 warn!(
                     have,
                     revision = self.revision(),
                     "the store was set back: an agent knows later changes; all agents get the whole map again"
                 );
-                self.shown_mut().incarnation = new;
+                self.book.shown_mut().incarnation = new;
             }
             Err(error) => error!(%error, "the store was set back, and that can't be noted in it"),
         }
@@ -183,20 +183,55 @@ impl Ledger {
     }
 
     pub(super) async fn token(&self, id: String) -> Decision<Option<TokenRecord>> {
-        self.store.token(id).await.map_err(|error| refuse(&error))
+        let token = self.book.store.token(id).await;
+        token.map_err(|error| refuse(&error))
     }
 
     pub(super) async fn put_token(&self, token: TokenRecord) -> Result<(), StoreError> {
-        let _writing = self.writing.lock().await;
-        let commit = Commit {
-            changes: Vec::new(),
-            token: Some(token),
-        };
-        self.store.commit(self.revision(), commit).await.map(drop)
+        let _writing = self.begin().await;
+        self.book.write(Vec::new(), Some(token)).await.map(drop)
     }
 }
 
-fn refuse(error: &StoreError) -> Refusal {
+impl Book {
+    fn shown(&self) -> RwLockReadGuard<'_, Shown> {
+        self.shown.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn shown_mut(&self) -> RwLockWriteGuard<'_, Shown> {
+        self.shown.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn revision(&self) -> Revision {
+        *self.revision.borrow()
+    }
+
+    async fn write(
+        &self,
+        changes: Vec<Change>,
+        token: Option<TokenRecord>,
+    ) -> Result<Revision, StoreError> {
+        let before = self.revision();
+        let commit = Commit {
+            changes: changes.clone(),
+            token,
+        };
+        let revision = self.store.commit(before, commit).await?;
+        let mut shown = self.shown_mut();
+        for (revision, change) in (before + 1..).zip(changes) {
+            shown.log.push_back((revision, change.clone()));
+            shown.map.apply(revision, change);
+        }
+        while shown.log.len() as u64 > LOG_KEEP {
+            shown.log.pop_front();
+        }
+        drop(shown);
+        self.revision.send_replace(revision);
+        Ok(revision)
+    }
+}
+
+fn refuse(error: &dyn std::fmt::Display) -> Refusal {
     error!(%error, "the store failed");
     Refusal::new(
         "store_failed",
@@ -204,3 +239,6 @@ fn refuse(error: &StoreError) -> Refusal {
     )
     .hint("see the controller's log")
 }
+
+#[cfg(test)]
+mod tests;

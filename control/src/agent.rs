@@ -109,6 +109,8 @@ pub struct Agent {
     saving: Mutex<()>,
     /// The controller has to be told of our endpoints again.
     resync: Notify,
+    /// Orders what the controller is told of endpoints: written by a full report, read by those of single ones.
+    reporting: tokio::sync::RwLock<()>,
     /// Revision of the map that the fabric follows.
     applied: watch::Sender<Applied>,
     /// Somebody asked over the API that the agent ends.
@@ -197,20 +199,39 @@ impl Agent {
 }
 
 impl Inner {
-    /// Addresses that the map doesn't show as taken, but are.
-    fn taken(&self) -> ipam::Taken {
-        let endpoints = self
-            .pending
-            .values()
-            .map(|pending| &pending.endpoint)
-            .chain(self.ports.values().map(|port| &port.record.endpoint));
-        let own = endpoints.flat_map(|endpoint| {
+    /// What the choice of an address has to know of this node.
+    fn local<'a>(&'a self, node: &'a NodeId) -> ipam::Local<'a> {
+        let pending = self.pending.values().map(|pending| &pending.endpoint);
+        let pending = pending.flat_map(|endpoint| {
             endpoint
                 .ips
                 .iter()
                 .map(|ip| (endpoint.network.clone(), *ip))
         });
-        own.chain(self.yielded.keys().cloned()).collect()
+        ipam::Local {
+            node,
+            ports: self.own_ports().collect(),
+            busy: pending.chain(self.yielded.keys().cloned()).collect(),
+        }
+    }
+
+    fn own_ports(&self) -> impl Iterator<Item = &Endpoint> {
+        self.ports.values().map(|port| &port.record.endpoint)
+    }
+
+    /// Who has names and MACs on a network: others by the map, this node by its ports and attaches. What the map says
+    /// of this node is late, by a moment or for as long as no controller answers.
+    fn known_endpoints<'a>(
+        &'a self,
+        network: &'a NetworkId,
+        node: &'a NodeId,
+    ) -> impl Iterator<Item = &'a Endpoint> {
+        let pending = self.pending.values().map(|pending| &pending.endpoint);
+        let own = self.own_ports().chain(pending);
+        self.map
+            .endpoints_of(network)
+            .filter(|endpoint| endpoint.node != *node)
+            .chain(own.filter(|endpoint| endpoint.network == *network))
     }
 
     /// An epoch newer than all that this node has seen.
@@ -221,9 +242,7 @@ impl Inner {
 
     /// All endpoints of this node, also those about to be.
     fn endpoints(&self) -> Vec<Endpoint> {
-        self.ports
-            .values()
-            .map(|port| &port.record.endpoint)
+        self.own_ports()
             .chain(
                 self.pending
                     .values()

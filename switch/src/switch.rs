@@ -191,6 +191,15 @@ impl Switch {
         drop(removed);
     }
 
+    /// Puts a port on another network, or on none, and forgets its addresses; false if there is no such port. Waits for
+    /// the workers: not to be called from the notification.
+    pub fn move_port(&self, id: PortId, to: Option<Vni>) -> bool {
+        let there = self.change(|tables| tables.move_port(id, to));
+        self.ask_all(Command::Settle);
+        self.shared.fdb.flush_place(Place::Port(id));
+        there
+    }
+
     /// Changes what a port may send; false if there is no such port.
     pub fn set_guard(&self, id: PortId, guard: Option<PortGuard>) -> bool {
         self.change(|tables| tables.set_guard(id, guard))

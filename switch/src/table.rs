@@ -77,7 +77,8 @@ impl PortGuard {
 /// A port in the table. Versions of it share what lives: counters, queues, whether it has gone.
 #[derive(Clone, Debug)]
 pub(crate) struct PortEntry {
-    pub(crate) network: Vni,
+    /// `None`: it is on no network; its frames go nowhere and none come.
+    pub(crate) network: Option<Vni>,
     pub(crate) guard: Option<PortGuard>,
     pub(crate) counters: Arc<Counters>,
     /// Worker `i` writes to queue `i` modulo their number.
@@ -131,7 +132,7 @@ impl Tables {
         let counters = Arc::new(Counters::new(self.lanes));
         let gone = Arc::new(AtomicBool::new(false));
         let port = Arc::new(PortEntry {
-            network,
+            network: Some(network),
             guard,
             counters,
             queues,
@@ -158,15 +159,34 @@ impl Tables {
 
     pub(crate) fn remove_port(&mut self, id: PortId) -> Option<Arc<PortEntry>> {
         let port = self.ports.get_mut(id.index())?.take()?;
-        if let Some(network) = self.networks.get_mut(&port.network) {
+        self.leave(id, port.network);
+        Some(port)
+    }
+
+    /// Puts a port on another network, or on none; false if there is no such port.
+    pub fn move_port(&mut self, id: PortId, to: Option<Vni>) -> bool {
+        let Some(slot) = self.ports.get_mut(id.index()).and_then(Option::as_mut) else {
+            return false;
+        };
+        let before = std::mem::replace(&mut Arc::make_mut(slot).network, to);
+        self.leave(id, before);
+        if let Some(network) = to.and_then(|vni| self.networks.get_mut(&vni)) {
+            Arc::make_mut(network).ports.push(id);
+        }
+        true
+    }
+
+    fn leave(&mut self, id: PortId, network: Option<Vni>) {
+        if let Some(network) = network.and_then(|vni| self.networks.get_mut(&vni)) {
             Arc::make_mut(network).ports.retain(|member| *member != id);
         }
-        Some(port)
     }
 
     /// Makes or changes a network.
     pub fn set_network(&mut self, spec: NetworkSpec) {
-        let members = self.ports().filter(|(_, port)| port.network == spec.vni);
+        let members = self
+            .ports()
+            .filter(|(_, port)| port.network == Some(spec.vni));
         let ports = members.map(|(id, _)| id).collect();
         self.networks
             .insert(spec.vni, Arc::new(NetworkEntry { spec, ports }));

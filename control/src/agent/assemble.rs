@@ -1,7 +1,7 @@
 //! The only place where switch and tunnel are plugged together: the fabric of this host. It starts both, carries out
 //! what [`super::plan`] wants by comparing it with what was applied before, and reads their counters.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -55,7 +55,8 @@ pub(super) struct Fabric {
     switch: Switch,
     peers: Peers,
     peer_ids: HashMap<IpAddr, PeerId>,
-    ports: BTreeMap<EndpointId, PortId>,
+    /// With the VNI that each was connected with.
+    ports: BTreeMap<EndpointId, (PortId, Vni)>,
     applied: Wanted,
 }
 
@@ -127,6 +128,8 @@ impl Fabric {
     /// go after nothing does.
     pub(super) fn apply(&mut self, wanted: Wanted) {
         self.add_peers(&wanted);
+        self.strand(&wanted.stranded);
+        self.drop_replaced(&wanted);
         for (vni, network) in &wanted.networks {
             if self.applied.networks.get(vni) != Some(network) {
                 self.switch.set_network(self.network_spec(*vni, network));
@@ -140,6 +143,38 @@ impl Fabric {
         }
         self.applied = wanted;
         self.drop_peers();
+    }
+
+    /// Takes ports off a VNI that is another network's now, before that network is there; and puts them back should
+    /// theirs return (a store that was set back).
+    fn strand(&mut self, stranded: &BTreeSet<EndpointId>) {
+        for id in stranded.difference(&self.applied.stranded) {
+            if let Some((port, _)) = self.ports.get(id) {
+                self.switch.move_port(*port, None);
+            }
+        }
+        for id in self.applied.stranded.difference(stranded) {
+            if let Some((port, vni)) = self.ports.get(id) {
+                self.switch.move_port(*port, Some(*vni));
+            }
+        }
+    }
+
+    /// Forgets networks whose VNI another one has now, with all that was known of their stations.
+    fn drop_replaced(&mut self, wanted: &Wanted) {
+        let applied = &mut self.applied;
+        applied.networks.retain(|vni, network| {
+            let replaced = wanted
+                .networks
+                .get(vni)
+                .is_some_and(|now| now.id != network.id);
+            if replaced {
+                self.switch.remove_network(*vni);
+                applied.macs.retain(|(of, _), _| of != vni);
+                applied.remote_stations.retain(|(of, _)| of != vni);
+            }
+            !replaced
+        });
     }
 
     fn add_peers(&mut self, wanted: &Wanted) {
@@ -235,7 +270,7 @@ impl Fabric {
                 Some(_) | None => {}
             }
             let place = match place {
-                WantedPlace::Port(id) => self.ports.get(id).copied().map(Place::Port),
+                WantedPlace::Port(id) => self.ports.get(id).map(|(port, _)| Place::Port(*port)),
                 WantedPlace::Peer(address) => self.peer_ids.get(address).copied().map(Place::Peer),
             };
             if let Some(place) = place {
@@ -263,13 +298,20 @@ impl Fabric {
             guard,
             queues,
         })?;
-        self.ports.insert(record.endpoint.id.clone(), id);
+        let endpoint = &record.endpoint;
+        let network = self.applied.networks.get(&record.vni);
+        if network.is_some_and(|network| network.id != endpoint.network) {
+            self.switch.move_port(id, None);
+            self.applied.stranded.insert(endpoint.id.clone());
+        }
+        self.ports.insert(endpoint.id.clone(), (id, record.vni));
         Ok(id)
     }
 
     /// Pulls a port out; its file descriptors are closed when this returns.
     pub(super) fn remove_port(&mut self, endpoint: &EndpointId) {
-        if let Some(id) = self.ports.remove(endpoint) {
+        self.applied.stranded.remove(endpoint);
+        if let Some((id, _)) = self.ports.remove(endpoint) {
             self.switch.remove_port(id);
         }
     }

@@ -86,6 +86,12 @@ impl Agent {
     /// Tells the controller before anything is made, so that a conflict refuses the request. Without a controller the
     /// endpoint is told at the next full report.
     async fn announce(&self, endpoint: &Endpoint) -> Result<(), ApiError> {
+        if self.must_tell() {
+            // What the controller still has of ports that are gone must not stand in this one's way. If it isn't told
+            // now it is told of all of them later.
+            let _ = self.tell_endpoints().await;
+        }
+        let _order = self.reporting.read().await;
         match self
             .link
             .request(Request::PutEndpoint {
@@ -102,11 +108,18 @@ impl Agent {
         }
     }
 
-    /// Takes an announced endpoint back.
+    /// Takes an announced endpoint back. Returns when our own map shows it too, where that comes soon: an address that
+    /// was claimed for it isn't ours any more.
     pub(super) async fn withdraw(&self, id: &EndpointId) {
         let request = Request::DeleteEndpoint { id: id.clone() };
-        if self.link.request(request).await.is_err() {
-            self.tell_later();
+        let order = self.reporting.read().await;
+        let reply = self.link.request(request).await;
+        drop(order);
+        match reply {
+            Ok(reply) => {
+                let _ = self.wait_revision(reply.revision).await;
+            }
+            Err(_) => self.tell_later(),
         }
     }
 

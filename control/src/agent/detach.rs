@@ -107,12 +107,13 @@ impl Agent {
         let (agent, id) = (Arc::clone(self), id.clone());
         let done = tokio::task::spawn_blocking(move || {
             agent.fabric().remove_port(&id);
-            agent.keeper.forget(&id.0);
             let port = {
                 let mut inner = agent.inner();
                 inner.leaving.remove(&id);
                 inner.ports.remove(&id)
             };
+            // After it is no port of ours any more: a new holder that is just being filled must not get it back.
+            agent.keeper.forget(&id.0);
             // Closing the last file descriptor waits for the kernel to tear the device down: not under a lock.
             drop(port);
         });

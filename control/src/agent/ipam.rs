@@ -12,11 +12,37 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use weft_wire::MacAddr;
 
-use crate::model::{ClusterMap, Network, NetworkId, NodeId, Subnet};
+use crate::model::{ClusterMap, Endpoint, Network, NetworkId, NodeId, Subnet};
 
-/// Addresses that the map doesn't show as taken, but that are: by ports and attaches of this host, or promised to
+/// Addresses that nobody has yet and nobody else may take: of attaches of this host that are under way, or promised to
 /// another node a moment ago.
-pub(super) type Taken = BTreeSet<(NetworkId, IpAddr)>;
+pub(super) type Busy = BTreeSet<(NetworkId, IpAddr)>;
+
+/// What this node knows of itself. The map is late about our own endpoints, by a moment or for as long as no controller
+/// answers; so it counts for those of other nodes only.
+#[derive(Debug)]
+pub(super) struct Local<'a> {
+    /// This node.
+    pub(super) node: &'a NodeId,
+    /// The endpoints of its ports.
+    pub(super) ports: Vec<&'a Endpoint>,
+    /// What is not free either.
+    pub(super) busy: Busy,
+}
+
+impl Local<'_> {
+    /// Who is on a network.
+    fn endpoints<'a>(
+        &'a self,
+        map: &'a ClusterMap,
+        network: &'a NetworkId,
+    ) -> impl Iterator<Item = &'a Endpoint> {
+        let own = self.ports.iter().copied();
+        map.endpoints_of(network)
+            .filter(|endpoint| endpoint.node != *self.node)
+            .chain(own.filter(|endpoint| endpoint.network == *network))
+    }
+}
 
 /// Where an address is to come from.
 #[derive(Debug, PartialEq, Eq)]
@@ -30,12 +56,12 @@ pub(super) enum Choice {
 /// The lowest free address of this node's blocks in `subnet`.
 pub(super) fn choose(
     map: &ClusterMap,
-    taken: &Taken,
-    node: &NodeId,
+    local: &Local<'_>,
     (network, subnet): (&Network, &Subnet),
 ) -> Choice {
-    let used: BTreeSet<IpAddr> = map
-        .endpoints_of(&network.id)
+    let node = local.node;
+    let used: BTreeSet<IpAddr> = local
+        .endpoints(map, &network.id)
         .flat_map(|endpoint| endpoint.ips.iter().copied())
         .collect();
     let ours = map
@@ -45,7 +71,7 @@ pub(super) fn choose(
         let free = block.prefix.hosts_and_edges().find(|ip| {
             subnet.is_host_address(*ip)
                 && !used.contains(ip)
-                && !taken.contains(&(network.id.clone(), *ip))
+                && !local.busy.contains(&(network.id.clone(), *ip))
                 && map
                     .block_of(&network.id, *ip)
                     .is_some_and(|owner| owner.node == *node)
@@ -80,8 +106,7 @@ pub(super) enum Fixed {
 /// Judges a fixed address (`--ip`).
 pub(super) fn judge(
     map: &ClusterMap,
-    taken: &Taken,
-    node: &NodeId,
+    local: &Local<'_>,
     (network, ip): (&Network, IpAddr),
 ) -> Fixed {
     let Some(subnet) = network.subnet_of(ip) else {
@@ -110,8 +135,8 @@ pub(super) fn judge(
         };
         return Fixed::Unusable(format!("{ip} is {why} of subnet {}", subnet.cidr));
     }
-    if let Some(holder) = map
-        .endpoints_of(&network.id)
+    if let Some(holder) = local
+        .endpoints(map, &network.id)
         .find(|endpoint| endpoint.ips.contains(&ip))
     {
         return Fixed::Held {
@@ -119,11 +144,11 @@ pub(super) fn judge(
             node: holder.node.clone(),
         };
     }
-    if taken.contains(&(network.id.clone(), ip)) {
+    if local.busy.contains(&(network.id.clone(), ip)) {
         return Fixed::Busy;
     }
     match map.block_of(&network.id, ip) {
-        Some(block) if block.node == *node => Fixed::Ours,
+        Some(block) if block.node == *local.node => Fixed::Ours,
         Some(_) | None => Fixed::Claim,
     }
 }

@@ -1,18 +1,28 @@
 //! The agent's side of the fd holder: deposits every port's file descriptors there and gets them back after a restart.
 //! A holder that dies is replaced and filled again; while there is none, ports work but would not survive the agent.
+//!
+//! A holder may also hang (a stopped process, a frozen cgroup), so whatever asks it may take seconds. Nothing else of
+//! the agent waits for that: it is asked with no other lock held, and how it is doing is known without asking it.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
 use super::Agent;
 use crate::holder::{HolderClient, HolderError};
+use crate::model::EndpointId;
 
 /// How often the holder is looked after.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long an agent that starts tries to get its ports from a holder that doesn't answer.
+const RECOVER_WITHIN: Duration = Duration::from_secs(15);
+/// Between two tries.
+const TRY_AGAIN: Duration = Duration::from_millis(200);
 
 /// A connection to the fd holder that is made again when it breaks.
 #[derive(Debug)]
@@ -20,6 +30,8 @@ pub(super) struct Keeper {
     socket: PathBuf,
     exe: PathBuf,
     client: Mutex<Option<HolderClient>>,
+    /// Whether the last that was heard of it was good.
+    fine: AtomicBool,
 }
 
 impl Keeper {
@@ -29,16 +41,24 @@ impl Keeper {
             socket,
             exe,
             client: Mutex::new(None),
+            fine: AtomicBool::new(false),
         };
         keeper.connect();
         keeper
     }
 
+    /// Where the holder is met.
+    pub(super) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
     fn connect(&self) -> bool {
         let mut client = self.client();
+        self.fine.store(false, Ordering::Relaxed);
         match HolderClient::connect_or_spawn(&self.socket, &self.exe) {
             Ok(connected) => {
                 *client = Some(connected);
+                self.fine.store(true, Ordering::Relaxed);
                 true
             }
             Err(error) => {
@@ -59,8 +79,28 @@ impl Keeper {
             Ok(value) => Some(value),
             Err(error) => {
                 warn!(%error, "the fd holder failed; a new one is started");
+                self.fine.store(false, Ordering::Relaxed);
                 *client = None;
                 None
+            }
+        }
+    }
+
+    /// Asks until there is an answer, also a new holder, for [`RECOVER_WITHIN`].
+    fn insist<T>(
+        &self,
+        what: impl Fn(&mut HolderClient) -> Result<T, HolderError>,
+    ) -> Result<T, HolderUnknown> {
+        let deadline = Instant::now() + RECOVER_WITHIN;
+        loop {
+            if let Some(value) = self.with(&what) {
+                return Ok(value);
+            }
+            if Instant::now() > deadline {
+                return Err(HolderUnknown);
+            }
+            if !self.connect() {
+                thread::sleep(TRY_AGAIN);
             }
         }
     }
@@ -77,29 +117,41 @@ impl Keeper {
     }
 
     /// A port's file descriptors; none when the holder doesn't have them.
-    pub(super) fn fetch(&self, name: &str) -> Vec<OwnedFd> {
-        self.with(|client| client.fetch(name)).unwrap_or_default()
+    ///
+    /// # Errors
+    /// No holder could be asked, not even a new one: that says nothing about the port.
+    pub(super) fn fetch(&self, name: &str) -> Result<Vec<OwnedFd>, HolderUnknown> {
+        self.insist(|client| client.fetch(name))
     }
 
     /// All that the holder has.
-    pub(super) fn names(&self) -> Vec<String> {
-        self.with(HolderClient::list)
-            .unwrap_or_default()
-            .into_iter()
-            .map(|held| held.name)
-            .collect()
+    ///
+    /// # Errors
+    /// As [`Self::fetch`].
+    pub(super) fn names(&self) -> Result<Vec<String>, HolderUnknown> {
+        let held = self.insist(HolderClient::list)?;
+        Ok(held.into_iter().map(|held| held.name).collect())
     }
 
     /// The holder's process, while it answers.
     pub(super) fn pid(&self) -> Option<i32> {
-        self.client().as_ref()?.pid()
+        self.client.try_lock().ok()?.as_ref()?.pid()
     }
 
-    /// Whether ports would survive the agent now.
+    /// Whether ports would survive the agent now. Never waits.
     pub(super) fn answers(&self) -> bool {
-        self.client().as_ref().is_some_and(HolderClient::is_alive)
+        match self.client.try_lock() {
+            Ok(client) => client.as_ref().is_some_and(HolderClient::is_alive),
+            // Somebody is just asking it.
+            Err(TryLockError::WouldBlock) => self.fine.load(Ordering::Relaxed),
+            Err(TryLockError::Poisoned(_)) => false,
+        }
     }
 }
+
+/// No holder answers, so that nobody knows what it has.
+#[derive(Debug)]
+pub(super) struct HolderUnknown;
 
 /// Replaces a holder that died, until the agent stops.
 pub(super) async fn watch(agent: Arc<Agent>) {
@@ -119,10 +171,24 @@ pub(super) async fn watch(agent: Arc<Agent>) {
 
 impl Agent {
     fn deposit_all(&self) {
-        let inner = self.inner();
-        for (id, port) in &inner.ports {
-            self.keeper.keep(&id.0, &port.fds);
+        let ports: Vec<(EndpointId, Vec<OwnedFd>)> = {
+            let inner = self.inner();
+            let ports = inner.ports.iter().filter_map(|(id, port)| {
+                let fds: Result<_, _> = port.fds.iter().map(OwnedFd::try_clone).collect();
+                if let Err(error) = &fds {
+                    warn!(%error, port = %port.record.endpoint.name, "would not survive the agent now");
+                }
+                Some((id.clone(), fds.ok()?))
+            });
+            ports.collect()
+        };
+        for (id, fds) in &ports {
+            self.keeper.keep(&id.0, fds);
+            // It may have been disconnected meanwhile, and forgotten before it was deposited.
+            if !self.inner().ports.contains_key(id) {
+                self.keeper.forget(&id.0);
+            }
         }
-        info!(ports = inner.ports.len(), "fd holder replaced");
+        info!(ports = ports.len(), "fd holder replaced");
     }
 }

@@ -27,6 +27,8 @@ pub(super) struct WantedPeer {
 /// A network as this host forwards it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct WantedNetwork {
+    /// Its identity: the VNI of one that was removed may be given to another.
+    pub(super) id: NetworkId,
     /// For people.
     pub(super) name: String,
     /// In force on this host.
@@ -60,6 +62,8 @@ pub(super) struct Wanted {
     /// MACs of endpoints on other hosts of plain L2 networks, which are learned, not owned: when one goes, what was
     /// learned of it must go too.
     pub(super) remote_stations: BTreeSet<(Vni, MacAddr)>,
+    /// Ports of networks that are no more whose VNI another network has now: they are on none.
+    pub(super) stranded: BTreeSet<EndpointId>,
     /// What an operator should know about the map.
     pub(super) warnings: Vec<String>,
 }
@@ -80,12 +84,16 @@ pub(super) struct Here<'a> {
 pub(super) struct LocalPort<'a> {
     /// Its endpoint.
     pub(super) id: &'a EndpointId,
-    /// Its VNI.
+    /// Its network.
+    pub(super) network: &'a NetworkId,
+    /// The network's VNI when it was connected.
     pub(super) vni: Vni,
     /// Its interface's address.
     pub(super) mac: MacAddr,
     /// Of that address's ownership.
     pub(super) epoch: u64,
+    /// The controller doesn't take it: the name or an address is another endpoint's.
+    pub(super) refused: bool,
 }
 
 /// Computes what this host is to hold.
@@ -107,6 +115,7 @@ pub(super) fn plan<'a>(
                 .filter(|ip| wanted.peers.contains_key(ip)),
         );
         let wanted_network = WantedNetwork {
+            id: network.id.clone(),
             name: network.name.clone(),
             mtu: effective_mtu(map, here, network),
             ageing_secs: network.ageing_secs,
@@ -117,11 +126,16 @@ pub(super) fn plan<'a>(
     }
     plan_macs(map, here, &mut wanted);
     for port in ports {
-        let plain = wanted
-            .networks
-            .get(&port.vni)
-            .is_none_or(|network| network.plain_l2);
-        if !plain {
+        let Some(network) = wanted.networks.get(&port.vni) else {
+            continue;
+        };
+        if network.id != *port.network {
+            wanted.stranded.insert(port.id.clone());
+        } else if network.plain_l2
+            || (port.refused && wanted.macs.contains_key(&(port.vni, port.mac)))
+        {
+            // Learned, or owned by whom the cluster says.
+        } else {
             let place = WantedPlace::Port(port.id.clone());
             wanted
                 .macs

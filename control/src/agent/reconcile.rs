@@ -74,9 +74,11 @@ impl Agent {
             .retain(|_, since| since.elapsed() < YIELD_PATIENCE);
         let ports = inner.ports.iter().map(|(id, port)| LocalPort {
             id,
+            network: &port.record.endpoint.network,
             vni: port.record.vni,
             mac: port.record.endpoint.mac,
             epoch: port.record.endpoint.epoch,
+            refused: port.trouble.is_some(),
         });
         let wanted = plan(&inner.map, &self.here(), ports);
         let stale_mtus = stale_mtus(&mut inner, &wanted.networks);
@@ -116,8 +118,9 @@ fn stale_mtus(
     let ports = inner.ports.values();
     ports
         .filter_map(|port| {
-            let mtu = networks.get(&port.record.vni)?.mtu;
-            if port.record.mtu == mtu {
+            let network = networks.get(&port.record.vni)?;
+            let mtu = network.mtu;
+            if port.record.mtu == mtu || network.id != port.record.endpoint.network {
                 return None;
             }
             let tap = port.fds.first()?.try_clone().ok()?;

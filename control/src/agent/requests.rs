@@ -32,7 +32,7 @@ impl Agent {
     }
 
     /// Waits until the fabric follows `revision`.
-    async fn wait_revision(&self, revision: Revision) -> Result<(), ApiError> {
+    pub(super) async fn wait_revision(&self, revision: Revision) -> Result<(), ApiError> {
         let mut applied = self.applied.subscribe();
         let arrived = applied.wait_for(|applied| applied.revision >= revision);
         match tokio::time::timeout(ARRIVAL_PATIENCE, arrived).await {

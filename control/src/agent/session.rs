@@ -1,5 +1,6 @@
 //! The control channel's events, and telling the controller what it missed while it was away.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,9 @@ use crate::model::ClusterMap;
 /// Between two tries to tell the controller what it didn't take.
 const TELL_AGAIN: Duration = Duration::from_millis(500);
 
+/// Between two reports of endpoints that the controller refuses.
+const REFUSED_AGAIN: Duration = Duration::from_secs(10);
+
 /// Follows the channel until the agent stops.
 pub(super) async fn follow(agent: Arc<Agent>, mut events: mpsc::Receiver<LinkEvent>) {
     while let Some(event) = events.recv().await {
@@ -24,7 +28,15 @@ pub(super) async fn follow(agent: Arc<Agent>, mut events: mpsc::Receiver<LinkEve
 /// Tells the controller of our endpoints whenever it doesn't know them as they are.
 pub(super) async fn tell(agent: Arc<Agent>) {
     loop {
-        agent.resync.notified().await;
+        // What the controller refused may have become free: that is heard of by asking again.
+        let retry = async {
+            tokio::time::sleep(REFUSED_AGAIN).await;
+            agent.retell_refused();
+        };
+        tokio::select! {
+            () = agent.resync.notified() => {}
+            () = retry => {}
+        }
         while agent.must_tell() {
             if agent.tell_endpoints().await.is_err() {
                 tokio::time::sleep(TELL_AGAIN).await;
@@ -116,13 +128,25 @@ impl Agent {
         }
     }
 
-    fn must_tell(&self) -> bool {
+    fn retell_refused(&self) {
+        let mut inner = self.inner();
+        if inner.ports.values().any(|port| port.trouble.is_some()) {
+            inner.channel.told = false;
+        }
+    }
+
+    pub(super) fn must_tell(&self) -> bool {
         let inner = self.inner();
         inner.channel.connected.is_some() && !inner.channel.told
     }
 
-    /// The full report: the controller adds what it misses and drops what we no longer have.
-    async fn tell_endpoints(&self) -> Result<(), RequestError> {
+    /// The full report: the controller adds what it misses and drops what we no longer have. So no report of a single
+    /// endpoint may be under way beside it: whichever came second would undo the other.
+    pub(super) async fn tell_endpoints(&self) -> Result<(), RequestError> {
+        let _order = self.reporting.write().await;
+        if !self.must_tell() {
+            return Ok(());
+        }
         let endpoints = {
             let mut inner = self.inner();
             // Whatever changes from here on makes it untold again.
@@ -142,8 +166,9 @@ impl Agent {
                 return Err(error);
             }
         };
-        for port in inner.ports.values_mut() {
-            port.trouble = None;
+        let mut before = BTreeMap::new();
+        for (id, port) in &mut inner.ports {
+            before.insert(id.clone(), port.trouble.take());
         }
         inner.warnings.clear();
         for (id, refusal) in reply.rejected {
@@ -151,12 +176,15 @@ impl Agent {
                 continue;
             };
             let message = refusal.message;
-            warn!(port = %port.record.endpoint.name, code = %refusal.code, "endpoint refused by the controller: {message}");
             let warning = format!(
                 "port {} is not known to the cluster: {message}",
                 port.record.endpoint.name
             );
-            port.trouble = Some(format!("refused: {message}"));
+            let trouble = Some(format!("refused: {message}"));
+            if before.get(&id) != Some(&trouble) {
+                warn!(port = %port.record.endpoint.name, code = %refusal.code, "endpoint refused by the controller: {message}");
+            }
+            port.trouble = trouble;
             inner.warnings.push(warning);
         }
         drop(inner);

@@ -245,6 +245,7 @@ async fn bring_up(
         saving: Mutex::new(()),
         changed: Notify::new(),
         resync: Notify::new(),
+        reporting: tokio::sync::RwLock::default(),
         stop: Notify::new(),
         stopped: watch::Sender::new(false),
         applied: watch::Sender::new(Applied {

@@ -188,18 +188,20 @@ impl Link {
             RequestError::Refused(Refusal::new("too_long", error.to_string()))
         };
         let bytes = codec::encode(&request).map_err(too_long)?;
-        let report = matches!(
-            request,
-            Request::PutEndpoint { .. } | Request::DeleteEndpoint { .. }
-        );
+        let report = match request {
+            Request::PutEndpoint { .. } | Request::DeleteEndpoint { .. } => Some(REPORT_PATIENCE),
+            // Longer, and single reports wait for it.
+            Request::SyncEndpoints { .. } => Some(REQUEST_PATIENCE),
+            _ => None,
+        };
         let exchange = exchange(&connection, &bytes);
-        if !report {
+        let Some(patience) = report else {
             return timeout(REQUEST_PATIENCE, exchange)
                 .await
                 .unwrap_or(Err(RequestError::TimedOut));
-        }
+        };
         tokio::select! {
-            answer = timeout(REPORT_PATIENCE, exchange) => answer.unwrap_or(Err(RequestError::TimedOut)),
+            answer = timeout(patience, exchange) => answer.unwrap_or(Err(RequestError::TimedOut)),
             () = silence(&connection) => Err(RequestError::TimedOut),
         }
     }

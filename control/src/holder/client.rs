@@ -55,11 +55,7 @@ impl HolderClient {
     /// # Errors
     /// [`HolderError`]; `Socket` with `NotFound` or `ConnectionRefused` when there is no holder.
     pub fn connect(socket_path: &Path) -> Result<Self, HolderError> {
-        let socket = socket::connect(socket_path)?;
-        socket
-            .set_read_timeout(Some(REPLY_WITHIN))
-            .and_then(|()| socket.set_write_timeout(Some(REPLY_WITHIN)))
-            .map_err(HolderError::socket("set up the connection to", socket_path))?;
+        let socket = socket::connect(socket_path, REPLY_WITHIN)?;
         let mut client = Self {
             socket,
             path: socket_path.to_owned(),

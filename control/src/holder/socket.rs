@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::sys::stat::{Mode, umask};
@@ -15,6 +16,8 @@ use super::HolderError;
 
 /// Connections that wait to be accepted: one agent at a time, and somebody who looks.
 const BACKLOG: i32 = 8;
+/// A holder that lives is seen by its accepting, or by its not refusing.
+const STALE_PATIENCE: Duration = Duration::from_secs(1);
 /// `sun_path` has 108 bytes, the last a NUL.
 const PATH_MAX_LEN: usize = 107;
 
@@ -62,13 +65,25 @@ impl Drop for Listener {
     }
 }
 
-/// Connects and makes sure that the listener is the same user's, or root's.
-pub(super) fn connect(path: &Path) -> Result<Socket, HolderError> {
-    let socket = new_socket().map_err(HolderError::socket("make a socket for", path))?;
+/// Connects and makes sure that the listener is the same user's, or root's. Every wait on the socket, that for a place
+/// in the listener's backlog included, ends after `patience`.
+pub(super) fn connect(path: &Path, patience: Duration) -> Result<Socket, HolderError> {
+    let socket = new_socket()
+        .and_then(|socket| {
+            socket.set_read_timeout(Some(patience))?;
+            socket.set_write_timeout(Some(patience))?;
+            Ok(socket)
+        })
+        .map_err(HolderError::socket("make a socket for", path))?;
     let address = Address::of(path)?;
-    socket
-        .connect(&address.address)
-        .map_err(HolderError::socket("connect to", path))?;
+    socket.connect(&address.address).map_err(|source| {
+        // The listener lives but accepts nobody.
+        if source.kind() == io::ErrorKind::WouldBlock {
+            let path = path.to_owned();
+            return HolderError::NoAnswer { path };
+        }
+        HolderError::socket("connect to", path)(source)
+    })?;
     let uid = peer(&socket).map_err(HolderError::socket("connect to", path))?;
     if !is_ours(uid) {
         return Err(HolderError::Foreign {
@@ -119,7 +134,7 @@ fn remove_stale(path: &Path) -> Result<(), HolderError> {
             path: path.to_owned(),
         });
     }
-    match connect(path) {
+    match connect(path, STALE_PATIENCE) {
         Err(HolderError::Socket { source, .. })
             if source.kind() == io::ErrorKind::ConnectionRefused =>
         {

@@ -36,7 +36,8 @@ pub(super) fn admit<'t, 'f>(
     let (vni, guard) = match from {
         Source::Port(port) => {
             let port = tables.port(port).ok_or(DropReason::PortGone)?;
-            (port.network, port.guard.as_ref())
+            let network = port.network.ok_or(DropReason::UnknownVni)?;
+            (network, port.guard.as_ref())
         }
         Source::Peer { vni, .. } => (vni, None),
     };

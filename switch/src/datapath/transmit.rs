@@ -21,7 +21,9 @@ pub(super) fn transmit(
         (Next::To(Place::Peer(_)), Source::Peer { .. }) => return Err(DropReason::SplitHorizon),
         (Next::To(Place::Port(port)), _) => {
             // An entry may outlive its port for a moment, and its number may be of another network by then.
-            let there = tables.port(port).filter(|port| port.network == frame.vni);
+            let there = tables
+                .port(port)
+                .filter(|port| port.network == Some(frame.vni));
             there.ok_or(DropReason::PortGone)?;
             actions.push(Action::ToPort(port));
         }

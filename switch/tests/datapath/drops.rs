@@ -94,3 +94,23 @@ fn an_entry_that_points_to_a_port_of_another_network_delivers_nothing() {
     let actions = world.send(FROM_A, &frame(mac(9), mac(0)));
     assert_eq!(actions, drop_for(DropReason::PortGone));
 }
+
+#[test]
+fn a_port_on_no_network_neither_sends_nor_receives_until_it_is_put_back() {
+    let mut world = World::new(NetworkMode::Routed);
+    let broadcast = frame(MacAddr::BROADCAST, mac(9));
+    assert!(world.tables.move_port(PORTS[1], None));
+    assert_eq!(
+        world.send(from_port(1), &broadcast),
+        drop_for(DropReason::UnknownVni)
+    );
+    let flooded = world.send(FROM_A, &broadcast);
+    assert!(!flooded.contains(&to_port(1)), "{flooded:?}");
+    world.own(1, Place::Port(PORTS[1]), 1);
+    assert_eq!(
+        world.send(FROM_A, &frame(mac(1), mac(9))),
+        drop_for(DropReason::PortGone)
+    );
+    assert!(world.tables.move_port(PORTS[1], Some(blue())));
+    assert_eq!(world.send(FROM_A, &frame(mac(1), mac(9))), [to_port(1)]);
+}

@@ -10,10 +10,10 @@ use weft_wire::MacAddr;
 use super::validate::OTHER_IP;
 use crate::agent::ipam::{self, Choice, Fixed};
 use crate::agent::views::node_name;
-use crate::agent::{Agent, ApiError, Inner, Pending};
+use crate::agent::{Agent, ApiError, Facts, Inner, Pending};
 use crate::api;
 use crate::channel::Request;
-use crate::model::{self, Endpoint, EndpointId, Network, Subnet};
+use crate::model::{self, Endpoint, EndpointId, Network, NodeId, Subnet};
 use crate::netns::Netns;
 
 /// How often a block is asked for before the address is given up: two could be taken by attaches beside this one.
@@ -55,7 +55,7 @@ impl Agent {
         }
         let name = match &request.name {
             Some(name) => {
-                if let Some(node) = name_holder(&inner, network, name) {
+                if let Some(node) = name_holder(&inner, network, (name, &self.facts.node)) {
                     return Err(ApiError::conflict(
                         "name_taken",
                         format!(
@@ -67,7 +67,7 @@ impl Agent {
                 }
                 name.clone()
             }
-            None => free_name(&inner, network, &base_name(netns), &self.facts.node_name),
+            None => free_name(&inner, network, &base_name(netns), &self.facts),
         };
         let endpoint = Endpoint {
             id: id.clone(),
@@ -111,8 +111,8 @@ impl Agent {
         let ips = inner.pending[&pending.id].endpoint.ips.clone();
         let mac = request
             .mac
-            .unwrap_or_else(|| free_mac(&inner, network, &ips));
-        if let Some(holder) = mac_holder(&inner, network, mac) {
+            .unwrap_or_else(|| free_mac(&inner, network, (&ips, &self.facts.node)));
+        if let Some(holder) = mac_holder(&inner, network, (mac, &self.facts.node)) {
             return Err(ApiError::conflict(
                 "mac_taken",
                 format!(
@@ -140,8 +140,8 @@ impl Agent {
         for _ in 0..BLOCK_TRIES {
             {
                 let mut inner = self.inner();
-                let taken = inner.taken();
-                let choice = ipam::choose(&inner.map, &taken, &self.facts.node, (network, subnet));
+                let local = inner.local(&self.facts.node);
+                let choice = ipam::choose(&inner.map, &local, (network, subnet));
                 if let Choice::Address(ip) = choice {
                     inner.pending_mut(&pending.id).endpoint.ips.push(ip);
                     return Ok(());
@@ -184,8 +184,8 @@ impl Agent {
         for attempt in 0..2 {
             {
                 let mut inner = self.inner();
-                let taken = inner.taken();
-                let verdict = ipam::judge(&inner.map, &taken, &self.facts.node, (network, ip));
+                let local = inner.local(&self.facts.node);
+                let verdict = ipam::judge(&inner.map, &local, (network, ip));
                 match verdict {
                     Fixed::Ours => {
                         inner.pending_mut(&pending.id).endpoint.ips.push(ip);
@@ -245,58 +245,40 @@ fn base_name(netns: &Netns) -> String {
     }
 }
 
-fn name_holder(inner: &Inner, network: &Network, name: &str) -> Option<String> {
-    let local = inner
-        .pending
-        .values()
-        .map(|pending| &pending.endpoint)
-        .chain(inner.ports.values().map(|port| &port.record.endpoint))
-        .filter(|endpoint| endpoint.network == network.id);
-    inner
-        .map
-        .endpoints_of(&network.id)
-        .chain(local)
-        .find(|endpoint| endpoint.name == name)
-        .map(|endpoint| node_name(&inner.map, &endpoint.node))
+fn name_holder(inner: &Inner, network: &Network, (name, here): (&str, &NodeId)) -> Option<String> {
+    let mut known = inner.known_endpoints(&network.id, here);
+    let holder = known.find(|endpoint| endpoint.name == name)?;
+    Some(node_name(&inner.map, &holder.node))
 }
 
 /// The namespace's name, or with this node's name behind it, or with a number behind that.
-fn free_name(inner: &Inner, network: &Network, base: &str, node: &str) -> String {
+fn free_name(inner: &Inner, network: &Network, base: &str, facts: &Facts) -> String {
+    let node = &facts.node_name;
     let mut candidates = std::iter::once(base.to_owned())
         .chain(std::iter::once(format!("{base}-{node}")))
         .chain((2..).map(|number| format!("{base}-{number}")))
         .filter(|name| model::check_name("endpoint", name).is_ok());
     candidates
-        .find(|name| name_holder(inner, network, name).is_none())
+        .find(|name| name_holder(inner, network, (name, &facts.node)).is_none())
         .expect("numbers don't end")
 }
 
-fn mac_holder(inner: &Inner, network: &Network, mac: MacAddr) -> Option<String> {
-    let local = inner
-        .pending
-        .values()
-        .map(|pending| &pending.endpoint)
-        .chain(inner.ports.values().map(|port| &port.record.endpoint))
-        .filter(|endpoint| endpoint.network == network.id);
-    let mut all = inner.map.endpoints_of(&network.id).chain(local);
-    all.find(|endpoint| endpoint.mac == mac).map(|endpoint| {
-        format!(
-            "{} on node {}",
-            endpoint.name,
-            node_name(&inner.map, &endpoint.node)
-        )
-    })
+fn mac_holder(inner: &Inner, network: &Network, (mac, here): (MacAddr, &NodeId)) -> Option<String> {
+    let mut known = inner.known_endpoints(&network.id, here);
+    let holder = known.find(|endpoint| endpoint.mac == mac)?;
+    let node = node_name(&inner.map, &holder.node);
+    Some(format!("{} on node {node}", holder.name))
 }
 
-fn free_mac(inner: &Inner, network: &Network, ips: &[IpAddr]) -> MacAddr {
+fn free_mac(inner: &Inner, network: &Network, (ips, here): (&[IpAddr], &NodeId)) -> MacAddr {
     let wanted = ipam::mac_for(ips, rand::random());
-    if mac_holder(inner, network, wanted).is_none() {
+    if mac_holder(inner, network, (wanted, here)).is_none() {
         return wanted;
     }
     // Somebody set the address by hand that goes with this IP.
     loop {
         let mac = ipam::mac_for(&[], rand::random());
-        if mac_holder(inner, network, mac).is_none() {
+        if mac_holder(inner, network, (mac, here)).is_none() {
             return mac;
         }
     }

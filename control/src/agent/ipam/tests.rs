@@ -25,7 +25,8 @@ fn network(cidr: &str, gateway: &str) -> Network {
 
 struct World {
     map: ClusterMap,
-    taken: Taken,
+    ports: Vec<Endpoint>,
+    busy: Busy,
     network: Network,
 }
 
@@ -36,7 +37,8 @@ impl World {
         map.apply(1, Change::Put(Object::Network(network.clone())));
         Self {
             map,
-            taken: Taken::new(),
+            ports: Vec::new(),
+            busy: Busy::new(),
             network,
         }
     }
@@ -62,30 +64,41 @@ impl World {
             ips: vec![ip.parse().unwrap()],
             epoch: 1,
         };
+        if node == HERE {
+            return self.ports.push(endpoint);
+        }
         self.map.apply(
             self.map.revision + 1,
             Change::Put(Object::Endpoint(endpoint)),
         );
     }
 
+    /// One of ours that has no port any more, which the controller wasn't told yet.
+    fn leftover(&mut self, ip: &str) {
+        self.endpoint(ip, HERE);
+        let endpoint = self.ports.pop().unwrap();
+        self.map.apply(
+            self.map.revision + 1,
+            Change::Put(Object::Endpoint(endpoint)),
+        );
+    }
+
+    fn with_local<T>(&self, ask: impl FnOnce(&Local<'_>) -> T) -> T {
+        ask(&Local {
+            node: &NodeId(HERE.into()),
+            ports: self.ports.iter().collect(),
+            busy: self.busy.clone(),
+        })
+    }
+
     fn choose(&self) -> Choice {
         let subnet = &self.network.subnets[0];
-        choose(
-            &self.map,
-            &self.taken,
-            &NodeId(HERE.into()),
-            (&self.network, subnet),
-        )
+        self.with_local(|local| choose(&self.map, local, (&self.network, subnet)))
     }
 
     fn judge(&self, ip: &str) -> Fixed {
         let ip = ip.parse().unwrap();
-        judge(
-            &self.map,
-            &self.taken,
-            &NodeId(HERE.into()),
-            (&self.network, ip),
-        )
+        self.with_local(|local| judge(&self.map, local, (&self.network, ip)))
     }
 }
 
@@ -103,7 +116,7 @@ fn the_lowest_free_address_of_our_blocks_is_chosen() {
     assert_eq!(world.choose(), address("10.32.0.2"));
     world.endpoint("10.32.0.2", HERE);
     world
-        .taken
+        .busy
         .insert((world.network.id.clone(), "10.32.0.3".parse().unwrap()));
     assert_eq!(world.choose(), address("10.32.0.4"));
 }
@@ -152,7 +165,7 @@ fn a_fixed_address_is_judged_by_who_has_it() {
     };
     assert_eq!(world.judge("10.32.0.9"), held);
     world
-        .taken
+        .busy
         .insert((world.network.id.clone(), "10.32.0.10".parse().unwrap()));
     assert_eq!(world.judge("10.32.0.10"), Fixed::Busy);
     assert!(matches!(world.judge("10.33.0.1"), Fixed::Unusable(_)));
@@ -167,4 +180,31 @@ fn a_mac_follows_its_ipv4_address_and_is_a_local_station() {
     assert_eq!(mac.to_string(), "02:57:0a:20:00:02");
     let mac = mac_for(&[], 0x1234_5678_9abc_def0);
     assert!(mac.is_station() && mac.octets()[0] & 2 == 2);
+}
+
+#[test]
+fn what_the_map_still_has_of_a_port_that_is_gone_holds_nothing() {
+    let mut world = World::new("10.32.0.0/16", "10.32.0.1");
+    world.block("10.32.0.0/26", HERE);
+    world.leftover("10.32.0.2");
+    assert_eq!(world.choose(), address("10.32.0.2"));
+    assert_eq!(world.judge("10.32.0.2"), Fixed::Ours);
+    // One claimed in another node's block stays ours as long as the map says so.
+    world.block("10.32.0.64/26", THERE);
+    world.block("10.32.0.70/32", HERE);
+    world.leftover("10.32.0.70");
+    assert_eq!(world.judge("10.32.0.70"), Fixed::Ours);
+}
+
+#[test]
+fn an_address_of_a_port_of_ours_is_held_though_the_map_does_not_know_it_yet() {
+    let mut world = World::new("10.32.0.0/16", "10.32.0.1");
+    world.block("10.32.0.0/26", HERE);
+    world.endpoint("10.32.0.2", HERE);
+    let held = Fixed::Held {
+        endpoint: "e10.32.0.2".into(),
+        node: NodeId(HERE.into()),
+    };
+    assert_eq!(world.judge("10.32.0.2"), held);
+    assert_eq!(world.choose(), address("10.32.0.3"));
 }

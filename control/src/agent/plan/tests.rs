@@ -116,9 +116,11 @@ fn addresses_of_a_plain_l2_network_are_learned_not_owned() {
         &map,
         &[LocalPort {
             id: &id,
+            network: &NetworkId("lab".into()),
             vni: vni(7),
             mac: mac(1),
             epoch: 1,
+            refused: false,
         }],
     );
     assert!(wanted.macs.is_empty() && wanted.networks[&vni(7)].plain_l2);
@@ -126,25 +128,48 @@ fn addresses_of_a_plain_l2_network_are_learned_not_owned() {
 }
 
 #[test]
-fn a_local_port_owns_its_address_whatever_the_map_says() {
+fn a_local_port_owns_its_address_whatever_the_map_says_unless_it_was_refused() {
     let mut map = ClusterMap::default();
     node(&mut map, "h2", "10.99.0.2", 1500);
     network(&mut map, "blue", 4096, Some("10.32.0.0/16"), &[]);
     endpoint(&mut map, 2, "blue", "h2");
     let id = EndpointId("mine".into());
+    let blue = NetworkId("blue".into());
+    let mut port = LocalPort {
+        id: &id,
+        network: &blue,
+        vni: vni(4096),
+        mac: mac(2),
+        epoch: 9,
+        refused: false,
+    };
+    let owner = |port: &LocalPort<'_>| {
+        let wanted = plan_of(&map, std::slice::from_ref(port));
+        wanted.macs[&(vni(4096), mac(2))].clone()
+    };
+    assert_eq!(owner(&port), (WantedPlace::Port(id.clone()), 9));
+    port.refused = true;
+    assert_eq!(owner(&port), (WantedPlace::Peer(ip("10.99.0.2")), 2));
+}
+
+#[test]
+fn a_port_of_a_network_that_is_gone_is_not_on_the_one_that_has_its_vni_now() {
+    let mut map = ClusterMap::default();
+    network(&mut map, "green", 4096, Some("10.32.0.0/16"), &[]);
+    let id = EndpointId("mine".into());
     let wanted = plan_of(
         &map,
         &[LocalPort {
             id: &id,
+            network: &NetworkId("blue".into()),
             vni: vni(4096),
             mac: mac(2),
             epoch: 9,
+            refused: false,
         }],
     );
-    assert_eq!(
-        wanted.macs[&(vni(4096), mac(2))],
-        (WantedPlace::Port(id), 9)
-    );
+    assert_eq!(wanted.stranded, BTreeSet::from([id]));
+    assert!(wanted.macs.is_empty());
 }
 
 #[test]

@@ -3,12 +3,13 @@
 #![deny(clippy::disallowed_methods)]
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use super::block::{check_address, claims_of, ip_taken};
 use super::{Decision, describe, find_network_by_id, node_name};
 use crate::channel::Refusal;
 use crate::model::{
-    Change, ClusterMap, Endpoint, EndpointId, Key, Network, NodeId, Object, check_name,
+    Change, ClusterMap, Endpoint, EndpointId, Key, Network, NetworkId, NodeId, Object, check_name,
 };
 
 /// Most addresses and aliases of one endpoint.
@@ -146,9 +147,21 @@ pub fn delete(map: &ClusterMap, node: &NodeId, id: &EndpointId) -> Decision<Vec<
     if endpoint.object.node != *node {
         return Err(foreign(map, &endpoint.object.name, &endpoint.object.node));
     }
+    Ok(delete_own(map, id, |_, _| false))
+}
+
+/// Deletes an endpoint and the addresses claimed for it, but those for which there is still a use.
+fn delete_own(
+    map: &ClusterMap,
+    id: &EndpointId,
+    in_use: impl Fn(&NetworkId, IpAddr) -> bool,
+) -> Vec<Change> {
     let mut changes = claims_of(map, id);
+    changes.retain(|change| {
+        !matches!(change, Change::Delete(Key::Block(network, prefix)) if in_use(network, prefix.addr()))
+    });
     changes.push(Change::Delete(Key::Endpoint(id.clone())));
-    Ok(changes)
+    changes
 }
 
 /// What a full report comes to.
@@ -178,8 +191,13 @@ pub fn sync(map: &ClusterMap, node: &NodeId, endpoints: &[Endpoint]) -> Sync {
             sync.changes.push(change);
         }
     };
+    // While no controller answered, a port may have been connected anew with the address claimed for another.
+    let used: BTreeSet<(&NetworkId, IpAddr)> = endpoints
+        .iter()
+        .flat_map(|endpoint| endpoint.ips.iter().map(|ip| (&endpoint.network, *ip)))
+        .collect();
     for id in &gone {
-        let changes = delete(&draft, node, id).expect("it is this node's");
+        let changes = delete_own(&draft, id, |network, ip| used.contains(&(network, ip)));
         take(&mut draft, changes);
     }
     for endpoint in endpoints {

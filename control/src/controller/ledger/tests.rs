@@ -57,7 +57,13 @@ impl Store for SlowStore {
 
 fn a_change(_: &ClusterMap) -> Decision<(Vec<Change>, ())> {
     let prefix = "10.0.0.0/24".parse().unwrap();
-    Ok((vec![Change::Delete(Key::Block(NetworkId("n".to_owned()), prefix))], ()))
+    Ok((
+        vec![Change::Delete(Key::Block(
+            NetworkId("n".to_owned()),
+            prefix,
+        ))],
+        (),
+    ))
 }
 
 #[tokio::test]

@@ -49,7 +49,7 @@ use crate::channel::Link;
 use crate::model::{ClusterId, ClusterMap, Endpoint, EndpointId, NetworkId, NodeId, Revision};
 use assemble::Fabric;
 use keeper::Keeper;
-use state::{PortRecord, StateDir};
+use state::{PortRecord, SavedPorts, StateDir};
 
 /// How an agent is to run.
 #[derive(Clone, Debug)]
@@ -152,6 +152,8 @@ struct Inner {
 #[derive(Debug)]
 struct Pending {
     endpoint: Endpoint,
+    /// Device and inode of its namespace.
+    netns_id: (u64, u64),
     /// Addresses and MAC are decided: it may be told to the controller.
     complete: bool,
 }
@@ -219,6 +221,12 @@ impl Inner {
         self.ports.values().map(|port| &port.record.endpoint)
     }
 
+    /// Those of ports and of attaches under way.
+    fn own_endpoints(&self) -> impl Iterator<Item = &Endpoint> {
+        let pending = self.pending.values().map(|pending| &pending.endpoint);
+        self.own_ports().chain(pending)
+    }
+
     /// Who has names and MACs on a network: others by the map, this node by its ports and attaches. What the map says
     /// of this node is late, by a moment or for as long as no controller answers.
     fn known_endpoints<'a>(
@@ -226,12 +234,13 @@ impl Inner {
         network: &'a NetworkId,
         node: &'a NodeId,
     ) -> impl Iterator<Item = &'a Endpoint> {
-        let pending = self.pending.values().map(|pending| &pending.endpoint);
-        let own = self.own_ports().chain(pending);
         self.map
             .endpoints_of(network)
             .filter(|endpoint| endpoint.node != *node)
-            .chain(own.filter(|endpoint| endpoint.network == *network))
+            .chain(
+                self.own_endpoints()
+                    .filter(|endpoint| endpoint.network == *network),
+            )
     }
 
     /// An epoch newer than all that this node has seen.
@@ -253,10 +262,11 @@ impl Inner {
             .collect()
     }
 
-    fn records(&self) -> Vec<PortRecord> {
-        self.ports
-            .values()
-            .map(|port| port.record.clone())
-            .collect()
+    fn to_save(&self) -> SavedPorts {
+        let ports = self.ports.values().map(|port| port.record.clone());
+        SavedPorts {
+            ports: ports.collect(),
+            yielded: self.yielded.keys().cloned().collect(),
+        }
     }
 }

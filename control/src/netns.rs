@@ -10,6 +10,7 @@ mod sys;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -176,7 +177,12 @@ impl Netns {
 
     fn open_path(path: &Path) -> Result<Self, NetnsError> {
         let name = path.display().to_string();
-        match File::open(path) {
+        // Not to wait for the other end of what turns out to be a pipe.
+        let opened = File::options()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+            .open(path);
+        match opened {
             Ok(file) => Self::from_fd(file.into(), name),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Err(NetnsError::NoSuchNamespace {

@@ -181,12 +181,12 @@ impl Fabric {
         if wanted.peers == self.applied.peers {
             return;
         }
-        for address in wanted.peers.keys() {
-            if !self.peer_ids.contains_key(address) {
-                let id = free_id(&self.peer_ids);
-                self.peer_ids.insert(*address, id);
-            }
-        }
+        let taken: BTreeSet<u32> = self.peer_ids.values().map(|id| id.0).collect();
+        let free = (0..).filter(|id| !taken.contains(id)).map(PeerId);
+        let new = wanted.peers.keys();
+        let new = new.filter(|address| !self.peer_ids.contains_key(address));
+        let given: Vec<(IpAddr, PeerId)> = new.copied().zip(free).collect();
+        self.peer_ids.extend(given);
         // Those that leave stay known until nothing points to them.
         let all = self.applied.peers.iter().chain(&wanted.peers);
         let all: BTreeMap<_, _> = all.collect();
@@ -388,14 +388,6 @@ impl Fabric {
             last: stats.last,
         }
     }
-}
-
-fn free_id(taken: &HashMap<IpAddr, PeerId>) -> PeerId {
-    let mut id = 0;
-    while taken.values().any(|of| of.0 == id) {
-        id += 1;
-    }
-    PeerId(id)
 }
 
 fn named(drops: impl Iterator<Item = (&'static str, u64)>) -> BTreeMap<String, u64> {

@@ -41,7 +41,6 @@ impl Agent {
         let netns = open_netns(&request.netns).await?;
         let network = self.find_network(network).await?;
         check_fit(&network, &request)?;
-        self.check_second(&network, &request, &netns)?;
         let pending = self.reserve(&network, &request, &netns).await?;
         let endpoint = self.fill(&pending, &network, &request).await?;
         self.announce(&endpoint).await?;
@@ -52,34 +51,6 @@ impl Agent {
                 self.withdraw(&endpoint.id).await;
                 Err(error)
             }
-        }
-    }
-
-    /// A namespace that is on the network already gets a second port only by a name of its own: a script that is run
-    /// twice shouldn't make one.
-    fn check_second(
-        &self,
-        network: &Network,
-        request: &api::Connect,
-        netns: &Netns,
-    ) -> Result<(), ApiError> {
-        let inner = self.inner();
-        let mut ports = inner.ports.values().map(|port| &port.record);
-        let first = ports
-            .find(|record| record.endpoint.network == network.id && record.netns_id == netns.id());
-        match first {
-            Some(record) if request.name.is_none() => Err(ApiError::conflict(
-                "already_connected",
-                format!(
-                    "namespace {} is on network {} already (port {}, interface {})",
-                    netns.name(),
-                    network.name,
-                    record.endpoint.name,
-                    record.ifname
-                ),
-            )
-            .hint("give a second port a --name of its own")),
-            Some(_) | None => Ok(()),
         }
     }
 
@@ -236,8 +207,8 @@ impl Agent {
                 .saving
                 .lock()
                 .unwrap_or_else(std::sync::PoisonError::into_inner);
-            let records = agent.inner().records();
-            agent.state.save_ports(&records).map_err(|error| {
+            let saved = agent.inner().to_save();
+            agent.state.save_ports(saved).map_err(|error| {
                 ApiError::internal(error.to_string())
                     .hint("make room or mend the file system, then try again")
             })

@@ -17,7 +17,7 @@ use crate::model::{EndpointId, Revision};
 
 /// The map is saved at most this often: it is a cache.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
-/// A yielded address is the controller's by then, or was never claimed.
+/// A yielded address is in the map as the other node's by then, or was never claimed.
 const YIELD_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Follows changes until the agent stops.
@@ -69,9 +69,12 @@ impl Agent {
 
     pub(super) fn reconcile(&self) {
         let mut inner = self.inner();
-        inner
-            .yielded
-            .retain(|_, since| since.elapsed() < YIELD_PATIENCE);
+        // While no controller answers, the map can't show what came of it.
+        if inner.channel.caught_up {
+            inner
+                .yielded
+                .retain(|_, since| since.elapsed() < YIELD_PATIENCE);
+        }
         let ports = inner.ports.iter().map(|(id, port)| LocalPort {
             id,
             network: &port.record.endpoint.network,

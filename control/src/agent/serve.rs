@@ -77,7 +77,7 @@ pub(super) fn bind(path: &Path) -> Result<StdUnixListener, SocketError> {
         Err(source) => return Err(failed(source)),
     }
     // Made under a name of our own with its final mode, then moved: nobody sees it with another mode.
-    let fresh = path.with_extension(format!("{}.new", std::process::id()));
+    let fresh = path.with_file_name(format!(".{}", std::process::id()));
     let _ = fs::remove_file(&fresh);
     let listener = StdUnixListener::bind(&fresh).map_err(failed)?;
     fs::set_permissions(&fresh, fs::Permissions::from_mode(SOCKET_MODE)).map_err(failed)?;
@@ -205,7 +205,11 @@ async fn status(State(door): State<Door>, Query(query): Query<StatusQuery>) -> R
 
 async fn stop(State(door): State<Door>, bytes: Bytes) -> Reply<api::Stopping> {
     let agent = door.agent()?;
-    agent.end(body::<api::Stop>(&bytes)?).await.map(Json)
+    let request = body::<api::Stop>(&bytes)?;
+    // Its own task: a caller that hangs up half-way must not leave an agent that neither ends nor serves.
+    own_task(async move { agent.end(request).await })
+        .await
+        .map(Json)
 }
 
 async fn peers(State(door): State<Door>) -> Reply<api::Peers> {

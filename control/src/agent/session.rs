@@ -1,6 +1,7 @@
 //! The control channel's events, and telling the controller what it missed while it was away.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use tracing::{debug, info, warn};
 
 use super::Agent;
 use crate::channel::{Answer, Ask, LinkEvent, Request, RequestError};
-use crate::model::ClusterMap;
+use crate::model::{ClusterMap, NetworkId};
 
 /// Between two tries to tell the controller what it didn't take.
 const TELL_AGAIN: Duration = Duration::from_millis(500);
@@ -46,7 +47,7 @@ pub(super) async fn tell(agent: Arc<Agent>) {
 }
 
 impl Agent {
-    fn handle_link(&self, event: LinkEvent) {
+    fn handle_link(self: &Arc<Self>, event: LinkEvent) {
         match event {
             LinkEvent::Up { controller } => {
                 info!(%controller, "control channel up");
@@ -89,8 +90,12 @@ impl Agent {
             }
             LinkEvent::CaughtUp => self.inner().channel.caught_up = true,
             LinkEvent::Ask { ask, answer } => {
-                // A controller that went away meanwhile asks again.
-                let _ = answer.send(self.answer(ask));
+                let agent = Arc::clone(self);
+                tokio::spawn(async move {
+                    let said = agent.answer(ask).await;
+                    // A controller that went away meanwhile asks again.
+                    let _ = answer.send(said);
+                });
             }
         }
     }
@@ -108,24 +113,34 @@ impl Agent {
         inner.map = map;
     }
 
-    /// Another node wants an address of our blocks.
-    fn answer(&self, ask: Ask) -> Answer {
+    /// Another node wants an address of our blocks. What is promised is on disk first.
+    async fn answer(self: &Arc<Self>, ask: Ask) -> Answer {
         let Ask::Yield { network, ip } = ask;
+        let address = (network, ip);
+        if let Some(endpoint) = self.yield_address(&address) {
+            return Answer::InUse { endpoint };
+        }
+        if let Err(error) = self.save_ports().await {
+            warn!(error = %error.reply.message, %ip, "an address can't be yielded to another node");
+            self.inner().yielded.remove(&address);
+            let endpoint = "of a node whose disk takes nothing".to_owned();
+            return Answer::InUse { endpoint };
+        }
+        Answer::Yielded
+    }
+
+    /// Takes an address out of what this node gives, or says which endpoint has it.
+    fn yield_address(&self, (network, ip): &(NetworkId, IpAddr)) -> Option<String> {
         let mut inner = self.inner();
         let holder = inner
-            .pending
-            .values()
-            .map(|pending| &pending.endpoint)
-            .chain(inner.ports.values().map(|port| &port.record.endpoint))
-            .find(|endpoint| endpoint.network == network && endpoint.ips.contains(&ip))
+            .own_endpoints()
+            .find(|endpoint| endpoint.network == *network && endpoint.ips.contains(ip))
             .map(|endpoint| endpoint.name.clone());
-        match holder {
-            Some(endpoint) => Answer::InUse { endpoint },
-            None => {
-                inner.yielded.insert((network, ip), Instant::now());
-                Answer::Yielded
-            }
+        if holder.is_none() {
+            let promised = (network.clone(), *ip);
+            inner.yielded.insert(promised, Instant::now());
         }
+        holder
     }
 
     fn retell_refused(&self) {

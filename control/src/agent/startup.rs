@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,7 @@ use weft_tunnel::TunnelError;
 
 use super::assemble::{Fabric, FabricConfig, FabricError};
 use super::serve::{self, Phase};
-use super::state::{PortRecord, SavedMap, StateDir};
+use super::state::{PortRecord, SavedMap, SavedPorts, StateDir};
 use super::{Agent, AgentConfig, Applied, Channel, Facts, Inner, keeper::Keeper};
 use super::{reconcile, session};
 use crate::channel::{self, Link, LinkConfig, NodeFacts};
@@ -34,6 +35,7 @@ mod underlay;
 
 pub use error::AgentError;
 use membership::{check_name, join};
+use restore::is_gone;
 use underlay::{Underlay, find_underlay};
 
 /// How long a stopping agent goes on with requests that it has begun to answer.
@@ -136,6 +138,11 @@ impl Running {
         let mut settings: Settings = state.load_settings()?;
         settings.underlay = config.underlay.or(settings.underlay);
         settings.vxlan_port = config.vxlan_port.or(settings.vxlan_port);
+        if settings.standalone && !config.standalone && !config.controllers.is_empty() {
+            return Err(AgentError::Standalone {
+                dir: config.state.clone(),
+            });
+        }
         settings.standalone |= config.standalone;
         let underlay = find_underlay(&settings).await?;
         let controller = match settings.standalone {
@@ -149,6 +156,13 @@ impl Running {
             transports: vec![Transport::Vxlan],
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
+        // Before a token is used up: a port that can't be had must not cost it.
+        let fabric = start_fabric(FabricConfig {
+            underlay: facts.underlay,
+            vxlan_port: facts.vxlan_port,
+            workers: config.workers,
+            gso: config.gso,
+        })?;
         let identity = match Identity::load(&state.path("identity"))? {
             Some(identity) => check_name(identity, &config)?,
             None => join(&config, &state, controller.as_ref(), &facts, &phase).await?,
@@ -159,7 +173,8 @@ impl Running {
             (None, true) => identity.controllers.clone(),
             (None, false) => config.controllers.clone(),
         };
-        let agent = bring_up(&config, state, identity, controllers, (facts, underlay)).await?;
+        let place = (facts, underlay, fabric);
+        let agent = bring_up(&config, state, identity, controllers, place).await?;
         phase.send_replace(Phase::Running(Arc::clone(&agent)));
         Ok(Self {
             agent,
@@ -200,16 +215,13 @@ async fn bring_up(
     state: StateDir,
     identity: Identity,
     controllers: Vec<SocketAddr>,
-    (node_facts, underlay): (NodeFacts, Underlay),
+    (node_facts, underlay, (fabric, port_events)): (NodeFacts, Underlay, StartedFabric),
 ) -> Result<Arc<Agent>, AgentError> {
     let saved = state.load_map(&identity.cluster)?;
-    let records = state.load_ports()?;
-    let (fabric, port_events) = start_fabric(FabricConfig {
-        underlay: underlay.address,
-        vxlan_port: node_facts.vxlan_port,
-        workers: config.workers,
-        gso: config.gso,
-    })?;
+    let SavedPorts {
+        ports: records,
+        yielded,
+    } = state.load_ports()?;
     let keeper = Keeper::start(state.path("holder.sock"), config.exe.clone());
     let facts = Facts {
         cluster: identity.cluster.clone(),
@@ -234,7 +246,9 @@ async fn bring_up(
         what: "open the control channel's socket",
         source,
     })?;
-    let inner = Inner::starting(saved, &records, controllers);
+    let mut inner = Inner::starting(saved, &records, controllers);
+    let now = Instant::now();
+    inner.yielded = yielded.into_iter().map(|address| (address, now)).collect();
     let agent = Arc::new(Agent {
         facts,
         state,
@@ -258,9 +272,10 @@ async fn bring_up(
     Ok(agent)
 }
 
-fn start_fabric(
-    config: FabricConfig,
-) -> Result<(Fabric, mpsc::UnboundedReceiver<PortEvent>), FabricError> {
+/// Switch and tunnel, and what happens to ports.
+type StartedFabric = (Fabric, mpsc::UnboundedReceiver<PortEvent>);
+
+fn start_fabric(config: FabricConfig) -> Result<StartedFabric, FabricError> {
     let patience = Instant::now() + PORT_PATIENCE;
     loop {
         match Fabric::start(config) {
@@ -294,6 +309,8 @@ async fn follow_ports(agent: Arc<Agent>, mut events: mpsc::UnboundedReceiver<Por
         let gone = {
             let inner = agent.inner();
             let gone = inner.ports.values().find(|candidate| candidate.id == port);
+            // The number may be another port's by now.
+            let gone = gone.filter(|port| port.fds.first().is_none_or(|fd| is_gone(fd.as_fd())));
             gone.map(|port| (port.record.endpoint.clone(), port.record.netns.clone()))
         };
         if let Some((endpoint, netns)) = gone {

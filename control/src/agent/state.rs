@@ -12,6 +12,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -22,7 +23,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use weft_wire::{Mtu, Vni};
 
-use crate::model::{ClusterId, ClusterMap, Endpoint};
+use crate::model::{ClusterId, ClusterMap, Endpoint, NetworkId};
 
 /// Version of both files' layout. A reader refuses what is newer than itself.
 const LAYOUT: u32 = 1;
@@ -97,7 +98,18 @@ pub(super) struct PortRecord {
 #[derive(Serialize, Deserialize)]
 struct PortsFile {
     layout: u32,
-    ports: Vec<PortRecord>,
+    #[serde(flatten)]
+    saved: SavedPorts,
+}
+
+/// What this host gave out, as it was when it was last saved.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct SavedPorts {
+    /// Its ports.
+    pub(super) ports: Vec<PortRecord>,
+    /// Addresses of its blocks that it promised to other nodes, as far as the map may not show it yet.
+    #[serde(default)]
+    pub(super) yielded: Vec<(NetworkId, IpAddr)>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -191,10 +203,10 @@ impl StateDir {
     ///
     /// # Errors
     /// [`StateError::Corrupt`], [`StateError::Newer`], [`StateError::Io`].
-    pub(super) fn load_ports(&self) -> Result<Vec<PortRecord>, StateError> {
+    pub(super) fn load_ports(&self) -> Result<SavedPorts, StateError> {
         let path = self.path("ports.json");
         let Some(bytes) = read(&path)? else {
-            return Ok(Vec::new());
+            return Ok(SavedPorts::default());
         };
         const NEXT: &str = "move it away to start without these ports (their containers lose them)";
         let corrupt = |cause: String| StateError::Corrupt {
@@ -210,17 +222,17 @@ impl StateDir {
         )?;
         let file: PortsFile =
             serde_json::from_value(value).map_err(|error| corrupt(error.to_string()))?;
-        Ok(file.ports)
+        Ok(file.saved)
     }
 
     /// Replaces the saved ports; durable when it returns.
     ///
     /// # Errors
     /// [`StateError::Io`]; the old file is still there then.
-    pub(super) fn save_ports(&self, ports: &[PortRecord]) -> Result<(), StateError> {
+    pub(super) fn save_ports(&self, saved: SavedPorts) -> Result<(), StateError> {
         let file = PortsFile {
             layout: LAYOUT,
-            ports: ports.to_vec(),
+            saved,
         };
         let mut text = serde_json::to_vec_pretty(&file).expect("records have text keys only");
         text.push(b'\n');
@@ -396,10 +408,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let cluster = ClusterId("c".into());
         let state = StateDir::open(dir.path()).unwrap();
-        assert!(state.load_ports().unwrap().is_empty());
+        assert_eq!(state.load_ports().unwrap(), SavedPorts::default());
         assert_eq!(state.load_map(&cluster).unwrap().map, ClusterMap::default());
-        state.save_ports(&[record()]).unwrap();
-        assert_eq!(state.load_ports().unwrap(), [record()]);
+        let saved = SavedPorts {
+            ports: vec![record()],
+            yielded: vec![(NetworkId("n".into()), "10.0.0.9".parse().unwrap())],
+        };
+        state.save_ports(saved.clone()).unwrap();
+        assert_eq!(state.load_ports().unwrap(), saved);
+        fs::write(dir.path().join("ports.json"), r#"{"layout":1,"ports":[]}"#).unwrap();
+        assert_eq!(state.load_ports().unwrap(), SavedPorts::default());
         let mut map = ClusterMap::default();
         map.apply(
             9,

@@ -441,3 +441,22 @@ fn what_is_in_the_way_is_not_removed() {
     let error = HolderClient::connect_or_spawn(&scene.dir.path().join("x"), Path::new("/no/exe"));
     assert!(matches!(error, Err(HolderError::Spawn { .. })));
 }
+
+#[test]
+fn a_holder_that_accepts_nobody_is_given_up_in_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("holder.sock");
+    let listener = Socket::new(Domain::UNIX, Type::SEQPACKET, None).unwrap();
+    listener.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+    listener.listen(0).unwrap();
+    let patience = Duration::from_millis(50);
+    let mut waiting = Vec::new();
+    let error = loop {
+        match socket::connect(&path, patience) {
+            Ok(connection) => waiting.push(connection),
+            Err(error) => break error,
+        }
+        assert!(waiting.len() < 10, "the backlog is full at some time");
+    };
+    assert!(matches!(error, HolderError::NoAnswer { .. }), "{error}");
+}

@@ -117,6 +117,15 @@ fn files_that_are_no_network_namespace_are_refused() {
 }
 
 #[test]
+fn a_pipe_that_nobody_writes_to_is_refused_and_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("pipe");
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let error = Netns::open(&NetnsArg::Path(path)).unwrap_err();
+    assert!(matches!(error, NetnsError::NotANamespace { .. }), "{error}");
+}
+
+#[test]
 fn work_runs_inside_and_the_caller_stays_outside() {
     let netns = TestNetns::new();
     let before = own_id();

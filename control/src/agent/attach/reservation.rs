@@ -53,6 +53,7 @@ impl Agent {
             return Err(ApiError::unavailable("stopping", "the agent is stopping")
                 .hint("start it again with `weft agent run`"));
         }
+        check_second(&inner, network, request, netns)?;
         let name = match &request.name {
             Some(name) => {
                 if let Some(node) = name_holder(&inner, network, (name, &self.facts.node)) {
@@ -83,6 +84,7 @@ impl Agent {
             id.clone(),
             Pending {
                 endpoint,
+                netns_id: netns.id(),
                 complete: false,
             },
         );
@@ -225,6 +227,38 @@ impl Agent {
             "another node that claimed it at the same moment",
         ))
     }
+}
+
+/// A namespace that is on the network already gets a second port only by a name of its own: a script that is run twice
+/// shouldn't make one.
+fn check_second(
+    inner: &Inner,
+    network: &Network,
+    request: &api::Connect,
+    netns: &Netns,
+) -> Result<(), ApiError> {
+    if request.name.is_some() {
+        return Ok(());
+    }
+    let ports = inner.ports.values().map(|port| &port.record);
+    let ports = ports.map(|record| (&record.endpoint, record.netns_id, record.ifname.as_str()));
+    let pending = inner.pending.values();
+    let pending = pending.map(|pending| (&pending.endpoint, pending.netns_id, "just being made"));
+    let mut all = ports.chain(pending);
+    let first = all.find(|(endpoint, id, _)| endpoint.network == network.id && *id == netns.id());
+    let Some((endpoint, _, ifname)) = first else {
+        return Ok(());
+    };
+    Err(ApiError::conflict(
+        "already_connected",
+        format!(
+            "namespace {} is on network {} already (port {}, interface {ifname})",
+            netns.name(),
+            network.name,
+            endpoint.name,
+        ),
+    )
+    .hint("give a second port a --name of its own"))
 }
 
 fn base_name(netns: &Netns) -> String {

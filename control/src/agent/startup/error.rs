@@ -55,6 +55,12 @@ pub enum AgentError {
         /// What is there.
         have: String,
     },
+    /// A host of its own is to become part of a cluster.
+    #[error("state directory {dir} is of a standalone agent, whose networks and endpoints are in its own controller; leave out --join, or give another --state to join a cluster", dir = dir.display())]
+    Standalone {
+        /// The directory.
+        dir: PathBuf,
+    },
     /// The node belongs to another name.
     #[error("state directory {dir} belongs to node {is}, not {wanted}; leave out --node, or give another --state", dir = dir.display())]
     OtherName {

@@ -722,3 +722,30 @@ fn a_member_whose_address_an_old_controller_let_a_subnet_contain_is_not_locked_o
     assert_eq!(node::update(&map, &node_id(0), &at).unwrap().len(), 1);
     assert!(old.subnet_of(at.underlay).is_some());
 }
+
+#[test]
+fn a_report_keeps_the_claim_that_a_new_endpoint_uses_in_the_place_of_an_old_one() {
+    let mut map = cluster();
+    let network = create(&mut map, &wish("n", &["10.0.0.0/16"])).unwrap();
+    let of = (&network.id, network.subnets[0].cidr);
+    let (changes, _) = allocate(&map, &node_id(0), of).unwrap();
+    apply(&mut map, changes);
+    let claimed = ip("10.0.0.10");
+    let (changes, _) = grant(&network.id, &node_id(1), claimed);
+    apply(&mut map, changes);
+    let old = endpoint(&network, 1, ("web", &[claimed]));
+    let changes = endpoint::put(&map, &node_id(1), &old).unwrap();
+    apply(&mut map, changes);
+    // Connected anew as what it was, while nobody could be told.
+    let mut new = old.clone();
+    new.id = EndpointId("1-web-again".to_owned());
+    let sync = endpoint::sync(&map, &node_id(1), std::slice::from_ref(&new));
+    assert_eq!(sync.rejected, []);
+    apply(&mut map, sync.changes);
+    assert_eq!(map.endpoints_of(&network.id).collect::<Vec<_>>(), [&new]);
+    assert_eq!(map.block_of(&network.id, claimed).unwrap().node, node_id(1));
+    // With its last user the claim goes.
+    let sync = endpoint::sync(&map, &node_id(1), &[]);
+    apply(&mut map, sync.changes);
+    assert_eq!(map.block_of(&network.id, claimed).unwrap().node, node_id(0));
+}

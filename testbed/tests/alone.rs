@@ -193,7 +193,9 @@ fn a_port_of_a_network_that_was_removed_is_not_on_the_one_that_has_its_vni() {
         .container(host1, "green", "c4", &["--ip", "10.32.9.9"]);
     net.heal(2);
     net.wait_in_sync();
-    let c5 = net.lab.container(host2, "green", "c5", &[]);
+    let c5 = net
+        .lab
+        .container(host2, "green", "c5", &["--ip", "10.32.8.8"]);
     ping(&c5.ns, c4.ip());
     for stranded in [&c2, &c3] {
         assert!(!answers(&stranded.ns, c4.ip()), "{}", stranded.ip());

@@ -31,7 +31,8 @@ pub use join::{JoinError, JoinRequest, join};
 pub use link::{Link, LinkConfig, LinkEvent, RequestError};
 pub use messages::{Answer, Ask, NodeFacts, Refusal, Reply, Request};
 pub(crate) use transport::{
-    FRAME_PATIENCE, FrameError, HANDSHAKE_PATIENCE, close, receive_bytes, send, server_transport,
+    FRAME_PATIENCE, FrameError, HANDSHAKE_PATIENCE, HELLO_PATIENCE, close, receive_bytes, send,
+    server_transport, welcome,
 };
 
 /// For tests that speak the protocol by hand.

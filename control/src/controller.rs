@@ -19,6 +19,7 @@ mod claims;
 pub mod decide;
 mod join;
 mod ledger;
+mod places;
 mod requests;
 mod serve;
 mod session;

@@ -155,6 +155,13 @@ impl Network {
         self.subnets.is_empty()
     }
 
+    /// Whether endpoints have IPv6 addresses.
+    pub fn has_ipv6(&self) -> bool {
+        self.subnets
+            .iter()
+            .any(|subnet| matches!(subnet.cidr, IpNet::V6(_)))
+    }
+
     /// The subnet that contains `ip`.
     pub fn subnet_of(&self, ip: IpAddr) -> Option<&Subnet> {
         self.subnets.iter().find(|subnet| subnet.cidr.contains(&ip))

@@ -124,6 +124,7 @@ pub(super) fn plan<'a>(
         };
         wanted.networks.insert(network.vni, wanted_network);
     }
+    warn_of_narrow_underlay(map, here, &mut wanted);
     plan_macs(map, here, &mut wanted);
     for port in ports {
         let Some(network) = wanted.networks.get(&port.vni) else {
@@ -245,16 +246,56 @@ fn plan_macs(map: &ClusterMap, here: &Here<'_>, wanted: &mut Wanted) {
     }
 }
 
-/// The MTU of a network's interfaces: the operator's, else what fits every underlay of the cluster.
+/// The MTU of a network's interfaces: the operator's, else what fits every underlay of the cluster. Never below what
+/// IPv6 needs where the network has it: an interface under 1280 loses its IPv6 addresses and routes, and doesn't get them
+/// back with a larger MTU, so one node's narrow link would take them from every container of the cluster.
 pub(super) fn effective_mtu(map: &ClusterMap, here: &Here<'_>, network: &Network) -> Mtu {
     if let Some(mtu) = network.mtu {
         return mtu;
     }
+    let (narrowest, _) = narrowest(map, here);
+    if network.has_ipv6() {
+        narrowest.max(Mtu::IPV6_MIN)
+    } else {
+        narrowest
+    }
+}
+
+/// The inner MTU that fits every underlay of the cluster, and whose underlay that is; `None`: ours.
+fn narrowest<'a>(map: &'a ClusterMap, here: &'a Here<'_>) -> (Mtu, Option<&'a Node>) {
     let ours = weft_tunnel::inner_mtu(here.underlay_mtu, here.underlay);
     others(map, here)
         .filter(|node| reachable(here, node))
-        .map(|node| weft_tunnel::inner_mtu(node.underlay_mtu, node.underlay))
-        .fold(ours, Mtu::min)
+        .map(|node| {
+            let theirs = weft_tunnel::inner_mtu(node.underlay_mtu, node.underlay);
+            (theirs, Some(node))
+        })
+        .fold(
+            (ours, None),
+            |least, next| {
+                if next.0 < least.0 { next } else { least }
+            },
+        )
+}
+
+/// Names the node whose underlay is too narrow for IPv6, if a network has that.
+fn warn_of_narrow_underlay(map: &ClusterMap, here: &Here<'_>, wanted: &mut Wanted) {
+    let (narrowest, node) = narrowest(map, here);
+    let networks = map.networks.values().map(|network| &network.object);
+    let Some(network) = networks
+        .filter(|network| network.mtu.is_none())
+        .find(|network| network.has_ipv6())
+    else {
+        return;
+    };
+    if narrowest < Mtu::IPV6_MIN {
+        let node = node.map_or("this node", |node| node.name.as_str());
+        wanted.warnings.push(format!(
+            "the underlay of {node} leaves room for packets of {narrowest} bytes only, and IPv6 (network {}) needs {}: larger ones don't get there",
+            network.name,
+            Mtu::IPV6_MIN
+        ));
+    }
 }
 
 #[cfg(test)]

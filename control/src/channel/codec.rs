@@ -61,6 +61,24 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, DecodeError> {
     Ok(bytes)
 }
 
+/// How long something is in a message. Takes no memory for it.
+pub fn encoded_len<T: Serialize>(value: &T) -> usize {
+    struct Count(usize);
+    impl std::io::Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    ciborium::into_writer(value, &mut count).expect("counting takes every write");
+    count.0
+}
+
 /// The length that four bytes announce.
 ///
 /// # Errors

@@ -188,18 +188,23 @@ impl Link {
             RequestError::Refused(Refusal::new("too_long", error.to_string()))
         };
         let bytes = codec::encode(&request).map_err(too_long)?;
-        let report = match request {
-            Request::PutEndpoint { .. } | Request::DeleteEndpoint { .. } => Some(REPORT_PATIENCE),
-            // Longer, and single reports wait for it.
-            Request::SyncEndpoints { .. } => Some(REQUEST_PATIENCE),
-            _ => None,
+        // Longer than single reports, which wait for it.
+        let all = matches!(request, Request::SyncEndpoints { .. });
+        let one = matches!(
+            request,
+            Request::PutEndpoint { .. } | Request::DeleteEndpoint { .. }
+        );
+        let patience = if one {
+            REPORT_PATIENCE
+        } else {
+            REQUEST_PATIENCE
         };
         let exchange = exchange(&connection, &bytes);
-        let Some(patience) = report else {
-            return timeout(REQUEST_PATIENCE, exchange)
+        if !(one || all) {
+            return timeout(patience, exchange)
                 .await
                 .unwrap_or(Err(RequestError::TimedOut));
-        };
+        }
         tokio::select! {
             answer = timeout(patience, exchange) => answer.unwrap_or(Err(RequestError::TimedOut)),
             () = silence(&connection) => Err(RequestError::TimedOut),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::{IdleTimeout, RecvStream, SendStream, TransportConfig, VarInt};
+use quinn::{Connection, IdleTimeout, RecvStream, SendStream, TransportConfig, VarInt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -13,6 +13,8 @@ use super::codec::{self, DecodeError};
 pub(crate) const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(5);
 /// From the start of a message to its end.
 pub(crate) const FRAME_PATIENCE: Duration = Duration::from_secs(5);
+/// What a caller may take from the handshake to the whole of its hello.
+pub(crate) const HELLO_PATIENCE: Duration = Duration::from_secs(3);
 /// An idle connection says this often that it lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// A side that was silent for this long is dead.
@@ -21,6 +23,10 @@ const IDLE_MS: u32 = 4_000;
 const INITIAL_RTT: Duration = Duration::from_millis(100);
 /// Requests of one agent that the controller works on at once; further ones wait.
 const MAX_REQUESTS: u32 = 64;
+/// What may wait in memory of one agent's requests: several of the longest.
+const MEMBER_WINDOW: u32 = 16 << 20;
+/// The same of somebody who hasn't shown a certificate: one question.
+const STRANGER_WINDOW: u32 = 64 << 10;
 /// Questions of the controller that one agent works on at once.
 const MAX_ASKS: u32 = 16;
 
@@ -38,7 +44,7 @@ pub(crate) mod close {
     pub(crate) const DONE: u32 = 4;
 }
 
-fn transport(streams: u32) -> Arc<TransportConfig> {
+fn transport(streams: u32) -> TransportConfig {
     let mut config = TransportConfig::default();
     config
         .max_concurrent_bidi_streams(VarInt::from_u32(streams))
@@ -47,17 +53,25 @@ fn transport(streams: u32) -> Arc<TransportConfig> {
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_MS))))
         .keep_alive_interval(Some(KEEP_ALIVE))
         .initial_rtt(INITIAL_RTT);
+    config
+}
+
+/// For the controller's side, as long as it doesn't know who is there; see [`welcome`].
+pub(crate) fn server_transport() -> Arc<TransportConfig> {
+    let mut config = transport(1);
+    config.receive_window(VarInt::from_u32(STRANGER_WINDOW));
     Arc::new(config)
 }
 
-/// For the controller's side.
-pub(crate) fn server_transport() -> Arc<TransportConfig> {
-    transport(MAX_REQUESTS)
+/// A member may have more under way than a stranger.
+pub(crate) fn welcome(member: &Connection) {
+    member.set_receive_window(VarInt::from_u32(MEMBER_WINDOW));
+    member.set_max_concurrent_bi_streams(VarInt::from_u32(MAX_REQUESTS));
 }
 
 /// For the agent's side.
 pub(super) fn client_transport() -> Arc<TransportConfig> {
-    transport(MAX_ASKS)
+    Arc::new(transport(MAX_ASKS))
 }
 
 /// Why a message could not be sent or received.

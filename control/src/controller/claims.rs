@@ -11,7 +11,7 @@ use tracing::info;
 
 use super::decide::block::unused_claims;
 use super::{Core, stopped};
-use crate::model::{Change, Key, NetworkId, NodeId};
+use crate::model::{Change, ClusterMap, Key, NetworkId, NodeId};
 
 /// An attach takes well under a second; this is for the slowest host.
 const UNUSED_PATIENCE: Duration = Duration::from_secs(60);
@@ -75,7 +75,7 @@ impl Core {
             .ledger
             .decide(|map| {
                 // One of them may have been put to use meanwhile.
-                let still = unused_claims(map, reported);
+                let still = self.forsaken(map, reported);
                 let changes: Vec<Change> = overdue
                     .into_iter()
                     .filter(|claim| still.contains(claim))
@@ -90,8 +90,18 @@ impl Core {
         }
     }
 
+    /// Unused claims of nodes that could say so: one that is away may have an endpoint that it could not report.
+    fn forsaken(&self, map: &ClusterMap, of: Option<&NodeId>) -> Vec<ClaimKey> {
+        let mut unused = unused_claims(map, of);
+        unused.retain(|claim| {
+            let holder = map.blocks.get(claim).map(|block| &block.object.node);
+            holder.is_some_and(|node| self.sessions.is_connected(node))
+        });
+        unused
+    }
+
     fn overdue_claims(&self, patience: Duration) -> Vec<ClaimKey> {
-        let unused = self.ledger.read(|map| unused_claims(map, None));
+        let unused = self.ledger.read(|map| self.forsaken(map, None));
         let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
         claims.expire(unused, (Instant::now(), patience))
     }

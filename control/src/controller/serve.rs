@@ -11,20 +11,25 @@ use quinn::{
     ServerConfig, TokioRuntime, VarInt,
 };
 use rustls_pki_types::CertificateDer;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::debug;
 
+use super::places::Places;
 use super::{ControllerError, Core, join, session, stopped};
-use crate::channel::{HANDSHAKE_PATIENCE, close, server_transport, tls};
+use crate::channel::{HANDSHAKE_PATIENCE, close, server_transport, tls, welcome};
 use crate::identity::IdentityError;
 use crate::identity::ca::Authority;
 use crate::identity::cert;
 
 /// Connections at once, members and strangers.
 const MAX_CONNECTIONS: usize = 4096;
-/// Connections that haven't shown a certificate yet.
-const MAX_STRANGERS: usize = 256;
+/// Handshakes under way.
+const MAX_HANDSHAKES: usize = 256;
+/// Connections without a certificate: nodes that are just joining.
+const MAX_JOINING: usize = 64;
+/// A part of both that one address can't go beyond; the hosts behind it come again a moment later.
+const SHARE_OF_ONE: usize = 4;
 /// From so many strangers on, a new one must first prove its address (RFC 9000 section 8.1.2).
 const WARY_FROM: usize = 64;
 
@@ -85,7 +90,8 @@ pub(super) async fn accept(
     endpoint: Endpoint,
     mut stopping: watch::Receiver<bool>,
 ) {
-    let strangers = Arc::new(Semaphore::new(MAX_STRANGERS));
+    let handshakes = Places::new(MAX_HANDSHAKES, MAX_HANDSHAKES / SHARE_OF_ONE);
+    let joining = Places::new(MAX_JOINING, MAX_JOINING / SHARE_OF_ONE);
     loop {
         let incoming = tokio::select! {
             () = stopped(&mut stopping) => return,
@@ -96,27 +102,23 @@ pub(super) async fn accept(
             incoming.refuse();
             continue;
         }
-        let many = MAX_STRANGERS - strangers.available_permits() >= WARY_FROM;
+        let many = handshakes.taken() >= WARY_FROM;
         if many && incoming.may_retry() {
             // It may retry, so this can't fail.
             let _ = incoming.retry();
             continue;
         }
-        let Ok(permit) = Arc::clone(&strangers).try_acquire_owned() else {
+        let Some(place) = handshakes.take(incoming.remote_address().ip()) else {
             incoming.refuse();
             continue;
         };
-        let core = Arc::clone(&core);
+        let (core, joining) = (Arc::clone(&core), Arc::clone(&joining));
         tokio::spawn(async move {
-            match introduce(incoming).await {
-                Some(Caller::Member(connection, chain)) => {
-                    drop(permit);
-                    member(core, connection, chain).await;
-                }
-                Some(Caller::Stranger(connection)) => {
-                    join::serve(core, connection).await;
-                    drop(permit);
-                }
+            let caller = introduce(incoming).await;
+            drop(place);
+            match caller {
+                Some(Caller::Member(connection, chain)) => member(core, connection, chain).await,
+                Some(Caller::Stranger(connection)) => stranger(core, connection, &joining).await,
                 None => {}
             }
         });
@@ -160,13 +162,24 @@ async fn introduce(incoming: Incoming) -> Option<Caller> {
     }
 }
 
+/// One that finds no place calls again.
+async fn stranger(core: Arc<Core>, connection: Connection, joining: &Arc<Places>) {
+    match joining.take(connection.remote_address().ip()) {
+        Some(_place) => join::serve(core, connection).await,
+        None => connection.close(VarInt::from_u32(close::DONE), b"too many are joining"),
+    }
+}
+
 async fn member(core: Arc<Core>, connection: Connection, chain: Vec<CertificateDer<'static>>) {
     let subject = chain
         .first()
         .ok_or("no certificate".to_owned())
         .and_then(cert::subject);
     match subject {
-        Ok(subject) => session::serve(core, connection, subject).await,
+        Ok(subject) => {
+            welcome(&connection);
+            session::serve(core, connection, subject).await;
+        }
         Err(why) => {
             debug!(remote = %connection.remote_address(), "{why}");
             connection.close(VarInt::from_u32(close::PROTOCOL), why.as_bytes());

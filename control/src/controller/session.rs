@@ -15,7 +15,8 @@ use super::ledger::News;
 use crate::channel::codec::{self, DecodeError};
 use crate::channel::messages::{Hello, PROTOCOLS, Protocols, Push, Welcome};
 use crate::channel::{
-    Answer, Ask, FRAME_PATIENCE, FrameError, Refusal, Reply, close, receive_bytes, send,
+    Answer, Ask, FRAME_PATIENCE, FrameError, HELLO_PATIENCE, Refusal, Reply, close, receive_bytes,
+    send,
 };
 use crate::identity::cert::Subject;
 use crate::model::{ClusterMap, NodeId, Object, Revision, Versioned};
@@ -24,8 +25,10 @@ use crate::model::{ClusterMap, NodeId, Object, Revision, Versioned};
 const ASK_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a refusal may take to its reader before the connection is closed.
 const REFUSAL_PATIENCE: Duration = Duration::from_secs(1);
-/// Objects or changes in one message: far below the limit of a message's length.
+/// Objects or changes in one message.
 const BATCH: usize = 256;
+/// What they may take together; one alone may be longer, as long as the request was that brought it.
+const BATCH_BYTES: usize = codec::MAX_MESSAGE_BYTES / 4;
 
 /// Who is connected.
 #[derive(Debug, Default)]
@@ -101,15 +104,10 @@ async fn exchange(connection: &Connection, ask: Ask) -> Result<Answer, String> {
 
 /// Serves a member until it goes.
 pub(super) async fn serve(core: Arc<Core>, connection: Connection, subject: Subject) {
-    let greeted = timeout(FRAME_PATIENCE, greet(&core, &connection, &subject)).await;
-    let (hello, pushes) = match greeted {
-        Ok(Ok(greeted)) => greeted,
-        Ok(Err(why)) => {
-            warn!(node = %subject.name, remote = %connection.remote_address(), "session refused: {why}");
-            return;
-        }
-        Err(_) => {
-            connection.close(VarInt::from_u32(close::PROTOCOL), b"no hello");
+    let (hello, pushes) = match greet(&core, &connection, &subject).await {
+        Ok(greeted) => greeted,
+        Err(why) => {
+            warn!(node = %subject.name, remote = %connection.remote_address(), "session refused: {why:?}");
             return;
         }
     };
@@ -142,6 +140,20 @@ struct Versions {
     protocols: Protocols,
     #[serde(default)]
     version: String,
+}
+
+/// The first message of a caller, and where it is answered. Who doesn't come to the point is sent away.
+pub(super) async fn hello_bytes(connection: &Connection) -> Result<(Vec<u8>, SendStream), String> {
+    let hello = async {
+        let opened = connection.accept_bi().await;
+        let (to, mut from) = opened.map_err(|error| error.to_string())?;
+        let bytes = receive_bytes(&mut from, codec::MAX_STRANGER_BYTES).await;
+        Ok((bytes.map_err(|error| error.to_string())?, to))
+    };
+    timeout(HELLO_PATIENCE, hello).await.unwrap_or_else(|_| {
+        connection.close(VarInt::from_u32(close::PROTOCOL), b"no hello");
+        Err("no hello".to_owned())
+    })
 }
 
 /// Checks the versions of a hello and reads it. Also for joins.
@@ -194,12 +206,7 @@ async fn greet(
     connection: &Connection,
     subject: &Subject,
 ) -> Result<(Hello, SendStream), String> {
-    let (mut to, mut from) = connection
-        .accept_bi()
-        .await
-        .map_err(|error| error.to_string())?;
-    let bytes = receive_bytes(&mut from, codec::MAX_STRANGER_BYTES).await;
-    let bytes = bytes.map_err(|error| error.to_string())?;
+    let (bytes, mut to) = hello_bytes(connection).await?;
     let admitted = match read_hello::<Hello>(&bytes) {
         Ok(hello) => admit(core, subject, &hello)
             .await
@@ -274,8 +281,12 @@ async fn push_changes(
     mut changes: Vec<(Revision, crate::model::Change)>,
     newest: Revision,
 ) -> Result<Revision, FrameError> {
-    while changes.len() > BATCH {
-        let rest = changes.split_off(BATCH);
+    loop {
+        let first = batch_len(&changes);
+        if first == changes.len() {
+            break;
+        }
+        let rest = changes.split_off(first);
         let up_to = changes.last().map_or(newest, |(revision, _)| *revision);
         send(to, &Push::Changes { changes, up_to }).await?;
         changes = rest;
@@ -289,6 +300,16 @@ async fn push_changes(
     )
     .await?;
     Ok(newest)
+}
+
+/// How many of the first fit into one message: at least one.
+fn batch_len<T: serde::Serialize>(items: &[T]) -> usize {
+    let mut bytes = 0;
+    let fitting = items.iter().take(BATCH).take_while(|item| {
+        bytes += codec::encoded_len(item);
+        bytes <= BATCH_BYTES
+    });
+    fitting.count().max(1).min(items.len())
 }
 
 async fn push_everything(to: &mut SendStream, map: ClusterMap) -> Result<Revision, FrameError> {
@@ -315,7 +336,12 @@ async fn push_everything(to: &mut SendStream, map: ClusterMap) -> Result<Revisio
         .chain(endpoints)
         .peekable();
     while objects.peek().is_some() {
-        send(to, &Push::Objects(objects.by_ref().take(BATCH).collect())).await?;
+        let mut batch: Vec<Versioned<Object>> = objects.by_ref().take(BATCH).collect();
+        while !batch.is_empty() {
+            let rest = batch.split_off(batch_len(&batch));
+            send(to, &Push::Objects(batch)).await?;
+            batch = rest;
+        }
     }
     send(
         to,

@@ -18,10 +18,11 @@ pub const CONTROLLER_NAME: &str = "controller.weft";
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Hosts' clocks may differ by this much before a fresh certificate is refused as not valid yet.
 const CLOCK_SLACK: Duration = DAY;
-/// A node's certificate.
-const NODE_VALIDITY: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+/// A node's certificate: as long as the authority's. Whether the node is a member is looked up at each session, so a
+/// removed one's certificate is worth nothing however long it lasts.
+const NODE_VALIDITY: Duration = CA_VALIDITY;
 /// A controller's: made anew at each start, so it only has to outlast one.
-const CONTROLLER_VALIDITY: Duration = Duration::from_secs(5 * 366 * 24 * 60 * 60);
+const CONTROLLER_VALIDITY: Duration = CA_VALIDITY;
 /// The authority itself.
 const CA_VALIDITY: Duration = Duration::from_secs(20 * 366 * 24 * 60 * 60);
 

@@ -207,3 +207,23 @@ fn the_mtu_fits_the_smallest_underlay_unless_it_was_set() {
         wanted.warnings
     );
 }
+
+#[test]
+fn a_narrow_underlay_takes_ipv6_from_nobody_and_is_named() {
+    let mut map = ClusterMap::default();
+    network(&mut map, "blue", 4096, Some("fd32::/64"), &[]);
+    network(&mut map, "red", 4097, Some("10.33.0.0/16"), &[]);
+    node(&mut map, "h2", "10.99.0.2", 1300);
+    let wanted = plan_of(&map, &[]);
+    assert_eq!(wanted.networks[&vni(4096)].mtu, Mtu::IPV6_MIN);
+    assert_eq!(wanted.networks[&vni(4097)].mtu, mtu(1250));
+    let warning = wanted.warnings.first().unwrap();
+    assert!(
+        warning.contains("h2") && warning.contains("1250") && warning.contains("blue"),
+        "{warning}"
+    );
+    node(&mut map, "h2", "10.99.0.2", 1500);
+    let wanted = plan_of(&map, &[]);
+    assert_eq!(wanted.networks[&vni(4096)].mtu, mtu(1450));
+    assert!(wanted.warnings.is_empty(), "{:?}", wanted.warnings);
+}

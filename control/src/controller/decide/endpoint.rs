@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::block::{check_address, claims_of, ip_taken};
+use super::block::{check_address, claims_of, grant, ip_taken};
 use super::{Decision, describe, find_network_by_id, node_name};
 use crate::channel::Refusal;
 use crate::model::{
@@ -70,6 +70,7 @@ fn foreign(map: &ClusterMap, name: &str, owner: &NodeId) -> Refusal {
 
 fn check_shape(network: &Network, endpoint: &Endpoint) -> Decision<()> {
     let bad_name = |why| Refusal::new("bad_name", why);
+    check_name("endpoint id", &endpoint.id.0).map_err(bad_name)?;
     check_name("endpoint", &endpoint.name).map_err(bad_name)?;
     for alias in &endpoint.aliases {
         check_name("alias", alias).map_err(bad_name)?;
@@ -164,6 +165,23 @@ fn delete_own(
     changes
 }
 
+/// A store that was set back to an older copy doesn't know the blocks that were given since: an address that is in use
+/// and that nobody else was given stays with its node.
+fn take_back(map: &ClusterMap, node: &NodeId, endpoint: &Endpoint) -> Vec<Change> {
+    let Ok(network) = find_network_by_id(map, &endpoint.network) else {
+        return Vec::new();
+    };
+    let lost = endpoint.ips.iter().filter(|ip| {
+        check_address(network, **ip).is_ok()
+            && map.block_of(&network.id, **ip).is_none()
+            && !map
+                .endpoints_of(&network.id)
+                .any(|other| other.id != endpoint.id && other.ips.contains(ip))
+    });
+    lost.flat_map(|ip| grant(&network.id, node, *ip).0)
+        .collect()
+}
+
 /// What a full report comes to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sync {
@@ -201,6 +219,9 @@ pub fn sync(map: &ClusterMap, node: &NodeId, endpoints: &[Endpoint]) -> Sync {
         take(&mut draft, changes);
     }
     for endpoint in endpoints {
+        take_back(&draft, node, endpoint)
+            .into_iter()
+            .for_each(|change| take(&mut draft, vec![change]));
         match put(&draft, node, endpoint) {
             Ok(changes) => take(&mut draft, changes),
             Err(refusal) => {

@@ -8,6 +8,11 @@ use super::{Decision, node_name};
 use crate::channel::{NodeFacts, Refusal};
 use crate::model::{Change, ClusterMap, Key, Node, NodeId, Object, check_name};
 
+/// Longest version text.
+const MAX_VERSION_LEN: usize = 64;
+/// More kinds of tunnels than there will ever be.
+const MAX_TRANSPORTS: usize = 8;
+
 /// A node becomes a member, or is one already and only lost its certificate.
 ///
 /// # Errors
@@ -110,7 +115,24 @@ fn check_facts(map: &ClusterMap, id: &NodeId, facts: &NodeFacts) -> Decision<()>
             "remove that first: `weft network vtep rm {name} {underlay}`"
         )));
     }
+    check_shape(facts)?;
     check_subnets(map, id, underlay)
+}
+
+/// What a node says of itself is shown to operators everywhere.
+fn check_shape(facts: &NodeFacts) -> Decision<()> {
+    let bad = |what| {
+        Refusal::new("bad_request", format!("the node's {what} is not usable"))
+            .hint("use a released weft on it")
+    };
+    let printable = facts.version.bytes().all(|byte| byte.is_ascii_graphic());
+    if facts.version.len() > MAX_VERSION_LEN || !printable {
+        return Err(bad("version"));
+    }
+    if facts.transports.len() > MAX_TRANSPORTS {
+        return Err(bad("list of transports"));
+    }
+    Ok(())
 }
 
 /// A member that comes back with the address it had isn't locked out by a network that an older controller let in.

@@ -749,3 +749,46 @@ fn a_report_keeps_the_claim_that_a_new_endpoint_uses_in_the_place_of_an_old_one(
     apply(&mut map, sync.changes);
     assert_eq!(map.block_of(&network.id, claimed).unwrap().node, node_id(0));
 }
+
+#[test]
+fn addresses_in_use_stay_with_their_node_when_the_store_was_set_back() {
+    let mut map = cluster();
+    let network = create(&mut map, &wish("n", &["10.0.0.0/16"])).unwrap();
+    // Its block was given after the copy was made that is the store now.
+    let ours = endpoint(&network, 0, ("ours", &[ip("10.0.0.9")]));
+    let sync = endpoint::sync(&map, &node_id(0), std::slice::from_ref(&ours));
+    assert_eq!(sync.rejected, []);
+    apply(&mut map, sync.changes);
+    assert_eq!(
+        map.block_of(&network.id, ip("10.0.0.9")).unwrap().node,
+        node_id(0)
+    );
+    // What another node says it has of that is refused as ever.
+    let theirs = endpoint(&network, 1, ("theirs", &[ip("10.0.0.9")]));
+    let sync = endpoint::sync(&map, &node_id(1), &[theirs]);
+    assert_eq!(sync.rejected[0].1.code, "ip_taken");
+    assert!(sync.changes.is_empty());
+    let outside = endpoint(&network, 1, ("outside", &[ip("10.9.0.9")]));
+    let sync = endpoint::sync(&map, &node_id(1), &[outside]);
+    assert_eq!(sync.rejected[0].1.code, "bad_ip");
+}
+
+#[test]
+fn what_a_node_says_of_itself_is_short_and_printable() {
+    let mut map = cluster();
+    let network = create(&mut map, &wish("n", &["10.0.0.0/16"])).unwrap();
+    let mut at = facts("192.0.2.1");
+    for version in ["x".repeat(65), "1.0\u{1b}[2J".to_owned(), "1\n2".to_owned()] {
+        at.version = version;
+        let refusal = node::update(&map, &node_id(0), &at).unwrap_err();
+        assert_eq!(refusal.code, "bad_request");
+    }
+    at.version = "1.0.0-rc1+abc".to_owned();
+    node::update(&map, &node_id(0), &at).unwrap();
+    at.transports = vec![Transport::Vxlan; 9];
+    node::update(&map, &node_id(0), &at).unwrap_err();
+    let mut long = endpoint(&network, 0, ("long", &[]));
+    long.id = EndpointId("e".repeat(1 << 20));
+    let refusal = endpoint::put(&map, &node_id(0), &long).unwrap_err();
+    assert_eq!(refusal.code, "bad_name");
+}

@@ -313,3 +313,36 @@ async fn a_newer_node_that_joins_is_refused_naming_both_versions() {
     assert_eq!(refused.code, "protocol_mismatch");
     assert!(refused.message.contains("weft 9.9"), "{refused}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_who_say_nothing_keep_no_member_out_and_fill_no_memory() {
+    let keeper = Keeper::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let identity = keeper.join("n", &dir).await.unwrap();
+    let token = keeper.token().await;
+    let endpoint = quinn::Endpoint::client(SocketAddr::new(own_address(), 0)).unwrap();
+    let name = crate::identity::ca::CONTROLLER_NAME;
+    let mut idle = Vec::new();
+    for _ in 0..40 {
+        let client = crate::channel::tests_only_joiner(token.ca);
+        let connecting = endpoint.connect_with(client, keeper.listen, name).unwrap();
+        idle.push(connecting.await.unwrap());
+    }
+    // One stream, and not much on it.
+    let (mut first, _from) = idle[0].open_bi().await.unwrap();
+    let second = tokio::time::timeout(Duration::from_millis(200), idle[0].open_bi()).await;
+    assert!(second.is_err(), "a stranger has one stream");
+    let filling = first.write_all(&[0; 1 << 20]);
+    let filled = tokio::time::timeout(Duration::from_millis(500), filling).await;
+    assert!(
+        !matches!(filled, Ok(Ok(()))),
+        "nobody keeps a megabyte of a stranger's"
+    );
+    let agent = Agent::start(identity, vec![keeper.listen], facts());
+    agent.wait_up().await;
+    // They are sent away for saying nothing; most at once, as one address may have only so many places.
+    for stranger in idle {
+        let ended = tokio::time::timeout(PATIENCE, stranger.closed()).await;
+        assert!(ended.is_ok(), "still there");
+    }
+}

@@ -36,6 +36,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use tokio::sync::{Notify, watch};
 use weft_wire::{Mtu, PortId};
 
@@ -103,6 +104,8 @@ pub struct Agent {
     keeper: Keeper,
     inner: Mutex<Inner>,
     fabric: Mutex<Fabric>,
+    /// Path MTUs as they were planned with last.
+    measured: ArcSwap<BTreeMap<IpAddr, Mtu>>,
     /// Something in `inner` changed that the fabric doesn't follow yet.
     changed: Notify,
     /// Orders the writes of `ports.json`.
@@ -196,6 +199,7 @@ impl Agent {
             node: &self.facts.node,
             underlay: self.facts.underlay,
             underlay_mtu: self.facts.underlay_mtu,
+            measured: self.measured.load_full(),
         }
     }
 }

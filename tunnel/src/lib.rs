@@ -7,8 +7,8 @@
 //! the peer's address is looked up in the table that the control plane published ([`Peers`]). The frame is cut into
 //! what a wire takes and its checksums are finished, each piece gets a VXLAN header with the network's number, and a
 //! socket chosen by the frame's flow sends the pieces to the peer: the source port tells routers and receivers which
-//! flow they are of. The outer packets carry DF; what doesn't fit the underlay is dropped and counted, never fragmented
-//! ([`inner_mtu`] is what interfaces are given so that this doesn't happen).
+//! flow they are of. The outer packets carry DF; what doesn't fit the path to the peer, which is measured all the time
+//! ([`VxlanTunnel::bind_measuring`]), is cut smaller if it is TCP, else dropped and counted, never fragmented.
 //!
 //! Coming back, a worker takes datagrams in batches from its socket of the group that listens. The outer source
 //! address says who sent it; whoever is no peer ends there. Then come the header, the network (a static VTEP speaks for
@@ -25,7 +25,9 @@
 //!   logged, allocated or remembered but the last address. Bytes that are no VXLAN frame can't make it panic.
 //! - **Anybody who can send to our source ports:** dropped by the kernel before they are queued.
 //! - **A static VTEP that goes beyond its networks:** dropped and counted at that peer, both ways.
-//! - **ICMP forgeries:** sockets take no path MTU from ICMP, and an error they report costs at most one repeated send.
+//! - **ICMP forgeries:** sockets take no path MTU from ICMP, and an error they report costs at most one repeated send,
+//!   or a few probes of a path.
+//! - **Forged answers to probes:** must have the number of a probe that is on its way, 32 random bits.
 //! - **A second agent on this address and port:** refused when it starts, see [`TunnelError::PortTaken`].
 //!
 //! What it doesn't: an attacker on the underlay's path who forges a peer's address can put frames into that peer's
@@ -40,6 +42,7 @@
 mod peer;
 mod path;
 mod mtu;
+mod pmtu;
 mod drop;
 
 pub use drop::TunnelDrop;

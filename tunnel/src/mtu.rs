@@ -38,6 +38,16 @@ pub const fn overhead(underlay: IpAddr) -> usize {
     ip + UDP_HEADER_LEN + VXLAN_HEADER_LEN + ETHERNET_HEADER_LEN
 }
 
+/// The longest inner Ethernet frame that a packet of `packet` bytes to `underlay` carries.
+pub(crate) const fn frame_in_packet(packet: u16, underlay: IpAddr) -> usize {
+    (packet as usize + ETHERNET_HEADER_LEN).saturating_sub(overhead(underlay))
+}
+
+/// Bytes of a packet to `underlay` that are IP and UDP header.
+pub(crate) const fn udp_ip_headers(underlay: IpAddr) -> usize {
+    overhead(underlay) - VXLAN_HEADER_LEN - ETHERNET_HEADER_LEN
+}
+
 /// The largest inner MTU that needs no fragments on an underlay of `underlay_mtu`; [`Mtu::MIN`] where not even that
 /// fits, so that what is sent is refused as too big and counted.
 pub fn inner_mtu(underlay_mtu: Mtu, underlay: IpAddr) -> Mtu {

@@ -13,10 +13,13 @@ mod counters;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use arc_swap::{ArcSwap, cache::Cache};
 use socket2::SockAddr;
-use weft_wire::{PeerId, Vni};
+use weft_wire::{Mtu, PeerId, Vni};
+
+use crate::mtu::frame_in_packet;
 
 pub use self::counters::{DropCounts, PeerStats, StrangerStats};
 pub(crate) use self::counters::{Lane, PeerCounters, StrangerCounters};
@@ -53,10 +56,47 @@ pub(crate) struct Peer {
     /// Sorted; `None` for all.
     only: Option<Box<[Vni]>>,
     pub(crate) counters: Arc<PeerCounters>,
+    pub(crate) path: Arc<PathMtu>,
+}
+
+/// What is known of the way to a peer: written by who measures it, read for every frame.
+#[derive(Debug)]
+pub(crate) struct PathMtu {
+    /// The longest inner frame that goes through; `u32::MAX` as long as nothing is known.
+    frame_max: AtomicU32,
+    /// The path MTU (bytes of an outer IP packet) after the last search; 0 as long as there was none.
+    settled: AtomicU32,
+}
+
+impl Default for PathMtu {
+    fn default() -> Self {
+        Self {
+            frame_max: AtomicU32::new(u32::MAX),
+            settled: AtomicU32::new(0),
+        }
+    }
+}
+
+impl PathMtu {
+    /// The longest inner frame that goes through, in bytes.
+    #[inline]
+    pub(crate) fn frame_max(&self) -> usize {
+        self.frame_max.load(Ordering::Relaxed) as usize
+    }
+
+    /// Says what is known of the way to `address` now; whether the settled MTU is another one than before.
+    pub(crate) fn set(&self, address: IpAddr, current: Option<u16>, settled: Option<u16>) -> bool {
+        let frame = current.map(|packet| frame_in_packet(packet, address));
+        let frame = frame.and_then(|len| u32::try_from(len).ok());
+        self.frame_max
+            .store(frame.unwrap_or(u32::MAX), Ordering::Relaxed);
+        let settled = settled.map_or(0, u32::from);
+        self.settled.swap(settled, Ordering::Relaxed) != settled
+    }
 }
 
 impl Peer {
-    fn new(spec: PeerSpec, counters: Arc<PeerCounters>) -> Self {
+    fn new(spec: PeerSpec, (counters, path): (Arc<PeerCounters>, Arc<PathMtu>)) -> Self {
         let only = match spec.networks {
             PeerNetworks::All => None,
             PeerNetworks::Only(mut vnis) => {
@@ -70,7 +110,14 @@ impl Peer {
             destination: SocketAddr::new(spec.address, spec.port).into(),
             only,
             counters,
+            path,
         }
+    }
+
+    /// Whether it is a weft agent, which knows our loopback messages; not a static VTEP.
+    #[inline]
+    pub(crate) const fn is_agent(&self) -> bool {
+        self.only.is_none()
     }
 
     #[inline]
@@ -92,7 +139,7 @@ pub struct PeerTable {
 }
 
 impl PeerTable {
-    /// Builds a table of `specs`; counters are those of `before` where id and address are the same. Ids and addresses
+    /// Builds a table of `specs`; counters and path MTU are those of `before` where id and address are the same. Ids and addresses
     /// are unique: of two specs with the same id or address the later one counts.
     pub fn new(specs: Vec<PeerSpec>, before: &Self) -> Self {
         let mut by_id = HashMap::new();
@@ -106,8 +153,8 @@ impl PeerTable {
         let mut peers: Vec<Peer> = by_id
             .into_values()
             .map(|spec| {
-                let counters = before.counters_of(&spec).unwrap_or_default();
-                Peer::new(spec, counters)
+                let kept = before.kept_of(&spec).unwrap_or_default();
+                Peer::new(spec, kept)
             })
             .collect();
         peers.sort_unstable_by_key(|peer| peer.id);
@@ -119,10 +166,15 @@ impl PeerTable {
         Self { peers, by_address }
     }
 
-    fn counters_of(&self, spec: &PeerSpec) -> Option<Arc<PeerCounters>> {
+    fn kept_of(&self, spec: &PeerSpec) -> Option<(Arc<PeerCounters>, Arc<PathMtu>)> {
         self.by_id(spec.id)
             .filter(|peer| peer.address == spec.address)
-            .map(|peer| Arc::clone(&peer.counters))
+            .map(|peer| (Arc::clone(&peer.counters), Arc::clone(&peer.path)))
+    }
+
+    /// All peers, by id.
+    pub(crate) fn peers(&self) -> &[Peer] {
+        &self.peers
     }
 
     #[inline]
@@ -179,6 +231,19 @@ impl Peers {
     /// Counters of a peer since it was added; `None` if there is no such peer.
     pub fn stats(&self, id: PeerId) -> Option<PeerStats> {
         Some(self.table.load().by_id(id)?.counters.sum())
+    }
+
+    /// The path MTU to a peer (bytes of an outer IP packet) as it was measured; `None` for static VTEPs, which answer no
+    /// probes, before the first answer, and if there is no such peer.
+    pub fn path_mtu(&self, id: PeerId) -> Option<Mtu> {
+        let settled = self
+            .table
+            .load()
+            .by_id(id)?
+            .path
+            .settled
+            .load(Ordering::Relaxed);
+        Mtu::new(settled.min(Mtu::MAX)).ok()
     }
 
     /// What no peer can be blamed for.

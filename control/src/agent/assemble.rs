@@ -4,9 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use weft_switch::port::Queue;
 use weft_switch::{
     FdbRow, NetworkMode, NetworkSpec, Place, PortEvent, PortGuard, PortSpec, Switch, SwitchConfig,
@@ -15,7 +16,7 @@ use weft_switch::{
 use weft_tunnel::{
     PeerNetworks, PeerSpec, Peers, TunnelError, VxlanConfig, VxlanTunnel, VxlanWorker,
 };
-use weft_wire::{FrameRef, PeerId, PortId, Vni};
+use weft_wire::{FrameRef, Mtu, PeerId, PortId, Vni};
 
 use super::plan::{Wanted, WantedNetwork, WantedPlace};
 use super::state::PortRecord;
@@ -54,6 +55,7 @@ pub(super) struct FabricConfig {
 pub(super) struct Fabric {
     switch: Switch,
     peers: Peers,
+    paths: Arc<Notify>,
     peer_ids: HashMap<IpAddr, PeerId>,
     /// With the VNI that each was connected with.
     ports: BTreeMap<EndpointId, (PortId, Vni)>,
@@ -99,7 +101,10 @@ impl Fabric {
             source_ports: SOURCE_PORTS,
             gso: config.gso,
         };
-        let uplinks = VxlanTunnel::bind(config, peers.clone())?
+        let paths = Arc::new(Notify::new());
+        let told = Arc::clone(&paths);
+        let changed = Box::new(move || told.notify_one());
+        let uplinks = VxlanTunnel::bind_measuring(config, peers.clone(), changed)?
             .into_iter()
             .map(|worker| Box::new(VxlanUplink(worker)) as Box<dyn Uplink>)
             .collect();
@@ -112,6 +117,7 @@ impl Fabric {
         let fabric = Self {
             switch,
             peers,
+            paths,
             peer_ids: HashMap::new(),
             ports: BTreeMap::new(),
             applied: Wanted::default(),
@@ -122,6 +128,18 @@ impl Fabric {
     /// What was applied last.
     pub(super) fn applied(&self) -> &Wanted {
         &self.applied
+    }
+
+    /// Told when [`Self::path_mtus`] are others.
+    pub(super) fn path_changes(&self) -> Arc<Notify> {
+        Arc::clone(&self.paths)
+    }
+
+    /// Path MTUs that were measured, by the peer's underlay address.
+    pub(super) fn path_mtus(&self) -> BTreeMap<IpAddr, Mtu> {
+        let ids = self.peer_ids.iter();
+        ids.filter_map(|(address, id)| Some((*address, self.peers.path_mtu(*id)?)))
+            .collect()
     }
 
     /// Makes switch and tunnel hold what is wanted. Order matters: peers are there before anything points to them, and

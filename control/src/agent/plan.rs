@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use weft_wire::{MacAddr, Mtu, Vni};
 
@@ -77,6 +78,8 @@ pub(super) struct Here<'a> {
     pub(super) underlay: IpAddr,
     /// MTU of the link that has it.
     pub(super) underlay_mtu: Mtu,
+    /// Path MTUs that were measured, by the peer's underlay address.
+    pub(super) measured: Arc<BTreeMap<IpAddr, Mtu>>,
 }
 
 /// A port of this host, as far as planning needs to know it.
@@ -124,7 +127,7 @@ pub(super) fn plan<'a>(
         };
         wanted.networks.insert(network.vni, wanted_network);
     }
-    warn_of_narrow_underlay(map, here, &mut wanted);
+    warn_of_narrow_path(map, here, &mut wanted);
     plan_macs(map, here, &mut wanted);
     for port in ports {
         let Some(network) = wanted.networks.get(&port.vni) else {
@@ -184,7 +187,7 @@ fn plan_peers(map: &ClusterMap, here: &Here<'_>, wanted: &mut Wanted) {
     }
 }
 
-fn others<'a>(map: &'a ClusterMap, here: &'a Here<'_>) -> impl Iterator<Item = &'a Node> {
+fn others<'a>(map: &'a ClusterMap, here: &'a Here<'_>) -> impl Iterator<Item = &'a Node> + Clone {
     map.nodes
         .values()
         .map(|node| &node.object)
@@ -246,52 +249,55 @@ fn plan_macs(map: &ClusterMap, here: &Here<'_>, wanted: &mut Wanted) {
     }
 }
 
-/// The MTU of a network's interfaces: the operator's, else what fits every underlay of the cluster. Never below what
-/// IPv6 needs where the network has it: an interface under 1280 loses its IPv6 addresses and routes, and doesn't get them
-/// back with a larger MTU, so one node's narrow link would take them from every container of the cluster.
+/// The MTU of a network's interfaces: the operator's, else what fits the path to every host of the cluster, as it was
+/// measured or, before that, as both ends' links promise. Never below what IPv6 needs where the network has it: an
+/// interface under 1280 loses its IPv6 addresses and routes (RFC 8200 section 5), and doesn't get them back with a larger
+/// MTU, so one narrow path would take them from every container of the cluster.
 pub(super) fn effective_mtu(map: &ClusterMap, here: &Here<'_>, network: &Network) -> Mtu {
     if let Some(mtu) = network.mtu {
         return mtu;
     }
-    let (narrowest, _) = narrowest(map, here);
+    let ours = weft_tunnel::inner_mtu(here.underlay_mtu, here.underlay);
+    let mtu = match narrowest(map, here) {
+        // A static VTEP answers no probes: what our link promises is all there is.
+        Some((narrowest, _)) if network.vteps.is_empty() => narrowest,
+        Some((narrowest, _)) => narrowest.min(ours),
+        None => ours,
+    };
     if network.has_ipv6() {
-        narrowest.max(Mtu::IPV6_MIN)
+        mtu.max(Mtu::IPV6_MIN)
     } else {
-        narrowest
+        mtu
     }
 }
 
-/// The inner MTU that fits every underlay of the cluster, and whose underlay that is; `None`: ours.
-fn narrowest<'a>(map: &'a ClusterMap, here: &'a Here<'_>) -> (Mtu, Option<&'a Node>) {
-    let ours = weft_tunnel::inner_mtu(here.underlay_mtu, here.underlay);
+/// The inner MTU that fits the path to every other host, and the host it is for; `None` where there is no other.
+fn narrowest<'a>(map: &'a ClusterMap, here: &'a Here<'_>) -> Option<(Mtu, &'a Node)> {
     others(map, here)
         .filter(|node| reachable(here, node))
-        .map(|node| {
-            let theirs = weft_tunnel::inner_mtu(node.underlay_mtu, node.underlay);
-            (theirs, Some(node))
-        })
-        .fold(
-            (ours, None),
-            |least, next| {
-                if next.0 < least.0 { next } else { least }
-            },
-        )
+        .map(|node| (path_mtu(here, node.underlay, node.underlay_mtu), node))
+        .min_by_key(|(mtu, _)| *mtu)
 }
 
-/// Names the node whose underlay is too narrow for IPv6, if a network has that.
-fn warn_of_narrow_underlay(map: &ClusterMap, here: &Here<'_>, wanted: &mut Wanted) {
-    let (narrowest, node) = narrowest(map, here);
-    let networks = map.networks.values().map(|network| &network.object);
-    let Some(network) = networks
-        .filter(|network| network.mtu.is_none())
-        .find(|network| network.has_ipv6())
-    else {
+/// The inner MTU towards a peer whose link has MTU `theirs`.
+pub(super) fn path_mtu(here: &Here<'_>, peer: IpAddr, theirs: Mtu) -> Mtu {
+    let packet = here.measured.get(&peer).copied();
+    weft_tunnel::inner_mtu(packet.unwrap_or(theirs.min(here.underlay_mtu)), peer)
+}
+
+/// Names the host whose path is too narrow for IPv6, if a network has that.
+fn warn_of_narrow_path(map: &ClusterMap, here: &Here<'_>, wanted: &mut Wanted) {
+    let Some((narrowest, node)) = narrowest(map, here) else {
         return;
     };
-    if narrowest < Mtu::IPV6_MIN {
-        let node = node.map_or("this node", |node| node.name.as_str());
+    let networks = map.networks.values().map(|network| &network.object);
+    let mut affected = networks.filter(|network| network.mtu.is_none() && network.has_ipv6());
+    if narrowest < Mtu::IPV6_MIN
+        && let Some(network) = affected.next()
+    {
         wanted.warnings.push(format!(
-            "the underlay of {node} leaves room for packets of {narrowest} bytes only, and IPv6 (network {}) needs {}: larger ones don't get there",
+            "the path to {} takes packets of {narrowest} bytes only, and IPv6 (network {}) needs {}: larger ones don't get there",
+            node.name,
             network.name,
             Mtu::IPV6_MIN
         ));

@@ -10,6 +10,7 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
@@ -256,6 +257,7 @@ async fn bring_up(
         keeper,
         inner: Mutex::new(inner),
         fabric: Mutex::new(fabric),
+        measured: ArcSwap::default(),
         saving: Mutex::new(()),
         changed: Notify::new(),
         resync: Notify::new(),
@@ -299,8 +301,18 @@ fn spawn_tasks(
     tokio::spawn(session::follow(Arc::clone(agent), link_events));
     tokio::spawn(session::tell(Arc::clone(agent)));
     tokio::spawn(follow_ports(Arc::clone(agent), port_events));
+    tokio::spawn(follow_paths(Arc::clone(agent)));
     tokio::spawn(super::keeper::watch(Arc::clone(agent)));
     agent.changed.notify_one();
+}
+
+/// Lets the containers' MTU follow the paths.
+async fn follow_paths(agent: Arc<Agent>) {
+    let changes = agent.fabric().path_changes();
+    loop {
+        changes.notified().await;
+        agent.changed.notify_one();
+    }
 }
 
 /// Takes down ports whose namespace died.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use weft_switch::{FdbKind, FdbRow, Place};
 
-use super::plan::effective_mtu;
+use super::plan::{effective_mtu, path_mtu};
 use super::{Agent, Port, ipam};
 use crate::api;
 use crate::model::{ClusterMap, Network, NodeId, Transport};
@@ -16,6 +16,7 @@ impl Agent {
         let inner = self.inner();
         let fabric = self.fabric();
         let applied = fabric.applied();
+        let here = self.here();
         let peers = applied.peers.iter().map(|(address, peer)| {
             let networks = applied
                 .networks
@@ -23,13 +24,11 @@ impl Agent {
                 .filter(|network| network.flood.contains(address))
                 .map(|network| network.name.clone())
                 .collect();
-            let mtu = inner
-                .map
-                .nodes
-                .values()
-                .find(|node| node.object.underlay == *address)
-                .map_or(self.facts.underlay_mtu, |node| node.object.underlay_mtu)
-                .min(self.facts.underlay_mtu);
+            let nodes = inner.map.nodes.values();
+            let theirs = nodes
+                .map(|node| &node.object)
+                .find(|node| node.underlay == *address)
+                .map_or(here.underlay_mtu, |node| node.underlay_mtu);
             api::Peer {
                 name: peer.node.clone().unwrap_or_else(|| "static".to_owned()),
                 address: *address,
@@ -40,7 +39,7 @@ impl Agent {
                     "static"
                 }
                 .to_owned(),
-                mtu: weft_tunnel::inner_mtu(mtu, *address),
+                mtu: path_mtu(&here, *address, theirs),
                 networks,
                 traffic: fabric.peer_traffic(*address),
             }

@@ -8,7 +8,7 @@
 //! [`tcp`] or [`udp`]. A view borrows the bytes, checks in its constructor all that its accessors rely on, and is
 //! total: there are no bytes that make it panic. On its way out the frame's [`flow`] chooses where it goes,
 //! [`segment`] makes it what a wire takes (with [`checksum`] doing the costly part), and [`vxlan`] names its network to
-//! the other host, where [`coalesce`] undoes the cutting. To another offloading TAP it goes as it came, [`vnet`] header first.
+//! the other host, where [`coalesce`] undoes the cutting; [`cfm`] is what tunnels measure paths with. To another offloading TAP it goes as it came, [`vnet`] header first.
 
 #![deny(unsafe_code)]
 #![deny(clippy::disallowed_methods)]
@@ -31,10 +31,12 @@ pub mod checksum;
 pub mod segment;
 pub mod coalesce;
 pub mod vxlan;
+pub mod cfm;
 #[doc(hidden)]
 pub mod fuzz;
 
 pub use arp::{Arp, ArpMessage, ArpOperation};
+pub use cfm::{LOOPBACK_MIN_LEN, Loopback};
 pub use coalesce::{Coalescer, MAX_COALESCED};
 pub use error::{Layer, WireError};
 pub use ethernet::{EtherType, EthernetFrame, Tci};

@@ -10,12 +10,14 @@
 //! more than 60 bytes, and an IPv4 total length of 0 (BIG TCP) says nothing that could be trusted. In a frame that
 //! only lacks its checksum, padding is summed like the rest, as Linux does: it is zeros.
 
+use std::num::NonZeroU16;
 use std::ops::Range;
 
 use crate::checksum::Sum;
 use crate::error::WireError;
 use crate::frame::{FrameRef, Gso, GsoKind, PartialChecksum};
-use crate::layout::Layout;
+use crate::ipv4::IpProtocol;
+use crate::layout::{Addresses, Layout};
 use crate::vnet::{VnetError, check_superframe};
 use crate::{tcp, udp};
 
@@ -108,7 +110,8 @@ impl SegmentPlan {
 
     /// The same for a way that takes at most `limit` bytes of a frame, Ethernet header included, such as a path whose MTU
     /// fell. A TCP superframe is cut into smaller segments than its sender asked for, which its receiver can't tell from
-    /// others; datagrams and single frames are what they are.
+    /// others, and so is a single segment whose checksum is unfinished (a retransmission); what else is too long stays
+    /// so.
     ///
     /// # Errors
     /// As [`Self::new`], and [`SegmentError::TooLong`].
@@ -119,6 +122,7 @@ impl SegmentPlan {
         }
         let plan = match (frame.offload.gso, frame.offload.checksum) {
             (None, None) => Self::single(frame, Work::Nothing, 0),
+            (None, Some(checksum)) if frame.len() > limit => Self::shorten(frame, checksum, limit)?,
             (None, Some(checksum)) => Self::checksum(frame, checksum)?,
             (Some(gso), Some(checksum)) => Self::superframe(frame, gso, checksum, limit)?,
             (Some(_), None) => return Err(VnetError::GsoWithoutChecksum.into()),
@@ -157,6 +161,29 @@ impl SegmentPlan {
             Work::Checksum { start, field },
             header_len,
         ))
+    }
+
+    /// A frame that is too long for its way as it stands: a TCP segment is cut like a superframe of that one segment.
+    fn shorten(
+        frame: FrameRef<'_>,
+        checksum: PartialChecksum,
+        limit: usize,
+    ) -> Result<Self, SegmentError> {
+        let len = frame.len();
+        let too_long = SegmentError::TooLong { len, limit };
+        let layout = Layout::of(frame.bytes)?.ok_or(too_long)?;
+        let kind = match layout.addresses {
+            _ if layout.protocol != IpProtocol::TCP || layout.fragment => return Err(too_long),
+            Addresses::V4 { .. } => GsoKind::Tcp4,
+            Addresses::V6 { .. } => GsoKind::Tcp6,
+        };
+        let gso = Gso {
+            kind,
+            size: NonZeroU16::MAX,
+            ecn: false,
+        };
+        // Padding or an unusual layout: leave it alone.
+        Self::superframe(frame, gso, checksum, limit).map_err(|_| too_long)
     }
 
     fn superframe(

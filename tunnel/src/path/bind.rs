@@ -21,9 +21,11 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::prober::{Answer, Prober};
 use super::sys::{self, SocketOption};
 use super::udp::VxlanWorker;
 use crate::peer::{Lane, Peers};
@@ -36,6 +38,8 @@ const SEND_BUFFER_BYTES: usize = 4 << 20;
 const FIRST_SOURCE_PORT: u16 = 49_152;
 /// Ports from there to 65,535: a power of two.
 const SOURCE_PORT_RANGE: u16 = 16_384;
+/// Answers to probes that may wait for who measures paths.
+const ANSWERS_MAX: usize = 1024;
 /// More sockets than this spread nothing better.
 const SOURCE_PORTS_MAX: usize = 1024;
 
@@ -127,6 +131,35 @@ impl VxlanTunnel {
     /// # Errors
     /// [`TunnelError`], naming address and port. Nothing stays bound then.
     pub fn bind(config: VxlanConfig, peers: Peers) -> Result<Vec<VxlanWorker>, TunnelError> {
+        Self::workers(config, &peers, None)
+    }
+
+    /// The same, and measures the path MTU to each peer that is an agent as long as there are workers, with a thread of
+    /// its own. `changed` is called from there when [`Peers::path_mtu`] says something new of any peer; it must not
+    /// wait.
+    ///
+    /// # Errors
+    /// [`TunnelError`], naming address and port. Nothing stays bound then.
+    pub fn bind_measuring(
+        config: VxlanConfig,
+        peers: Peers,
+        changed: Box<dyn Fn() + Send>,
+    ) -> Result<Vec<VxlanWorker>, TunnelError> {
+        let (answers, answered) = sync_channel(ANSWERS_MAX);
+        let workers = Self::workers(config, &peers, Some(&answers))?;
+        let place = SocketAddr::new(config.local, 0);
+        let socket = probe_socket(place)?;
+        Prober::new(socket, peers, answered, changed)
+            .spawn()
+            .map_err(failed(place, "given a thread"))?;
+        Ok(workers)
+    }
+
+    fn workers(
+        config: VxlanConfig,
+        peers: &Peers,
+        answers: Option<&SyncSender<Answer>>,
+    ) -> Result<Vec<VxlanWorker>, TunnelError> {
         check(config)?;
         let listeners = listeners(config)?;
         let sources = Arc::new(SourcePool::bind(config)?);
@@ -141,7 +174,13 @@ impl VxlanTunnel {
         Ok(workers
             .map(|(worker, listener)| {
                 let peers = peers.reader(Lane::of_worker(worker));
-                VxlanWorker::new(listener, Arc::clone(&sources), peers, config.gso)
+                VxlanWorker::new(
+                    listener,
+                    Arc::clone(&sources),
+                    peers,
+                    config.gso,
+                    answers.cloned(),
+                )
             })
             .collect())
     }
@@ -305,6 +344,20 @@ fn sender(place: SocketAddr) -> Result<Socket, TunnelError> {
         .or_else(|_| socket.set_send_buffer_size(SEND_BUFFER_BYTES))
         .map_err(&set_up)?;
     sys::receive_nothing(socket.as_fd()).map_err(&set_up)?;
+    Ok(socket)
+}
+
+/// The socket that probes leave from: hears of packets that were too big for a path.
+fn probe_socket(place: SocketAddr) -> Result<Socket, TunnelError> {
+    let socket = socket(place)?;
+    let set_up = failed(place, "set up for probing");
+    let errors = match place {
+        SocketAddr::V4(_) => SocketOption::ReceiveErrors4,
+        SocketAddr::V6(_) => SocketOption::ReceiveErrors6,
+    };
+    sys::set(socket.as_fd(), errors, 1).map_err(&set_up)?;
+    sys::receive_nothing(socket.as_fd()).map_err(&set_up)?;
+    bind(&socket, place)?;
     Ok(socket)
 }
 

@@ -3,7 +3,9 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods)]
 
-use weft_wire::{FrameRef, MAX_HEADER_LEN, SegmentPlan, VXLAN_HEADER_LEN, Vni, VxlanHeader};
+use weft_wire::{
+    FrameRef, MAX_HEADER_LEN, SegmentError, SegmentPlan, VXLAN_HEADER_LEN, Vni, VxlanHeader,
+};
 
 use crate::drop::TunnelDrop;
 
@@ -22,14 +24,19 @@ pub(super) struct Encap<'f> {
 }
 
 impl<'f> Encap<'f> {
+    /// For a way that takes inner frames of at most `limit` bytes.
+    ///
     /// # Errors
-    /// [`TunnelDrop::Runt`] and [`TunnelDrop::Malformed`].
+    /// [`TunnelDrop::Runt`], [`TunnelDrop::Malformed`], [`TunnelDrop::TooBig`].
     #[inline]
-    pub(super) fn new(vni: Vni, frame: FrameRef<'f>) -> Result<Self, TunnelDrop> {
+    pub(super) fn new(vni: Vni, frame: FrameRef<'f>, limit: usize) -> Result<Self, TunnelDrop> {
         if frame.bytes.len() < ETHERNET_HEADER_LEN {
             return Err(TunnelDrop::Runt);
         }
-        let plan = SegmentPlan::new(frame).map_err(|_| TunnelDrop::Malformed)?;
+        let plan = SegmentPlan::with_limit(frame, limit).map_err(|error| match error {
+            SegmentError::TooLong { .. } => TunnelDrop::TooBig,
+            _ => TunnelDrop::Malformed,
+        })?;
         Ok(Self {
             frame,
             plan,
@@ -104,7 +111,7 @@ mod tests {
         let vni = Vni::new(7).unwrap();
         let runt = [0; 13];
         assert_eq!(
-            Encap::new(vni, FrameRef::plain(&runt)).err(),
+            Encap::new(vni, FrameRef::plain(&runt), usize::MAX).err(),
             Some(TunnelDrop::Runt)
         );
         let bytes = [&VxlanHeader::to_bytes(vni)[..], &runt[..]].concat();
@@ -137,7 +144,7 @@ mod tests {
         #[test]
         fn decap_undoes_encap(value in 1..=Vni::MAX, bytes in prop::collection::vec(any::<u8>(), 14..2000)) {
             let vni = Vni::new(value).unwrap();
-            let encap = Encap::new(vni, FrameRef::plain(&bytes)).unwrap();
+            let encap = Encap::new(vni, FrameRef::plain(&bytes), usize::MAX).unwrap();
             prop_assert_eq!(encap.count(), 1);
             let datagram = datagram(&encap, 0);
             let (out, frame) = decap(&datagram).unwrap();

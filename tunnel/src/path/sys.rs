@@ -43,6 +43,10 @@ pub(super) enum SocketOption {
     DontFragment6,
     /// UDP_NO_CHECK6_RX: take datagrams without checksum over IPv6.
     NoCheck6Rx,
+    /// IP_RECVERR: report ICMP errors at an unconnected socket.
+    ReceiveErrors4,
+    /// IPV6_RECVERR.
+    ReceiveErrors6,
     /// UDP_GRO: hand datagrams of a flow over together.
     Gro,
 }
@@ -56,6 +60,8 @@ impl SocketOption {
             Self::MtuProbe6 => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER),
             Self::DontFragment6 => (libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG),
             Self::NoCheck6Rx => (libc::IPPROTO_UDP, libc::UDP_NO_CHECK6_RX),
+            Self::ReceiveErrors4 => (libc::IPPROTO_IP, libc::IP_RECVERR),
+            Self::ReceiveErrors6 => (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
             Self::Gro => (libc::IPPROTO_UDP, libc::UDP_GRO),
         }
     }

@@ -129,6 +129,12 @@ impl Trains {
         }
     }
 
+    /// Sends a datagram of the tunnel's own, which is not counted; a full socket loses it.
+    pub(super) fn reply(&self, peer: &Peer, datagram: &[u8]) {
+        let socket = self.sources.socket(0);
+        let _ = sys::send_train(socket, &peer.destination, datagram, datagram.len());
+    }
+
     /// Sends what waits.
     #[inline]
     pub(super) fn flush(&mut self) {

@@ -7,12 +7,14 @@
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 
 use socket2::Socket;
-use weft_wire::{Coalescer, FrameRef, PeerId, Vni, flow_hash};
+use weft_wire::{Coalescer, FrameRef, Loopback, PeerId, Vni, flow_hash};
 
 use super::bind::SourcePool;
 use super::encap::{Encap, decap};
+use super::prober::Answer;
 use super::sys::Inbox;
 use super::train::Trains;
 use crate::drop::TunnelDrop;
@@ -26,6 +28,8 @@ pub struct VxlanWorker {
     trains: Trains,
     inbox: Inbox,
     coalescer: Coalescer<(PeerId, Vni)>,
+    /// To whom answers to probes are given; nobody if paths aren't measured.
+    answers: Option<SyncSender<Answer>>,
 }
 
 impl VxlanWorker {
@@ -34,6 +38,7 @@ impl VxlanWorker {
         sources: Arc<SourcePool>,
         peers: PeerReader,
         gso: bool,
+        answers: Option<SyncSender<Answer>>,
     ) -> Self {
         Self {
             listener,
@@ -41,6 +46,7 @@ impl VxlanWorker {
             peers,
             inbox: Inbox::new(),
             coalescer: Coalescer::default(),
+            answers,
         }
     }
 
@@ -62,7 +68,7 @@ impl VxlanWorker {
             return Err(TunnelDrop::UnknownPeer);
         };
         let encap = if peer.allows(vni) {
-            Encap::new(vni, frame)
+            Encap::new(vni, frame, peer.path.frame_max())
         } else {
             Err(TunnelDrop::NetworkNotAllowed)
         };
@@ -113,6 +119,14 @@ impl VxlanWorker {
             }
             for datagram in train.datagrams() {
                 let end = datagram.end;
+                if let Some(loopback) = loopback(peer, &buffer[datagram.clone()]) {
+                    match loopback {
+                        // One short answer for each longer question, and nobody waits for it.
+                        Loopback::Message { id } => self.trains.reply(peer, &Loopback::reply(id)),
+                        Loopback::Reply { id } => tell(self.answers.as_ref(), peer, id),
+                    }
+                    continue;
+                }
                 match admit(peer, &buffer[datagram]) {
                     Ok((vni, len)) => {
                         peer.counters.received(lane, 1, len);
@@ -133,6 +147,26 @@ impl VxlanWorker {
 fn sender<'t>(table: &'t PeerTable, from: IpAddr, last: Option<&'t Peer>) -> Option<&'t Peer> {
     last.filter(|peer| peer.address == from)
         .or_else(|| table.by_address(from))
+}
+
+/// A loopback message of another agent. What a static VTEP says in VNI 0 is an error of its configuration.
+#[inline]
+fn loopback(peer: &Peer, datagram: &[u8]) -> Option<Loopback> {
+    let vni = datagram.get(4..7)?;
+    if vni != [0; 3] || !peer.is_agent() {
+        return None;
+    }
+    Loopback::parse(datagram)
+}
+
+fn tell(answers: Option<&SyncSender<Answer>>, peer: &Peer, id: u32) {
+    if let Some(answers) = answers {
+        // A full channel loses an answer as a full socket would.
+        let _ = answers.try_send(Answer {
+            from: peer.address,
+            id,
+        });
+    }
 }
 
 /// Of what a known peer sent, if it may: the network, and the length of the frame at the datagram's end.

@@ -79,6 +79,7 @@ fn plan_of(map: &ClusterMap, ports: &[LocalPort<'_>]) -> Wanted {
         node: &node,
         underlay: ip(HERE_IP),
         underlay_mtu: mtu(1500),
+        measured: Arc::default(),
     };
     plan(map, &here, ports.iter().cloned())
 }

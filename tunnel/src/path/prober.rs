@@ -1,0 +1,230 @@
+//! The thread that measures paths: carries out what each peer's [`PathSearch`] wants with a socket of its own, and tells
+//! workers and control plane what came out. Answers arrive at the workers, which pass them on by a channel that never
+//! makes them wait. Static VTEPs are not probed: they answer nothing.
+//!
+//! It wakes a few times a second to see which peers are sent frames; a peer without traffic costs a comparison then and a
+//! probe now and then. All peers together get at most [`PROBES_PER_TICK`] rounds of probes per tick.
+
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use socket2::Socket;
+use weft_wire::{LOOPBACK_MIN_LEN, Loopback};
+
+use crate::mtu::udp_ip_headers;
+use crate::peer::{Peer, PeerTable, Peers};
+use crate::pmtu::PathSearch;
+
+/// Between two looks while frames are sent to anybody, and otherwise.
+const TICK: Duration = Duration::from_millis(25);
+const IDLE_TICK: Duration = Duration::from_millis(150);
+/// How long a peer counts as active after the last frame was seen.
+const ACTIVE_FOR: Duration = Duration::from_secs(2);
+/// Rounds of probes that may begin per tick: bounds what many peers cost.
+const PROBES_PER_TICK: usize = 64;
+
+/// A peer's answer to a probe.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Answer {
+    /// Whose, by the outer source address.
+    pub(super) from: IpAddr,
+    /// Which probe.
+    pub(super) id: u32,
+}
+
+/// What the thread owns.
+pub(super) struct Prober {
+    socket: Socket,
+    peers: Peers,
+    answered: Receiver<Answer>,
+    changed: Box<dyn Fn() + Send>,
+    paths: HashMap<IpAddr, Path>,
+    started: Instant,
+    ids: RandomState,
+    next_id: u64,
+    buffer: Vec<u8>,
+    sizes: Vec<u16>,
+}
+
+struct Path {
+    search: PathSearch,
+    tx_datagrams: u64,
+    active_until: Duration,
+}
+
+impl Prober {
+    pub(super) fn new(
+        socket: Socket,
+        peers: Peers,
+        answered: Receiver<Answer>,
+        changed: Box<dyn Fn() + Send>,
+    ) -> Self {
+        Self {
+            socket,
+            peers,
+            answered,
+            changed,
+            paths: HashMap::new(),
+            started: Instant::now(),
+            ids: RandomState::new(),
+            next_id: 0,
+            buffer: Vec::new(),
+            sizes: Vec::new(),
+        }
+    }
+
+    /// Runs until no worker is left.
+    pub(super) fn spawn(self) -> io::Result<()> {
+        std::thread::Builder::new()
+            .name("weft-pmtu".to_owned())
+            .spawn(move || self.run())
+            .map(drop)
+    }
+
+    fn run(mut self) {
+        let mut table = Arc::new(PeerTable::default());
+        let mut wait = Duration::ZERO;
+        loop {
+            match self.answered.recv_timeout(wait) {
+                Ok(answer) => self.take(answer),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            while let Ok(answer) = self.answered.try_recv() {
+                self.take(answer);
+            }
+            self.hear_of_packets_too_big();
+            let newest = self.peers.snapshot();
+            if !Arc::ptr_eq(&newest, &table) {
+                self.follow(&newest);
+                table = newest;
+            }
+            wait = self.tick(&table);
+        }
+    }
+
+    fn take(&mut self, answer: Answer) {
+        let now = self.started.elapsed();
+        if let Some(path) = self.paths.get_mut(&answer.from) {
+            path.search.answered(answer.id, now);
+        }
+    }
+
+    /// An ICMP message reached our socket. It could be anybody's: whoever has a large probe on its way looks again.
+    fn hear_of_packets_too_big(&mut self) {
+        if let Ok(Some(error)) = self.socket.take_error()
+            && error.raw_os_error() == Some(libc::EMSGSIZE)
+        {
+            let now = self.started.elapsed();
+            for path in self.paths.values_mut() {
+                path.search.hinted(now);
+            }
+        }
+    }
+
+    fn follow(&mut self, table: &PeerTable) {
+        let now = self.started.elapsed();
+        self.paths
+            .retain(|address, _| table.by_address(*address).is_some_and(Peer::is_agent));
+        for peer in table.peers().iter().filter(|peer| peer.is_agent()) {
+            self.paths.entry(peer.address).or_insert_with(|| Path {
+                search: PathSearch::new(now),
+                tx_datagrams: peer.counters.tx_datagrams(),
+                active_until: Duration::ZERO,
+            });
+        }
+    }
+
+    /// Serves whoever is due; how long nobody will be.
+    fn tick(&mut self, table: &PeerTable) -> Duration {
+        let now = self.started.elapsed();
+        let mut next = IDLE_TICK;
+        let mut begun = 0;
+        let mut news = false;
+        for peer in table.peers() {
+            // Taken out and put back: sending needs the rest of us.
+            let Some(mut path) = self.paths.remove(&peer.address) else {
+                continue;
+            };
+            let sent = peer.counters.tx_datagrams();
+            if sent != path.tx_datagrams {
+                if now >= path.active_until {
+                    path.search.wake(now);
+                }
+                path.tx_datagrams = sent;
+                path.active_until = now + ACTIVE_FOR;
+            }
+            let active = now < path.active_until;
+            if path.search.due() <= now && begun < PROBES_PER_TICK {
+                begun += 1;
+                self.serve(peer, &mut path.search, active);
+            }
+            news |= peer
+                .path
+                .set(peer.address, path.search.current(), path.search.settled());
+            let soonest = if active { TICK } else { IDLE_TICK };
+            let due = path.search.due().saturating_sub(now);
+            next = next.min(due.clamp(Duration::from_millis(1), soonest));
+            self.paths.insert(peer.address, path);
+        }
+        if news {
+            (self.changed)();
+        }
+        next
+    }
+
+    fn serve(&mut self, peer: &Peer, search: &mut PathSearch, active: bool) {
+        // A search where nothing but the local link refuses goes on at once: 16 bits, a few at a time.
+        for _ in 0..16 {
+            let now = self.started.elapsed();
+            if search.due() > now {
+                return;
+            }
+            let mut sizes = std::mem::take(&mut self.sizes);
+            search.poll(now, active, &mut sizes);
+            let tried = !sizes.is_empty();
+            for size in sizes.drain(..) {
+                self.probe(peer, search, size);
+            }
+            self.sizes = sizes;
+            if tried {
+                search.all_tried(now);
+            }
+        }
+    }
+
+    fn probe(&mut self, peer: &Peer, search: &mut PathSearch, size: u16) {
+        let len = usize::from(size).saturating_sub(udp_ip_headers(peer.address));
+        if len < LOOPBACK_MIN_LEN {
+            return;
+        }
+        self.next_id = self.next_id.wrapping_add(1);
+        #[expect(clippy::cast_possible_truncation, reason = "32 bits of a keyed hash")]
+        let id = self.ids.hash_one(self.next_id) as u32;
+        self.buffer.resize(len, 0);
+        Loopback::write_message(id, &mut self.buffer);
+        // An error of an earlier probe may be reported instead of sending.
+        let sent = self.socket.send_to(&self.buffer, &peer.destination);
+        let sent = sent.or_else(|_| self.socket.send_to(&self.buffer, &peer.destination));
+        let now = self.started.elapsed();
+        match sent {
+            Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => search.refused(size, now),
+            // What isn't sent for another reason isn't answered either.
+            Ok(_) | Err(_) => search.sent(size, id, now),
+        }
+    }
+}
+
+impl std::fmt::Debug for Prober {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Prober")
+            .field("paths", &self.paths.len())
+            .finish_non_exhaustive()
+    }
+}

@@ -224,6 +224,11 @@ impl Tables {
         self.networks.get(&vni).map(AsRef::as_ref)
     }
 
+    /// The MTU of the network that a port is on.
+    pub(crate) fn mtu_of_port(&self, id: PortId) -> Option<Mtu> {
+        Some(self.network(self.port(id)?.network?)?.spec.mtu)
+    }
+
     /// How old learned addresses get in each network.
     pub(crate) fn ageings(&self) -> HashMap<Vni, Duration> {
         self.networks

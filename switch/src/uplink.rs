@@ -2,7 +2,14 @@
 
 use std::os::fd::BorrowedFd;
 
-use weft_wire::{FrameRef, PeerId, Vni};
+use weft_wire::{FrameRef, Mtu, PeerId, Vni};
+
+/// A frame is longer than the path to a peer takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooBig {
+    /// Layer 3 packets of so many bytes get there.
+    pub mtu: Mtu,
+}
 
 /// One worker's end of the tunnels. What it drops it counts itself, at the peer.
 pub trait Uplink: Send {
@@ -11,7 +18,11 @@ pub trait Uplink: Send {
 
     /// Sends a frame, whole as it came from a port: finishing checksums and cutting superframes is the tunnel's part.
     /// Never blocks; may keep it until [`Self::flush`].
-    fn send(&mut self, peer: PeerId, vni: Vni, frame: FrameRef<'_>);
+    ///
+    /// # Errors
+    /// [`TooBig`] when no packet to the peer takes it; its sender is told then. What is dropped for another reason is no
+    /// error here.
+    fn send(&mut self, peer: PeerId, vni: Vni, frame: FrameRef<'_>) -> Result<(), TooBig>;
 
     /// Sends what was kept. The worker calls it when no frame follows at once.
     fn flush(&mut self);

@@ -13,15 +13,16 @@ use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::EventFd;
-use weft_wire::{FrameRef, PortId};
+use weft_wire::{FrameRef, Mtu, PortId};
 
+use crate::answers::Answers;
 use crate::datapath::Datapath;
 use crate::patience::{Next, Patience};
 use crate::port::{Queue, RECV_BUFFER_LEN, RecvError, SendError};
 use crate::stats::Lane;
 use crate::switch::{PortEvent, Shared};
 use crate::table::{PortEntry, Tables};
-use crate::uplink::Uplink;
+use crate::uplink::{TooBig, Uplink};
 use crate::verdict::{Action, DropReason, Source};
 
 /// Frames (superframes, datagram batches) of one file descriptor per wake.
@@ -79,6 +80,7 @@ pub(crate) struct Worker {
     buffer: Box<[u8]>,
     actions: Vec<Action>,
     patience: Patience,
+    answers: Answers,
     started: Instant,
 }
 
@@ -107,6 +109,7 @@ impl Worker {
             buffer: vec![0; RECV_BUFFER_LEN].into_boxed_slice(),
             actions: Vec::with_capacity(EVENTS),
             patience: Patience::default(),
+            answers: Answers::new(),
             started: Instant::now(),
         })
     }
@@ -236,7 +239,13 @@ impl Worker {
                 index,
                 uplink: Some(&mut *self.uplink),
             };
-            out.carry_out(&self.actions, frame);
+            if let Some(mtu) = out.carry_out(&self.actions, frame) {
+                let mtu = mtu.or_else(|| tables.mtu_of_port(id));
+                let answer = mtu.and_then(|mtu| self.answers.too_big((id, now), frame.bytes, mtu));
+                if let Some(answer) = answer {
+                    out.write(port, FrameRef::plain(&answer));
+                }
+            }
         }
         self.uplink.flush();
         if flags.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP) {
@@ -253,13 +262,13 @@ impl Worker {
         self.uplink.receive(&mut |peer, vni, frame: FrameRef<'_>| {
             datapath.process(Source::Peer { peer, vni }, frame, now, actions);
             // Split horizon: nothing that came out of a tunnel goes into one.
-            Egress {
+            let mut out = Egress {
                 tables,
                 lane,
                 index,
                 uplink: None,
-            }
-            .carry_out(actions, frame);
+            };
+            let _ = out.carry_out(actions, frame);
         });
     }
 }
@@ -273,12 +282,15 @@ struct Egress<'a> {
 }
 
 impl Egress<'_> {
-    /// Carries out what was decided on a frame, all from the one buffer it was read into.
+    /// Carries out what was decided on a frame, all from the one buffer it was read into. If it was too big for a way,
+    /// gives the MTU of that; `Some(None)`: that of its network.
     #[inline]
-    fn carry_out(&mut self, actions: &[Action], frame: FrameRef<'_>) {
+    fn carry_out(&mut self, actions: &[Action], frame: FrameRef<'_>) -> Option<Option<Mtu>> {
+        let mut too_big = None;
         for action in actions {
             match *action {
                 // Counted by the datapath.
+                Action::Drop(DropReason::TooBig) => too_big = Some(None),
                 Action::Drop(_) => {}
                 Action::ToPort(id) => {
                     // The decision was made on these tables: the port is there.
@@ -289,12 +301,15 @@ impl Egress<'_> {
                 Action::ToPeer { peer, vni } => {
                     // No uplink means that the frame came from one, and then there is no such action.
                     if let Some(uplink) = &mut self.uplink {
-                        uplink.send(peer, vni, frame);
+                        if let Err(TooBig { mtu }) = uplink.send(peer, vni, frame) {
+                            too_big = Some(Some(mtu));
+                        }
                         self.tables.peer_counters(peer).sent(self.lane, frame.len());
                     }
                 }
             }
         }
+        too_big
     }
 
     #[inline]

@@ -21,7 +21,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns, unshare};
 use weft_switch::port::{PortKind, Queue, TapDevice, create_tap};
 use weft_switch::{
-    FdbKind, NetworkMode, NetworkSpec, Place, PortEvent, PortSpec, Switch, SwitchConfig, Uplink,
+    FdbKind, NetworkMode, NetworkSpec, Place, PortEvent, PortSpec, Switch, SwitchConfig, TooBig,
+    Uplink,
 };
 use weft_wire::{EtherType, EthernetFrame, FrameRef, MacAddr, Mtu, PeerId, PortId, Vni};
 
@@ -79,15 +80,23 @@ impl Drop for Container {
 struct Wire(UnixDatagram);
 
 const FAR: PeerId = PeerId(3);
+/// The longest frame that gets there.
+const NARROW: usize = 1014;
 
 impl Uplink for Wire {
     fn fds(&self) -> Vec<BorrowedFd<'_>> {
         vec![self.0.as_fd()]
     }
 
-    fn send(&mut self, peer: PeerId, vni: Vni, frame: FrameRef<'_>) {
+    fn send(&mut self, peer: PeerId, vni: Vni, frame: FrameRef<'_>) -> Result<(), TooBig> {
         assert_eq!((peer, vni), (FAR, blue()));
+        if frame.bytes.len() > NARROW {
+            return Err(TooBig {
+                mtu: Mtu::new(1000).unwrap(),
+            });
+        }
         self.0.send(frame.bytes).unwrap();
+        Ok(())
     }
 
     fn flush(&mut self) {}
@@ -110,7 +119,9 @@ impl Uplink for NoUplink {
         Vec::new()
     }
 
-    fn send(&mut self, _: PeerId, _: Vni, _: FrameRef<'_>) {}
+    fn send(&mut self, _: PeerId, _: Vni, _: FrameRef<'_>) -> Result<(), TooBig> {
+        Ok(())
+    }
 
     fn flush(&mut self) {}
 
@@ -395,4 +406,51 @@ fn a_container_and_a_station_behind_a_tunnel_find_each_other() {
     switch.flush_peer(FAR);
     assert!(!switch.fdb().iter().any(there));
     assert_eq!(switch.peer_stats(FAR).rx_frames, 0);
+}
+
+#[test]
+fn who_sends_more_than_gets_there_is_told_how_much_does() {
+    let _alone = alone();
+    let (near, far) = UnixDatagram::pair().unwrap();
+    near.set_nonblocking(true).unwrap();
+    far.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let (switch, _events) = switch_with(vec![Box::new(Wire(near))]);
+    let container = Container::new();
+    let mut tap = create_tap("t0", PortKind::Offload, 1).unwrap();
+    container.plug(&tap, "10.9.0.1/24");
+    ip(&[
+        "-n",
+        &container.0,
+        "neigh",
+        "add",
+        "10.9.0.2",
+        "lladdr",
+        "02:00:00:00:00:09",
+        "dev",
+        "eth0",
+    ]);
+    add(&switch, &mut tap);
+    let sender = || {
+        container.enter();
+        let socket = UdpSocket::bind("10.9.0.1:0").unwrap();
+        // The first is too long; when that was said the kernel cuts the others.
+        for _ in 0..3 {
+            socket.send_to(&[7; 1200], "10.9.0.2:9").unwrap();
+            thread::sleep(Duration::from_millis(100));
+        }
+    };
+    thread::scope(|scope| scope.spawn(sender).join().unwrap());
+    let mut buffer = [0; 2048];
+    let mut fragments = Vec::new();
+    while fragments.len() < 4 {
+        let len = far.recv(&mut buffer).unwrap();
+        let frame = EthernetFrame::new(&buffer[..len]).unwrap();
+        if frame.ethertype() == EtherType::IPV4 {
+            let packet = weft_wire::Ipv4::new(frame.payload()).unwrap();
+            fragments.push((packet.is_fragment(), packet.payload().len()));
+        }
+    }
+    // 1000 bytes with a header take 976 of a fragment, a multiple of eight.
+    let datagram = [(true, 976), (true, 8 + 1200 - 976)];
+    assert_eq!(fragments, [datagram, datagram].concat());
 }

@@ -2,12 +2,14 @@
 //! agents and controller is the test's business.
 
 mod kernel;
+mod routed;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::lab::{Controller, Host, Lab, Namespace};
 
 pub use kernel::{KernelPair, KernelPeer, Wire};
+pub use routed::Routed;
 
 /// The underlay: 10.99.0.0/24, host N has .N.
 fn underlay(number: u8) -> IpAddr {

@@ -3,14 +3,15 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use weft_testbed::lab::traffic::{ping_full, transfer};
-use weft_testbed::lab::verdict::wait_until;
+use weft_testbed::lab::verdict::{wait_for, wait_until};
+use weft_testbed::layout::Routed;
 use weft_testbed::layout::UNDERLAY_IFNAME;
 use weft_testbed::{Container, Host, Lab, Pair};
 
@@ -84,17 +85,45 @@ fn set_underlay(host: &Host, mtu: u32) {
     host.ns.ip(&["link", "set", UNDERLAY_IFNAME, "mtu", &mtu]);
 }
 
-/// Waits until both containers' interfaces have that MTU, and `weft peers` says so.
-fn wait_mtu(pair: &Pair, (near, far): (&Container, &Container), mtu: u32) {
-    let has = |container: &Container| container.ns.link("eth0")["mtu"] == mtu;
-    let what = format!("both containers have MTU {mtu}");
-    wait_until(20 * SECOND, &what, || has(near) && has(far));
-    assert_eq!(pair.host1.peer_at(pair.host2.underlay).mtu.value(), mtu);
+/// Waits until both containers' interfaces have these MTUs, and `weft peers` says so.
+fn wait_mtus(pair: &Pair, ends: [&Container; 2], mtus: [u32; 2]) {
+    let hosts = [&pair.host1, &pair.host2];
+    let there = [pair.host2.underlay, pair.host1.underlay];
+    let seen = || -> Vec<(u64, u32)> {
+        let each = ends.iter().zip(hosts).zip(there);
+        each.map(|((container, host), peer)| {
+            let mtu = container.ns.link("eth0")["mtu"].as_u64().unwrap();
+            (mtu, host.peer_at(peer).mtu.value())
+        })
+        .collect()
+    };
+    let wanted: Vec<_> = mtus.into_iter().map(|mtu| (mtu.into(), mtu)).collect();
+    wait_for(
+        20 * SECOND,
+        "MTU of each container and of its host's path",
+        &wanted,
+        seen,
+    );
 }
+
+fn wait_mtu(pair: &Pair, (near, far): (&Container, &Container), mtu: u32) {
+    wait_mtus(pair, [near, far], [mtu; 2]);
+}
+
+/// Real segments on the underlay: a veth passes a train whole, however long it is.
+fn without_trains(host: &Host) {
+    let off = ["-K", UNDERLAY_IFNAME, "tx-udp-segmentation", "off"];
+    host.ns.run("ethtool", &off).expect_done();
+}
+
+/// What a veth takes beyond the MTU of its other end: room for a tag.
+const VETH_SLACK: u32 = 4;
 
 #[test]
 fn a_path_that_narrows_in_mid_transfer_stalls_nobody_for_a_second_and_is_used_whole_afterwards() {
     let pair = Pair::up(Lab::alone());
+    without_trains(&pair.host1);
+    without_trains(&pair.host2);
     let (near, far) = blue(&pair);
     wait_mtu(&pair, (&near, &far), 1450);
     let (there, back) = (Stream::start(&near, &far), Stream::start(&far, &near));
@@ -107,7 +136,7 @@ fn a_path_that_narrows_in_mid_transfer_stalls_nobody_for_a_second_and_is_used_wh
     let gaps = [there.longest_gap(), back.longest_gap()];
     weft_testbed::lab::say(&format!("longest gaps after the drop to 1300: {gaps:?}"));
     assert!(gaps.iter().all(|gap| *gap < SECOND), "{gaps:?}");
-    wait_mtu(&pair, (&near, &far), 1250);
+    wait_mtus(&pair, [&near, &far], [1250 + VETH_SLACK, 1250]);
     set_underlay(&pair.host2, 1500);
     wait_mtu(&pair, (&near, &far), 1450);
     let gaps = [there.longest_gap(), back.longest_gap()];
@@ -131,4 +160,79 @@ fn jumbo_frames_of_the_underlay_are_used_without_a_setting_also_when_they_come_l
     transfer(&near.ns, &far.ns, far.ip(), 4_000_037);
     let late = pair.lab.container(&pair.host1, "blue", "late", &[]);
     assert_eq!(late.ns.link("eth0")["mtu"], 8950);
+}
+
+/// Sends datagrams until one arrives: a sender's kernel that was told what is too big cuts the next ones.
+fn datagram_arrives(from: &Container, to: &Container, len: usize) {
+    let receiver = to.ns.enter(|| UdpSocket::bind((to.ip(), 0)).unwrap());
+    let sender = from.ns.enter(|| UdpSocket::bind((from.ip(), 0)).unwrap());
+    receiver.set_read_timeout(Some(SECOND / 5)).unwrap();
+    let mut buffer = vec![0; 1 << 16];
+    let arrived = (0..10).any(|_| {
+        sender
+            .send_to(&vec![7; len], receiver.local_addr().unwrap())
+            .unwrap();
+        receiver.recv(&mut buffer).ok() == Some(len)
+    });
+    assert!(arrived, "{len} bytes from {} to {}", from.ip(), to.ip());
+}
+
+#[test]
+fn a_router_in_between_that_narrows_is_followed_whether_it_says_so_or_not() {
+    for silent in [false, true] {
+        let routed = Routed::up(Lab::alone());
+        let pair = &routed.pair;
+        if silent {
+            routed.silence();
+        }
+        without_trains(&pair.host1);
+        let (near, far) = blue(pair);
+        wait_mtu(pair, (&near, &far), 1450);
+        let there = Stream::start(&near, &far);
+        thread::sleep(SECOND);
+        let _ = there.longest_gap();
+        routed.narrow(1300);
+        thread::sleep(3 * SECOND);
+        let gap = there.longest_gap();
+        weft_testbed::lab::say(&format!(
+            "longest gap after a router's link narrowed (silent: {silent}): {gap:?}"
+        ));
+        assert!(gap < SECOND, "{gap:?}");
+        // One way only.
+        wait_mtus(pair, [&near, &far], [1250, 1450]);
+        routed.narrow(1500);
+        wait_mtu(pair, (&near, &far), 1450);
+        ping_full(&near.ns, far.ip(), 1450);
+        there.finish();
+    }
+}
+
+#[test]
+fn a_network_whose_mtu_was_set_too_high_tells_its_senders_what_fits() {
+    let routed = Routed::up(Lab::new());
+    let pair = &routed.pair;
+    routed.narrow(1300);
+    pair.host1.weft(&[
+        "network",
+        "create",
+        "blue",
+        "--subnet",
+        "10.32.0.0/16",
+        "--subnet",
+        "fd32::/64",
+        "--mtu",
+        "1450",
+    ]);
+    let near = pair.lab.container(&pair.host1, "blue", "near", &[]);
+    let far = pair.lab.container(&pair.host2, "blue", "far", &[]);
+    wait_until(10 * SECOND, "the path was measured", || {
+        pair.host1.peer_at(pair.host2.underlay).mtu.value() == 1250
+    });
+    assert_eq!(near.ns.link("eth0")["mtu"], 1450);
+    datagram_arrives(&near, &far, 1400);
+    let drops = pair.host1.peer_at(pair.host2.underlay).traffic.drops;
+    assert!(drops["too_big"] > 0, "{drops:?}");
+    // Connections begin with segments that fit, both ways.
+    transfer(&near.ns, &far.ns, far.ip(), 1_000_003);
+    transfer(&far.ns, &near.ns, near.ip(), 1_000_003);
 }

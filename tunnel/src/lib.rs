@@ -47,5 +47,5 @@ mod drop;
 
 pub use drop::TunnelDrop;
 pub use mtu::{inner_mtu, overhead, superframe_max};
-pub use path::{TunnelError, VxlanConfig, VxlanTunnel, VxlanWorker};
+pub use path::{SendError, TunnelError, VxlanConfig, VxlanTunnel, VxlanWorker};
 pub use peer::{DropCounts, PeerNetworks, PeerSpec, PeerStats, PeerTable, Peers, StrangerStats};

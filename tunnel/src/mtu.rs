@@ -43,6 +43,12 @@ pub(crate) const fn frame_in_packet(packet: u16, underlay: IpAddr) -> usize {
     (packet as usize + ETHERNET_HEADER_LEN).saturating_sub(overhead(underlay))
 }
 
+/// The layer 3 MTU where frames have at most `frame` bytes.
+pub(crate) fn mtu_of_frame(frame: usize) -> Mtu {
+    let packet = u32::try_from(frame.saturating_sub(ETHERNET_HEADER_LEN)).unwrap_or(Mtu::MAX);
+    Mtu::new(packet.clamp(Mtu::MIN, Mtu::MAX)).expect("clamped to what an MTU can be")
+}
+
 /// Bytes of a packet to `underlay` that are IP and UDP header.
 pub(crate) const fn udp_ip_headers(underlay: IpAddr) -> usize {
     overhead(underlay) - VXLAN_HEADER_LEN - ETHERNET_HEADER_LEN

@@ -13,4 +13,4 @@ mod prober;
 mod sys;
 
 pub use bind::{TunnelError, VxlanConfig, VxlanTunnel};
-pub use udp::VxlanWorker;
+pub use udp::{SendError, VxlanWorker};

@@ -84,6 +84,12 @@ impl PathMtu {
         self.frame_max.load(Ordering::Relaxed) as usize
     }
 
+    /// Whether the peer has answered a probe.
+    #[inline]
+    pub(crate) fn is_known(&self) -> bool {
+        self.frame_max.load(Ordering::Relaxed) != u32::MAX
+    }
+
     /// Says what is known of the way to `address` now; whether the settled MTU is another one than before.
     pub(crate) fn set(&self, address: IpAddr, current: Option<u16>, settled: Option<u16>) -> bool {
         let frame = current.map(|packet| frame_in_packet(packet, address));

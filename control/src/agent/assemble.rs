@@ -11,10 +11,10 @@ use tokio::sync::{Notify, mpsc};
 use weft_switch::port::Queue;
 use weft_switch::{
     FdbRow, NetworkMode, NetworkSpec, Place, PortEvent, PortGuard, PortSpec, Switch, SwitchConfig,
-    SwitchError, Uplink,
+    SwitchError, TooBig, Uplink,
 };
 use weft_tunnel::{
-    PeerNetworks, PeerSpec, Peers, TunnelError, VxlanConfig, VxlanTunnel, VxlanWorker,
+    PeerNetworks, PeerSpec, Peers, SendError, TunnelError, VxlanConfig, VxlanTunnel, VxlanWorker,
 };
 use weft_wire::{FrameRef, Mtu, PeerId, PortId, Vni};
 
@@ -70,9 +70,12 @@ impl Uplink for VxlanUplink {
         self.0.fds()
     }
 
-    fn send(&mut self, peer: PeerId, vni: Vni, frame: FrameRef<'_>) {
+    fn send(&mut self, peer: PeerId, vni: Vni, frame: FrameRef<'_>) -> Result<(), TooBig> {
         // What it drops it has counted at the peer by the time it says so.
-        let _ = self.0.send(peer, vni, frame);
+        match self.0.send(peer, vni, frame) {
+            Err(SendError { mtu: Some(mtu), .. }) => Err(TooBig { mtu }),
+            Ok(()) | Err(SendError { mtu: None, .. }) => Ok(()),
+        }
     }
 
     fn flush(&mut self) {

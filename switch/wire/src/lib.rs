@@ -8,7 +8,8 @@
 //! [`tcp`] or [`udp`]. A view borrows the bytes, checks in its constructor all that its accessors rely on, and is
 //! total: there are no bytes that make it panic. On its way out the frame's [`flow`] chooses where it goes,
 //! [`segment`] makes it what a wire takes (with [`checksum`] doing the costly part), and [`vxlan`] names its network to
-//! the other host, where [`coalesce`] undoes the cutting; [`cfm`] is what tunnels measure paths with. To another offloading TAP it goes as it came, [`vnet`] header first.
+//! the other host, where [`coalesce`] undoes the cutting; [`cfm`] is what
+//! tunnels measure paths with, and `too_big` tells senders what doesn't fit. To another offloading TAP it goes as it came, [`vnet`] header first.
 
 #![deny(unsafe_code)]
 #![deny(clippy::disallowed_methods)]
@@ -32,6 +33,7 @@ pub mod segment;
 pub mod coalesce;
 pub mod vxlan;
 pub mod cfm;
+mod too_big;
 #[doc(hidden)]
 pub mod fuzz;
 
@@ -49,6 +51,7 @@ pub use ipv6::Ipv6;
 pub use mac::{InvalidMac, MacAddr};
 pub use segment::{MAX_HEADER_LEN, SegmentError, SegmentPlan};
 pub use tcp::{Tcp, TcpFlags};
+pub use too_big::{clamp_mss, too_big};
 pub use udp::Udp;
 pub use vnet::{VNET_HDR_LEN, VnetError, VnetHdr};
 pub use vxlan::{VXLAN_HEADER_LEN, VXLAN_PORT, VxlanError, VxlanHeader};

@@ -35,7 +35,11 @@ impl<'f> Encap<'f> {
         }
         let plan = SegmentPlan::with_limit(frame, limit).map_err(|error| match error {
             SegmentError::TooLong { .. } => TunnelDrop::TooBig,
-            _ => TunnelDrop::Malformed,
+            SegmentError::Offload(_)
+            | SegmentError::ChecksumBeyondEnd { .. }
+            | SegmentError::HeaderTooLong { .. }
+            | SegmentError::Scattered
+            | SegmentError::TooManySegments { .. } => TunnelDrop::Malformed,
         })?;
         Ok(Self {
             frame,

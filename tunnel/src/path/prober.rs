@@ -8,12 +8,14 @@
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::net::IpAddr;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg};
 use socket2::Socket;
 use weft_wire::{LOOPBACK_MIN_LEN, Loopback};
 
@@ -118,9 +120,11 @@ impl Prober {
 
     /// An ICMP message reached our socket. It could be anybody's: whoever has a large probe on its way looks again.
     fn hear_of_packets_too_big(&mut self) {
-        if let Ok(Some(error)) = self.socket.take_error()
-            && error.raw_os_error() == Some(libc::EMSGSIZE)
-        {
+        let mut heard = false;
+        while let Some(too_big) = next_error(&self.socket) {
+            heard |= too_big;
+        }
+        if heard {
             let now = self.started.elapsed();
             for path in self.paths.values_mut() {
                 path.search.hinted(now);
@@ -219,6 +223,30 @@ impl Prober {
             Ok(_) | Err(_) => search.sent(size, id, now),
         }
     }
+}
+
+/// Takes an error from the socket's queue: whether it is an ICMP message that a packet was too big. What the local link
+/// refused is queued too, and known already from sending.
+fn next_error(socket: &Socket) -> Option<bool> {
+    let mut payload = [0; 1];
+    let mut pieces = [IoSliceMut::new(&mut payload)];
+    let mut control = nix::cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6);
+    let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
+    let message =
+        recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut pieces, Some(&mut control), flags);
+    let message = message.ok()?;
+    let too_big = message.cmsgs().is_ok_and(|mut messages| {
+        messages.any(|message| {
+            matches!(message, ControlMessageOwned::Ipv4RecvErr(error, _) if is_icmp_too_big(&error))
+                || matches!(message, ControlMessageOwned::Ipv6RecvErr(error, _) if is_icmp_too_big(&error))
+        })
+    });
+    Some(too_big)
+}
+
+fn is_icmp_too_big(error: &libc::sock_extended_err) -> bool {
+    let origins = [libc::SO_EE_ORIGIN_ICMP, libc::SO_EE_ORIGIN_ICMP6];
+    origins.contains(&error.ee_origin) && i32::try_from(error.ee_errno) == Ok(libc::EMSGSIZE)
 }
 
 impl std::fmt::Debug for Prober {

@@ -10,7 +10,10 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
 use socket2::Socket;
-use weft_wire::{Coalescer, FrameRef, Loopback, PeerId, Vni, flow_hash};
+use weft_wire::ethernet::VLAN_TAG_LEN;
+use weft_wire::{
+    Coalescer, EthernetFrame, FrameRef, Loopback, Mtu, PeerId, Vni, clamp_mss, flow_hash,
+};
 
 use super::bind::SourcePool;
 use super::encap::{Encap, decap};
@@ -18,7 +21,11 @@ use super::prober::Answer;
 use super::sys::Inbox;
 use super::train::Trains;
 use crate::drop::TunnelDrop;
+use crate::mtu::mtu_of_frame;
 use crate::peer::{Peer, PeerReader, PeerTable};
+
+/// The longest TCP segment without data: Ethernet with tags, IPv6 with some extension headers, TCP with all its options.
+const SYN_MAX_LEN: usize = 192;
 
 /// One worker's end of the VXLAN tunnels: to be owned by one thread.
 #[derive(Debug)]
@@ -59,27 +66,39 @@ impl VxlanWorker {
     /// [`Self::flush`]. A frame that the kernel doesn't take whole counts as dropped, whatever left before.
     ///
     /// # Errors
-    /// [`TunnelDrop`] says why it was dropped; it is counted already. What befalls a frame that waited is only counted.
-    pub fn send(&mut self, peer: PeerId, vni: Vni, frame: FrameRef<'_>) -> Result<(), TunnelDrop> {
+    /// [`SendError`] says why it was dropped; it is counted already. What befalls a frame that waited is only counted.
+    pub fn send(&mut self, peer: PeerId, vni: Vni, frame: FrameRef<'_>) -> Result<(), SendError> {
         let lane = self.peers.lane;
         let (table, strangers) = self.peers.parts();
         let Some(peer) = table.by_id(peer) else {
             strangers.dropped(lane, TunnelDrop::UnknownPeer);
-            return Err(TunnelDrop::UnknownPeer);
+            return Err(TunnelDrop::UnknownPeer.into());
         };
+        let frame_max = peer.path.frame_max();
+        // Only short frames begin connections.
+        let clamped = if frame.len() <= SYN_MAX_LEN && peer.path.is_known() {
+            clamp_mss(frame, frame_max)
+        } else {
+            None
+        };
+        let frame = clamped
+            .as_deref()
+            .map_or(frame, |bytes| FrameRef::new(bytes, frame.offload));
         let encap = if peer.allows(vni) {
-            Encap::new(vni, frame, peer.path.frame_max())
+            Encap::new(vni, frame, frame_max)
         } else {
             Err(TunnelDrop::NetworkNotAllowed)
         };
         match encap {
             Ok(encap) => {
                 let flow = flow_hash(frame.bytes);
-                self.trains.push(peer, flow, &encap, frame.bytes.len())
+                let pushed = self.trains.push(peer, flow, &encap, frame.bytes.len());
+                pushed.map_err(SendError::from)
             }
             Err(reason) => {
                 peer.counters.dropped(lane, reason, 1);
-                Err(reason)
+                let mtu = (reason == TunnelDrop::TooBig).then(|| packet_max(frame, frame_max));
+                Err(SendError { reason, mtu })
             }
         }
     }
@@ -147,6 +166,28 @@ impl VxlanWorker {
 fn sender<'t>(table: &'t PeerTable, from: IpAddr, last: Option<&'t Peer>) -> Option<&'t Peer> {
     last.filter(|peer| peer.address == from)
         .or_else(|| table.by_address(from))
+}
+
+/// The largest layer 3 packet in frames of at most `frame_max` bytes that have the headers of this one.
+fn packet_max(frame: FrameRef<'_>, frame_max: usize) -> Mtu {
+    let tag = EthernetFrame::new(frame.bytes).is_ok_and(|ethernet| ethernet.vlan().is_some());
+    let tag_len = if tag { VLAN_TAG_LEN } else { 0 };
+    mtu_of_frame(frame_max.saturating_sub(tag_len))
+}
+
+/// Why a frame was not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SendError {
+    /// As it is counted.
+    pub reason: TunnelDrop,
+    /// The largest layer 3 packet that gets to that peer, if that was the reason and is known.
+    pub mtu: Option<Mtu>,
+}
+
+impl From<TunnelDrop> for SendError {
+    fn from(reason: TunnelDrop) -> Self {
+        Self { reason, mtu: None }
+    }
 }
 
 /// A loopback message of another agent. What a static VTEP says in VNI 0 is an error of its configuration.

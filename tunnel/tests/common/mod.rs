@@ -169,7 +169,7 @@ pub(crate) fn send(
 ) -> Result<(), TunnelDrop> {
     let result = worker.send(peer, vni, frame);
     worker.flush();
-    result
+    result.map_err(|error| error.reason)
 }
 
 /// A frame as it would be on a wire.

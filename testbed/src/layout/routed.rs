@@ -39,7 +39,8 @@ impl Routed {
         }
     }
 
-    /// Sets the MTU of the link to host 2, on the router's side only: what comes from host 1 meets it there.
+    /// Sets the MTU of the link to host 2, on the router's side: for what comes from host 1 it is a link that is too
+    /// narrow, and what comes from host 2 vanishes at its end.
     pub fn narrow(&self, mtu: u32) {
         self.router
             .ip(&["link", "set", "r2", "mtu", &mtu.to_string()]);
@@ -47,7 +48,9 @@ impl Routed {
 
     /// The router tells nobody any more what is too big.
     pub fn silence(&self) {
-        let rules = "table ip quiet { chain out { type filter hook output priority 0; ip protocol icmp icmp type destination-unreachable drop; } }";
+        let rules = "add table ip quiet; \
+                     add chain ip quiet out { type filter hook output priority 0; }; \
+                     add rule ip quiet out icmp type destination-unreachable drop";
         self.router.run("nft", &[rules]).expect_done();
     }
 }

@@ -25,7 +25,8 @@ pub enum TunnelDrop {
     UnknownPeer,
     /// The container's frame contradicts its offload: a broken or hostile sender behind the port.
     Malformed,
-    /// The datagram exceeds the underlay's MTU: lower the network's MTU or raise the underlay's.
+    /// The frame is longer than the measured path takes; its sender was told. If it goes on, see the peer's MTU and the
+    /// network's.
     TooBig,
     /// The socket's send buffer is full: the underlay is slower than what is sent; TCP adapts by itself.
     SocketFull,
@@ -108,7 +109,7 @@ impl TunnelDrop {
                 "a container's frame contradicted its offload header: look at the program behind the port"
             }
             Self::TooBig => {
-                "an encapsulated frame exceeded the underlay's MTU: lower the network's MTU or raise the underlay's"
+                "a frame was longer than the measured path takes; its sender was told (ICMP): nothing to do unless it goes on, then see the peer's MTU in `weft peers` and the network's in `weft network ls`"
             }
             Self::SocketFull => {
                 "the socket's send buffer was full: the underlay is slower than what is sent"

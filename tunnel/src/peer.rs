@@ -13,7 +13,7 @@ mod counters;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use arc_swap::{ArcSwap, cache::Cache};
 use socket2::SockAddr;
@@ -66,6 +66,8 @@ pub(crate) struct PathMtu {
     frame_max: AtomicU32,
     /// The path MTU (bytes of an outer IP packet) after the last search; 0 as long as there was none.
     settled: AtomicU32,
+    /// A frame was sent since this was asked last.
+    used: AtomicBool,
 }
 
 impl Default for PathMtu {
@@ -73,6 +75,7 @@ impl Default for PathMtu {
         Self {
             frame_max: AtomicU32::new(u32::MAX),
             settled: AtomicU32::new(0),
+            used: AtomicBool::new(false),
         }
     }
 }
@@ -82,6 +85,19 @@ impl PathMtu {
     #[inline]
     pub(crate) fn frame_max(&self) -> usize {
         self.frame_max.load(Ordering::Relaxed) as usize
+    }
+
+    /// Notes that a frame is sent. The memory is written only if that is news.
+    #[inline]
+    pub(crate) fn note_use(&self) {
+        if !self.used.load(Ordering::Relaxed) {
+            self.used.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether frames were sent since this was asked last.
+    pub(crate) fn take_use(&self) -> bool {
+        self.used.load(Ordering::Relaxed) && self.used.swap(false, Ordering::Relaxed)
     }
 
     /// Whether the peer has answered a probe.

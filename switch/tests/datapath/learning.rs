@@ -59,10 +59,10 @@ fn refused_frames_teach_nothing() {
         from_peer(0),
         &tagged(frame(MacAddr::BROADCAST, mac(8)), 0x8100, 5),
     );
-    let mut large = frame(MacAddr::BROADCAST, mac(6));
+    let mut large = frame(MacAddr::BROADCAST, mac(0));
     large.resize(1465, 0);
-    world.send(from_peer(0), &large);
-    assert_eq!([6, 7, 8].map(|station| world.place_of(station)), [None; 3]);
+    assert_eq!(world.send(FROM_A, &large), drop_for(DropReason::TooBig));
+    assert_eq!([0, 7, 8].map(|station| world.place_of(station)), [None; 3]);
     assert_eq!(world.fdb.counts().entries, 0);
 }
 

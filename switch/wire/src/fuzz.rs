@@ -11,7 +11,8 @@ use crate::layout::Layout;
 use crate::segment::{MAX_HEADER_LEN, SegmentPlan};
 use crate::vnet::{VNET_HDR_LEN, VnetHdr};
 use crate::{
-    Arp, Coalescer, Icmp4, Icmp6, IpProtocol, Ipv4, Ipv6, Tcp, Udp, VxlanHeader, flow_hash,
+    Arp, Coalescer, Icmp4, Icmp6, IpProtocol, Ipv4, Ipv6, Loopback, Mtu, Tcp, Udp, VxlanHeader,
+    flow_hash,
 };
 
 /// Every view over the frame and over every layer it finds.
@@ -20,6 +21,16 @@ use crate::{
 /// If a view shows bytes that are not the frame's.
 pub fn frame_views(data: &[u8]) {
     flow_hash(data);
+    if let Some(answer) = crate::too_big(data, Mtu::ETHERNET) {
+        assert_eq!(crate::too_big(&answer, Mtu::ETHERNET), None);
+    }
+    if let Some(clamped) = crate::clamp_mss(FrameRef::plain(data), data.len()) {
+        assert_eq!(clamped.len(), data.len());
+        assert_eq!(
+            crate::clamp_mss(FrameRef::plain(&clamped), data.len()),
+            None
+        );
+    }
     let _ = Arp::new(data).map(|arp| arp.message());
     let _ = Icmp4::new(data).map(|icmp| (icmp.message_type(), icmp.payload().len()));
     let _ = Icmp6::new(data).and_then(|icmp| icmp.neighbor());
@@ -265,6 +276,11 @@ fn by_flow(frames: &[(u8, Vec<u8>)]) -> Flows<'_> {
 /// # Panics
 /// If an accepted header, written again, is not read the same.
 pub fn vxlan(data: &[u8]) {
+    if let Some(Loopback::Message { id }) = Loopback::parse(data) {
+        let reply = Loopback::reply(id);
+        assert_eq!(Loopback::parse(&reply), Some(Loopback::Reply { id }));
+        assert!(reply.len() <= data.len() + 1);
+    }
     let Ok((vni, inner)) = VxlanHeader::parse(data) else {
         return;
     };

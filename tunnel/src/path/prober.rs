@@ -56,7 +56,6 @@ pub(super) struct Prober {
 
 struct Path {
     search: PathSearch,
-    tx_datagrams: u64,
     active_until: Duration,
 }
 
@@ -139,7 +138,6 @@ impl Prober {
         for peer in table.peers().iter().filter(|peer| peer.is_agent()) {
             self.paths.entry(peer.address).or_insert_with(|| Path {
                 search: PathSearch::new(now),
-                tx_datagrams: peer.counters.tx_datagrams(),
                 active_until: Duration::ZERO,
             });
         }
@@ -156,12 +154,10 @@ impl Prober {
             let Some(mut path) = self.paths.remove(&peer.address) else {
                 continue;
             };
-            let sent = peer.counters.tx_datagrams();
-            if sent != path.tx_datagrams {
+            if peer.path.take_use() {
                 if now >= path.active_until {
                     path.search.wake(now);
                 }
-                path.tx_datagrams = sent;
                 path.active_until = now + ACTIVE_FOR;
             }
             let active = now < path.active_until;

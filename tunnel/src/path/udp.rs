@@ -74,6 +74,7 @@ impl VxlanWorker {
             strangers.dropped(lane, TunnelDrop::UnknownPeer);
             return Err(TunnelDrop::UnknownPeer.into());
         };
+        peer.path.note_use();
         let frame_max = peer.path.frame_max();
         // Only short frames begin connections.
         let clamped = if frame.len() <= SYN_MAX_LEN && peer.path.is_known() {

@@ -129,14 +129,6 @@ impl PeerCounters {
         add(&self.0[lane.0].drops[reason.index()], frames);
     }
 
-    /// Datagrams sent: cheap to ask often.
-    pub(crate) fn tx_datagrams(&self) -> u64 {
-        let lanes = self.0.iter();
-        lanes
-            .map(|lane| lane.tx_datagrams.load(Ordering::Relaxed))
-            .sum()
-    }
-
     pub(super) fn sum(&self) -> PeerStats {
         let mut sum = PeerStats::default();
         for lane in &self.0 {

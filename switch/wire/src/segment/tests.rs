@@ -557,6 +557,10 @@ fn a_single_frame_beyond_the_limit_is_refused() {
     let (len, limit) = (1514, 1513);
     let refused = SegmentPlan::with_limit(frame, limit).err();
     assert_eq!(refused, Some(SegmentError::TooLong { len, limit }));
+}
+
+#[test]
+fn a_single_unfinished_segment_beyond_the_limit_is_cut_like_a_superframe() {
     let built = build(&Shape {
         payload: 1448,
         ..plain_shape()
@@ -565,7 +569,18 @@ fn a_single_frame_beyond_the_limit_is_refused() {
         gso: None,
         ..built.offload
     };
-    let len = built.bytes.len();
-    let refused = SegmentPlan::with_limit(FrameRef::new(&built.bytes, offload), limit.min(len - 1));
-    assert!(matches!(refused, Err(SegmentError::TooLong { .. })));
+    let (frame, len) = (FrameRef::new(&built.bytes, offload), built.bytes.len());
+    let limit = len - 100;
+    let plan = SegmentPlan::with_limit(frame, limit).unwrap();
+    assert_eq!(plan.count(), 2);
+    let headers = len - 1448;
+    let mut stream = Vec::new();
+    for index in 0..plan.count() {
+        let mut segment = vec![0; plan.header_len()];
+        plan.write_header(frame, index, &mut segment);
+        segment.extend_from_slice(&built.bytes[plan.payload(index)]);
+        assert!(segment.len() <= limit, "{}", segment.len());
+        stream.extend_from_slice(&segment[headers..]);
+    }
+    assert_eq!(stream, built.bytes[headers..]);
 }

@@ -34,6 +34,7 @@ pub mod table;
 pub mod datapath;
 mod uplink;
 mod answers;
+mod burst;
 mod worker;
 mod patience;
 mod switch;

@@ -78,6 +78,8 @@ pub enum SendError {
 pub struct Queue {
     fd: OwnedFd,
     kind: PortKind,
+    /// The kernel cuts superframes of UDP (USO, Linux 6.2).
+    takes_datagrams: bool,
 }
 
 impl Queue {
@@ -88,8 +90,12 @@ impl Queue {
     /// `EBADFD` when the device is gone; `InvalidInput` when the fd is a TAP of the other kind, or a TUN; what the
     /// kernel says when it is no TAP at all.
     pub fn from_fd(fd: OwnedFd, kind: PortKind) -> io::Result<Self> {
-        tap::prepare(fd.as_fd(), kind)?;
-        Ok(Self { fd, kind })
+        let takes_datagrams = tap::prepare(fd.as_fd(), kind)?;
+        Ok(Self {
+            fd,
+            kind,
+            takes_datagrams,
+        })
     }
 
     /// Another handle on the same queue: both read from the same ring.
@@ -100,12 +106,19 @@ impl Queue {
         Ok(Self {
             fd: self.fd.try_clone()?,
             kind: self.kind,
+            takes_datagrams: self.takes_datagrams,
         })
     }
 
     /// Which kind of TAP it belongs to.
     pub const fn kind(&self) -> PortKind {
         self.kind
+    }
+
+    /// Whether a superframe of datagrams may be written, for the container's kernel to cut.
+    #[inline]
+    pub const fn takes_datagrams(&self) -> bool {
+        self.takes_datagrams
     }
 
     /// Reads one frame into `buffer`, at least [`RECV_BUFFER_LEN`] bytes.

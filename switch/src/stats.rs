@@ -111,14 +111,25 @@ impl Counters {
 
     #[inline]
     pub(crate) fn sent(&self, lane: Lane, bytes: usize) {
+        self.sent_all(lane, 1, bytes);
+    }
+
+    /// So many frames with all these bytes.
+    #[inline]
+    pub(crate) fn sent_all(&self, lane: Lane, frames: usize, bytes: usize) {
         let tally = self.tally(lane);
-        add(&tally.tx_frames, 1);
+        add(&tally.tx_frames, frames);
         add(&tally.tx_bytes, bytes);
     }
 
     #[inline]
     pub(crate) fn dropped(&self, lane: Lane, reason: DropReason) {
-        add(&self.tally(lane).drops[reason.index()], 1);
+        self.dropped_all(lane, reason, 1);
+    }
+
+    #[inline]
+    pub(crate) fn dropped_all(&self, lane: Lane, reason: DropReason, frames: usize) {
+        add(&self.tally(lane).drops[reason.index()], frames);
     }
 
     pub(crate) fn sum(&self) -> TrafficStats {

@@ -16,6 +16,7 @@ use nix::sys::eventfd::EventFd;
 use weft_wire::{FrameRef, Mtu, PortId};
 
 use crate::answers::Answers;
+use crate::burst::Burst;
 use crate::datapath::Datapath;
 use crate::patience::{Next, Patience};
 use crate::port::{Queue, RECV_BUFFER_LEN, RecvError, SendError};
@@ -81,6 +82,7 @@ pub(crate) struct Worker {
     actions: Vec<Action>,
     patience: Patience,
     answers: Answers,
+    burst: Burst,
     started: Instant,
 }
 
@@ -110,6 +112,7 @@ impl Worker {
             actions: Vec::with_capacity(EVENTS),
             patience: Patience::default(),
             answers: Answers::new(),
+            burst: Burst::new(),
             started: Instant::now(),
         })
     }
@@ -226,7 +229,7 @@ impl Worker {
                     continue;
                 }
                 Err(RecvError::Gone) => {
-                    self.uplink.flush();
+                    self.flush(tables);
                     self.remove(id);
                     self.shared.tell_gone(id, port);
                     return;
@@ -238,6 +241,7 @@ impl Worker {
                 lane,
                 index,
                 uplink: Some(&mut *self.uplink),
+                burst: Some(&mut self.burst),
             };
             if let Some(mtu) = out.carry_out(&self.actions, frame) {
                 let mtu = mtu.or_else(|| tables.mtu_of_port(id));
@@ -247,11 +251,24 @@ impl Worker {
                 }
             }
         }
-        self.uplink.flush();
+        self.flush(tables);
         if flags.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP) {
             self.remove(id);
             self.shared.tell_gone(id, port);
         }
+    }
+
+    /// Writes and sends what was held back.
+    fn flush(&mut self, tables: &Tables) {
+        let mut out = Egress {
+            tables,
+            lane: Lane::of_worker(self.index),
+            index: self.index,
+            uplink: None,
+            burst: Some(&mut self.burst),
+        };
+        out.write_burst();
+        self.uplink.flush();
     }
 
     fn serve_uplink(&mut self, tables: &Tables) {
@@ -267,6 +284,7 @@ impl Worker {
                 lane,
                 index,
                 uplink: None,
+                burst: None,
             };
             let _ = out.carry_out(actions, frame);
         });
@@ -279,6 +297,8 @@ struct Egress<'a> {
     lane: Lane,
     index: usize,
     uplink: Option<&'a mut dyn Uplink>,
+    /// Holds back what may be joined; nothing is where there is none.
+    burst: Option<&'a mut Burst>,
 }
 
 impl Egress<'_> {
@@ -287,6 +307,11 @@ impl Egress<'_> {
     #[inline]
     fn carry_out(&mut self, actions: &[Action], frame: FrameRef<'_>) -> Option<Option<Mtu>> {
         let mut too_big = None;
+        if let [Action::ToPort(id)] = *actions {
+            self.deliver(id, frame);
+            return None;
+        }
+        self.write_burst();
         for action in actions {
             match *action {
                 // Counted by the datapath.
@@ -312,18 +337,66 @@ impl Egress<'_> {
         too_big
     }
 
+    /// Writes a frame to the one port that it is for, or holds it back for others to join it.
+    #[inline]
+    fn deliver(&mut self, id: PortId, frame: FrameRef<'_>) {
+        // The decision was made on these tables: the port is there.
+        let Some(port) = self.tables.port(id) else {
+            return;
+        };
+        if let Some(burst) = &mut self.burst {
+            if burst.append(id, frame) {
+                return;
+            }
+            self.write_burst();
+        }
+        if let Some(burst) = &mut self.burst
+            && queue_of(port, self.index).takes_datagrams()
+            && burst.start(id, frame)
+        {
+            return;
+        }
+        self.write(port, frame);
+    }
+
+    /// Writes what is held back.
+    #[inline]
+    fn write_burst(&mut self) {
+        let Some(burst) = self.burst.take() else {
+            return;
+        };
+        if let Some(joined) = burst.joined() {
+            if let Some(port) = self.tables.port(joined.to) {
+                self.write_all(port, joined.frame, (joined.frames, joined.bytes));
+            }
+            burst.clear();
+        }
+        self.burst = Some(burst);
+    }
+
     #[inline]
     fn write(&self, port: &PortEntry, frame: FrameRef<'_>) {
-        let queue = &port.queues[self.index % port.queues.len()];
-        let reason = match queue.send(frame) {
-            Ok(()) => return port.counters.sent(self.lane, frame.len()),
+        self.write_all(port, frame, (1, frame.len()));
+    }
+
+    /// Writes a frame that is to be counted as so many with so many bytes.
+    #[inline]
+    fn write_all(&self, port: &PortEntry, frame: FrameRef<'_>, (frames, bytes): (usize, usize)) {
+        let reason = match queue_of(port, self.index).send(frame) {
+            Ok(()) => return port.counters.sent_all(self.lane, frames, bytes),
             Err(SendError::Full) => DropReason::PortFull,
             Err(SendError::Down) => DropReason::PortDown,
             Err(SendError::Gone) => DropReason::PortGone,
             Err(SendError::Malformed) => DropReason::PortRefused,
         };
-        port.counters.dropped(self.lane, reason);
+        port.counters.dropped_all(self.lane, reason, frames);
     }
+}
+
+/// Where worker `index` writes.
+#[inline]
+fn queue_of(port: &PortEntry, index: usize) -> &Queue {
+    &port.queues[index % port.queues.len()]
 }
 
 impl Shared {

@@ -159,7 +159,8 @@ fn open_tun() -> io::Result<OwnedFd> {
 
 /// Makes a file descriptor of a TAP what [`super::Queue`] relies on. The offload mask and the header's size belong to
 /// the device and outlive its owners, so they are set here and not only when it is made.
-pub(super) fn prepare(fd: BorrowedFd<'_>, kind: PortKind) -> io::Result<()> {
+/// Says whether the kernel cuts superframes of UDP.
+pub(super) fn prepare(fd: BorrowedFd<'_>, kind: PortKind) -> io::Result<bool> {
     let attachment = sys::attachment(fd)?;
     let has_header = attachment.flags & libc::IFF_VNET_HDR != 0;
     let wants_header = kind == PortKind::Offload;
@@ -170,28 +171,31 @@ pub(super) fn prepare(fd: BorrowedFd<'_>, kind: PortKind) -> io::Result<()> {
             format!("{} is not a TAP of the expected kind", attachment.name),
         ));
     }
-    match kind {
+    let takes_datagrams = match kind {
         PortKind::Offload => {
             sys::set_vnet_header_len(fd, VNET_HEADER_LEN)?;
-            offer_offloads(fd)?;
+            offer_offloads(fd)? & USO != 0
         }
         // Without a header to say so, a superframe would look like a frame.
-        PortKind::Plain => sys::set_offload(fd, 0)?,
-    }
+        PortKind::Plain => {
+            sys::set_offload(fd, 0)?;
+            false
+        }
+    };
     let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
     fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-    Ok(())
+    Ok(takes_datagrams)
 }
 
-/// The most that this kernel takes: an unknown bit is refused as a whole.
-fn offer_offloads(fd: BorrowedFd<'_>) -> io::Result<()> {
+/// The most that this kernel takes, and what that is: an unknown bit is refused as a whole.
+fn offer_offloads(fd: BorrowedFd<'_>) -> io::Result<libc::c_uint> {
     for mask in [TSO | USO, TSO] {
         match sys::set_offload(fd, mask) {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
-            done => return done,
+            done => return done.map(|()| mask),
         }
     }
-    sys::set_offload(fd, 0)
+    sys::set_offload(fd, 0).map(|()| 0)
 }
 
 /// What dev_valid_name() of the kernel refuses, and `%`, which it would replace by a number.

@@ -34,12 +34,14 @@ pub mod coalesce;
 pub mod vxlan;
 pub mod cfm;
 mod too_big;
+mod datagrams;
 #[doc(hidden)]
 pub mod fuzz;
 
 pub use arp::{Arp, ArpMessage, ArpOperation};
 pub use cfm::{LOOPBACK_MIN_LEN, Loopback};
 pub use coalesce::{Coalescer, MAX_COALESCED};
+pub use datagrams::DatagramRun;
 pub use error::{Layer, WireError};
 pub use ethernet::{EtherType, EthernetFrame, Tci};
 pub use flow::flow_hash;

@@ -2,13 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
 use weft_testbed::lab::capture::Capture;
 use weft_testbed::lab::echo::one_way_times;
 use weft_testbed::lab::flood::Flood;
 use weft_testbed::lab::meter::checksum_faults;
-use weft_testbed::lab::traffic::{ping_full, transfer};
+use weft_testbed::lab::traffic::{ping, ping_full, transfer};
 use weft_testbed::lab::verdict::resident_kib;
 use weft_testbed::layout::UNDERLAY_IFNAME;
 use weft_testbed::{Container, Lab, Pair};
@@ -128,4 +129,58 @@ fn a_flooding_port_starves_no_neighbour_and_fills_no_memory() {
     );
     let grown = resident_kib(agent.pid()).saturating_sub(before);
     assert!(grown < 8 << 10, "the agent grew by {grown} KiB");
+}
+
+/// Sends bursts of datagrams of one size and a shorter last, as they are joined and cut again on the way, and looks at
+/// each that arrives.
+fn bursts(from: &Container, to: &Container, ips: [IpAddr; 2]) -> u64 {
+    let [sender, receiver] = [(from, ips[0]), (to, ips[1])]
+        .map(|(container, ip)| container.ns.enter(|| UdpSocket::bind((ip, 0)).unwrap()));
+    receiver
+        .set_read_timeout(Some(Duration::from_secs(5)))
+        .unwrap();
+    sender.connect(receiver.local_addr().unwrap()).unwrap();
+    // While a kernel looks for its neighbour it may mix up what waits.
+    ping(&from.ns, ips[1]);
+    let mut buffer = [0; 2048];
+    let mut sent = 0;
+    for round in 0..120_usize {
+        let size = 1 + round * 37 % 600;
+        let burst: Vec<Vec<u8>> = (0..50_u8)
+            .map(|number| {
+                let len = if number == 49 { size / 2 + 1 } else { size };
+                vec![number.wrapping_mul(5) ^ u8::try_from(round).unwrap(); len]
+            })
+            .collect();
+        for datagram in &burst {
+            sender.send(datagram).unwrap();
+            sent += 1;
+        }
+        for datagram in &burst {
+            let len = receiver.recv(&mut buffer).unwrap();
+            assert_eq!(
+                &buffer[..len],
+                datagram,
+                "round {round}: lost or out of order"
+            );
+        }
+    }
+    sent
+}
+
+#[test]
+fn datagrams_that_were_joined_arrive_one_by_one_in_order_and_are_counted_as_what_they_were() {
+    let pair = Pair::up(Lab::new());
+    let (near, far) = blue(&pair);
+    let beside = pair.lab.container(&pair.host1, "blue", "beside", &[]);
+    for to in [&beside, &far] {
+        let before = pair.host1.port_of(&near.ns).traffic.rx_frames;
+        let sent =
+            bursts(&near, to, [near.ip(), to.ip()]) + bursts(&near, to, [near.v6(), to.v6()]);
+        let received = pair.host1.port_of(&near.ns).traffic.rx_frames - before;
+        assert!(received >= sent, "{received} of {sent}");
+        assert_eq!(checksum_faults(&to.ns), 0);
+    }
+    let written = pair.host1.port_of(&beside.ns).traffic.tx_frames;
+    assert!(written >= 2 * 120 * 50, "{written}");
 }

@@ -160,6 +160,15 @@ fn jumbo_frames_of_the_underlay_are_used_without_a_setting_also_when_they_come_l
     transfer(&near.ns, &far.ns, far.ip(), 4_000_037);
     let late = pair.lab.container(&pair.host1, "blue", "late", &[]);
     assert_eq!(late.ns.link("eth0")["mtu"], 8950);
+    // A new agent has to measure first; nobody notices.
+    pair.host1.kill_agent();
+    pair.host1.restart_agent();
+    let until = Instant::now() + 5 * SECOND;
+    while Instant::now() < until {
+        assert_eq!(near.ns.link("eth0")["mtu"], 8950);
+        thread::sleep(SECOND / 50);
+    }
+    ping_full(&near.ns, far.ip(), 8950);
 }
 
 /// Sends datagrams until one arrives: a sender's kernel that was told what is too big cuts the next ones.

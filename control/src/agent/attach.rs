@@ -12,7 +12,7 @@ use tracing::info;
 use weft_switch::port::{PortKind, Queue, TapDevice};
 
 use super::plan::effective_mtu;
-use super::state::PortRecord;
+use super::state::{PortRecord, StateError};
 use super::views::port_view;
 use super::{Agent, ApiError, Port};
 use crate::api;
@@ -203,17 +203,22 @@ impl Agent {
     pub(super) async fn save_ports(self: &Arc<Self>) -> Result<(), ApiError> {
         let agent = Arc::clone(self);
         blocking(move || {
-            let _order = agent
-                .saving
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
-            let saved = agent.inner().to_save();
-            agent.state.save_ports(saved).map_err(|error| {
+            agent.save_ports_now().map_err(|error| {
                 ApiError::internal(error.to_string())
                     .hint("make room or mend the file system, then try again")
             })
         })
         .await
+    }
+
+    /// The same. Blocks.
+    pub(super) fn save_ports_now(&self) -> Result<(), StateError> {
+        let _order = self
+            .saving
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let saved = self.inner().to_save();
+        self.state.save_ports(saved)
     }
 }
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use super::Agent;
-use crate::holder::{HolderClient, HolderError};
+use crate::holder::{Held, HolderClient, HolderError};
 use crate::model::EndpointId;
 
 /// How often the holder is looked after.
@@ -129,8 +129,12 @@ impl Keeper {
     /// # Errors
     /// As [`Self::fetch`].
     pub(super) fn names(&self) -> Result<Vec<String>, HolderUnknown> {
-        let held = self.insist(HolderClient::list)?;
-        Ok(held.into_iter().map(|held| held.name).collect())
+        self.insist(HolderClient::list).map(names)
+    }
+
+    /// The same where it doesn't matter much: nothing when the holder doesn't answer.
+    pub(super) fn names_if_it_answers(&self) -> Vec<String> {
+        self.with(HolderClient::list).map(names).unwrap_or_default()
     }
 
     /// The holder's process, while it answers.
@@ -147,6 +151,10 @@ impl Keeper {
             Err(TryLockError::Poisoned(_)) => false,
         }
     }
+}
+
+fn names(held: Vec<Held>) -> Vec<String> {
+    held.into_iter().map(|held| held.name).collect()
 }
 
 /// No holder answers, so that nobody knows what it has.

@@ -15,6 +15,9 @@ use super::{Agent, Applied, Inner};
 use crate::link;
 use crate::model::{EndpointId, Revision};
 
+/// How long a new agent takes at most to measure the paths. Until then containers keep the MTUs that they had from the
+/// last one: with what the links promise, running connections would stumble twice.
+pub(super) const UNMEASURED: Duration = Duration::from_secs(3);
 /// The map is saved at most this often: it is a cache.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
 /// A yielded address is in the map as the other node's by then, or was never claimed.
@@ -85,7 +88,10 @@ impl Agent {
             epoch: port.record.endpoint.epoch,
             refused: port.trouble.is_some(),
         });
-        let wanted = plan(&inner.map, &self.here(), ports);
+        let mut wanted = plan(&inner.map, &self.here(), ports);
+        if self.facts.started.elapsed() < UNMEASURED {
+            keep_mtus(&inner, &mut wanted.networks);
+        }
         let stale_mtus = stale_mtus(&mut inner, &wanted.networks);
         let progress = Applied {
             revision: inner.map.revision,
@@ -93,14 +99,7 @@ impl Agent {
         };
         self.fabric().apply(wanted);
         drop(inner);
-        for (id, tap, ifname, mtu) in stale_mtus {
-            match link::set_mtu_of_tap(&tap, &ifname, mtu) {
-                Ok(()) => self.note_mtu(&id, mtu),
-                Err(error) => {
-                    warn!(%error, port = %id, %mtu, "the interface's MTU could not be changed");
-                }
-            }
-        }
+        self.set_mtus(stale_mtus);
         self.applied.send_if_modified(|applied| {
             let changed = *applied != progress;
             *applied = progress;
@@ -108,9 +107,40 @@ impl Agent {
         });
     }
 
+    fn set_mtus(&self, stale: Vec<(EndpointId, OwnedFd, String, Mtu)>) {
+        if stale.is_empty() {
+            return;
+        }
+        for (id, tap, ifname, mtu) in stale {
+            match link::set_mtu_of_tap(&tap, &ifname, mtu) {
+                Ok(()) => self.note_mtu(&id, mtu),
+                Err(error) => {
+                    warn!(%error, port = %id, %mtu, "the interface's MTU could not be changed");
+                }
+            }
+        }
+        // The next agent begins with these.
+        if let Err(error) = self.save_ports_now() {
+            warn!(%error, "the ports' MTUs could not be saved");
+        }
+    }
+
     fn note_mtu(&self, id: &EndpointId, mtu: Mtu) {
         if let Some(port) = self.inner().ports.get_mut(id) {
             port.record.mtu = mtu;
+        }
+    }
+}
+
+/// Leaves MTUs that follow the paths as the last agent left them.
+fn keep_mtus(inner: &Inner, networks: &mut BTreeMap<Vni, WantedNetwork>) {
+    for record in inner.ports.values().map(|port| &port.record) {
+        let follows = inner
+            .map
+            .network(&record.endpoint.network)
+            .is_some_and(|network| network.mtu.is_none());
+        if follows && let Some(network) = networks.get_mut(&record.vni) {
+            network.mtu = record.mtu;
         }
     }
 }

@@ -309,8 +309,14 @@ fn spawn_tasks(
 /// Lets the containers' MTU follow the paths.
 async fn follow_paths(agent: Arc<Agent>) {
     let changes = agent.fabric().path_changes();
+    let measured = tokio::time::sleep(reconcile::UNMEASURED);
+    tokio::pin!(measured);
+    let mut first = true;
     loop {
-        changes.notified().await;
+        tokio::select! {
+            () = changes.notified() => {}
+            () = &mut measured, if first => first = false,
+        }
         agent.changed.notify_one();
     }
 }

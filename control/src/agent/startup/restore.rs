@@ -10,7 +10,7 @@ use weft_switch::port;
 
 use super::AgentError;
 use crate::agent::Agent;
-use crate::agent::keeper::{HolderUnknown, Keeper};
+use crate::agent::keeper::Keeper;
 use crate::agent::state::PortRecord;
 use crate::model::EndpointId;
 
@@ -25,9 +25,11 @@ impl Agent {
             .map(|record| record.endpoint.id.clone())
             .collect();
         // What a holder that can't be asked has is not known; where nothing is to be had from it, that is no matter.
-        let names = match self.ask_keeper(Keeper::names).await? {
-            Err(HolderUnknown) if records.is_empty() => Vec::new(),
-            names => names.map_err(|_| self.unanswered())?,
+        let names = if records.is_empty() {
+            self.ask_keeper(Keeper::names_if_it_answers).await?
+        } else {
+            let names = self.ask_keeper(Keeper::names).await?;
+            names.map_err(|_| self.unanswered())?
         };
         for name in names {
             if !known.contains(&EndpointId(name.clone())) {

@@ -60,11 +60,19 @@ impl Shape {
             && layout.end == frame.bytes.len()
             && starts_at
             && field;
+        // Cutting makes this sum anew, which must not mend one that was wrong.
+        let sum_is_right = match layout.addresses {
+            Addresses::V4 { .. } => {
+                let header = frame.bytes.get(layout.network..layout.transport)?;
+                Sum::of(header).finish() == 0
+            }
+            Addresses::V6 { .. } => true,
+        };
         let size = layout.end.checked_sub(layout.transport + UDP_HEADER_LEN)?;
         let told = frame.bytes.get(layout.transport + udp::field::LENGTH..)?;
         let told = usize::from(u16::from_be_bytes(*told.first_chunk()?));
         let whole = told == size + UDP_HEADER_LEN;
-        (plain && whole && size > 0).then_some(Self {
+        (plain && sum_is_right && whole && size > 0).then_some(Self {
             layout,
             checksum,
             size,

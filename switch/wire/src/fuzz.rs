@@ -11,8 +11,8 @@ use crate::layout::Layout;
 use crate::segment::{MAX_HEADER_LEN, SegmentPlan};
 use crate::vnet::{VNET_HDR_LEN, VnetHdr};
 use crate::{
-    Arp, Coalescer, Icmp4, Icmp6, IpProtocol, Ipv4, Ipv6, Loopback, Mtu, Tcp, Udp, VxlanHeader,
-    flow_hash,
+    Arp, Coalescer, DatagramRun, Icmp4, Icmp6, IpProtocol, Ipv4, Ipv6, Loopback, Mtu, Tcp, Udp,
+    VxlanHeader, flow_hash,
 };
 
 /// Every view over the frame and over every layer it finds.
@@ -212,6 +212,83 @@ pub fn coalesce(data: &[u8]) {
     for coalescer in [Coalescer::default(), Coalescer::default().with_datagrams()] {
         assert_eq!(by_flow(&merged(coalescer, &keyed)), by_flow(&keyed));
     }
+}
+
+/// The same input: its segments, changed, leave a container one after the other, those that are datagrams with
+/// unfinished checksums. What is joined on the way is cut again.
+///
+/// # Panics
+/// If a frame is lost, doubled, changed or overtaken.
+pub fn datagrams(data: &[u8]) {
+    let Some((count, rest)) = data.split_first() else {
+        return;
+    };
+    let Some((changes, rest)) = rest.split_at_checked(usize::from(*count) * CHANGE_LEN) else {
+        return;
+    };
+    let Some((header, bytes)) = rest.split_first_chunk::<VNET_HDR_LEN>() else {
+        return;
+    };
+    let offload = VnetHdr::parse(header).offload(bytes);
+    let frame = FrameRef::new(bytes, offload.unwrap_or_default());
+    let mut frames = cut(frame).unwrap_or_else(|| vec![bytes.to_vec()]);
+    for change in changes.as_chunks::<CHANGE_LEN>().0 {
+        change_frame(&mut frames, *change);
+    }
+    let frames: Vec<_> = frames.into_iter().map(unfinished).collect();
+    let (mut run, mut out, mut wanted) = (DatagramRun::default(), Vec::new(), Vec::new());
+    for (bytes, offload) in &frames {
+        let frame = FrameRef::new(bytes, *offload);
+        wanted.extend(on_the_wire(frame));
+        if run.append(frame) {
+            continue;
+        }
+        out.extend(run.frame().into_iter().flat_map(on_the_wire));
+        run.clear();
+        if !run.start(frame) {
+            out.extend(on_the_wire(frame));
+        }
+    }
+    out.extend(run.frame().into_iter().flat_map(on_the_wire));
+    assert_eq!(out, wanted);
+}
+
+/// A datagram as the kernel that made it hands it over: its checksum is that of the pseudo header.
+fn unfinished(mut bytes: Vec<u8>) -> (Vec<u8>, Offload) {
+    let Ok(Some(layout)) = Layout::of(&bytes) else {
+        return (bytes, Offload::default());
+    };
+    let len = u16::try_from(layout.end - layout.transport);
+    let header = VnetHdr {
+        flags: 1,
+        csum_start: u16::try_from(layout.transport).unwrap_or(u16::MAX),
+        csum_offset: 6,
+        ..VnetHdr::default()
+    };
+    let (Ok(len), IpProtocol::UDP, Ok(offload)) = (len, layout.protocol, header.offload(&bytes))
+    else {
+        return (bytes, Offload::default());
+    };
+    let sum = layout.pseudo_header(len).folded();
+    bytes[layout.transport + 6..][..2].copy_from_slice(&sum.to_be_bytes());
+    (bytes, offload)
+}
+
+/// All segments of a frame, without identifications that mean nothing (RFC 6864 section 4.1: with DF, no fragment).
+fn on_the_wire(frame: FrameRef<'_>) -> Vec<Vec<u8>> {
+    let mut segments = cut(frame).unwrap_or_else(|| vec![frame.bytes.to_vec()]);
+    for bytes in &mut segments {
+        let Ok(Some(layout)) = Layout::of(bytes) else {
+            continue;
+        };
+        let header = &mut bytes[layout.network..layout.transport];
+        let atomic = header[0] >> 4 == 4 && !layout.fragment && header[6] & 0x40 != 0;
+        if atomic && Sum::of(header).finish() == 0 {
+            header[4..6].fill(0);
+            header[10..12].fill(0);
+        }
+    }
+    segments
 }
 
 /// Flips bits of a byte; none mean that the frame comes twice, the highest of the place that the frame ends there.

@@ -38,6 +38,11 @@ fn the_corpus_of_coalesce_is_survived() {
 }
 
 #[test]
+fn the_corpus_of_datagrams_is_survived() {
+    replay("datagrams", fuzz::datagrams);
+}
+
+#[test]
 fn the_corpus_of_vxlan_is_survived() {
     replay("vxlan", fuzz::vxlan);
 }

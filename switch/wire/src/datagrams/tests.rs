@@ -46,6 +46,13 @@ fn unfinished(bytes: &[u8]) -> FrameRef<'_> {
     FrameRef::new(bytes, offload)
 }
 
+/// Sums an IPv4 header anew.
+fn finish_header(frame: &mut [u8]) {
+    frame[24..26].fill(0);
+    let sum = Sum::of(&frame[14..34]).finish();
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+}
+
 /// What a wire would carry.
 fn cut(frame: FrameRef<'_>) -> Vec<Vec<u8>> {
     let plan = SegmentPlan::new(frame).unwrap();
@@ -73,8 +80,10 @@ fn only_what_goes_on_is_taken() {
     let other_family = datagram(true, (8, PORTS), &[1; 64]);
     let mut marked = datagram(false, (8, PORTS), &[1; 64]);
     marked[15] = 3;
+    finish_header(&mut marked);
     let mut fragment = datagram(false, (8, PORTS), &[1; 64]);
     fragment[20] = 0x20;
+    finish_header(&mut fragment);
     for frame in [
         &longer,
         &elsewhere,
@@ -109,10 +118,22 @@ fn one_alone_goes_on_as_it_came() {
 }
 
 #[test]
+fn a_wrong_header_checksum_is_not_mended() {
+    let good = datagram(false, (7, PORTS), &[1; 64]);
+    let mut bad = datagram(false, (8, PORTS), &[1; 64]);
+    bad[25] ^= 1;
+    let mut run = DatagramRun::default();
+    assert!(!run.start(unfinished(&bad)));
+    assert!(run.start(unfinished(&good)));
+    assert!(!run.append(unfinished(&bad)));
+}
+
+#[test]
 fn identifications_of_packets_with_df_mean_nothing() {
     let with_df = |id| {
         let mut frame = datagram(false, (id, PORTS), &[1; 64]);
         frame[20] = 0x40;
+        finish_header(&mut frame);
         frame
     };
     let mut run = DatagramRun::default();
@@ -181,6 +202,7 @@ proptest! {
         let mut run = DatagramRun::default();
         let mut near = datagram(false, (7, PORTS), &[1; 18]);
         near[at] = value;
+        finish_header(&mut near);
         for frame in [FrameRef::new(&bytes, offload), FrameRef::new(&near, offload), unfinished(&datagram(false, (8, PORTS), &[1; 18]))] {
             let _ = run.start(frame);
             let _ = run.append(frame);

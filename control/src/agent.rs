@@ -87,7 +87,6 @@ struct Facts {
     node_name: String,
     underlay: IpAddr,
     underlay_ifname: String,
-    underlay_mtu: Mtu,
     vxlan_port: u16,
     workers: usize,
     /// The underlay is loopback: there is no other host.
@@ -104,6 +103,8 @@ pub struct Agent {
     keeper: Keeper,
     inner: Mutex<Inner>,
     fabric: Mutex<Fabric>,
+    /// MTU of the link that has the underlay address.
+    underlay_mtu: ArcSwap<Mtu>,
     /// Path MTUs as they were planned with last.
     measured: ArcSwap<BTreeMap<IpAddr, Mtu>>,
     /// Something in `inner` changed that the fabric doesn't follow yet.
@@ -198,7 +199,7 @@ impl Agent {
         plan::Here {
             node: &self.facts.node,
             underlay: self.facts.underlay,
-            underlay_mtu: self.facts.underlay_mtu,
+            underlay_mtu: **self.underlay_mtu.load(),
             measured: self.measured.load_full(),
         }
     }

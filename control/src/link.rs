@@ -6,6 +6,7 @@
 
 mod attach;
 mod query;
+mod watch;
 
 use std::io;
 use std::net::IpAddr;
@@ -23,6 +24,7 @@ use crate::netns::{Netns, NetnsError, on_own_thread, small_runtime};
 pub use query::{
     LinkState, LocalLink, ensure_loopback_up, local_addresses, local_link_of_address, read_back,
 };
+pub use watch::LinkWatch;
 
 /// What a container's interface is to be.
 #[derive(Clone, Debug)]

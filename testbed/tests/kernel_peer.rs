@@ -10,7 +10,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use weft_testbed::lab::traffic::{answers, ping, ping_full, transfer};
-use weft_testbed::lab::verdict::wait_until;
+use weft_testbed::lab::verdict::{wait_for, wait_until};
+use weft_testbed::layout::UNDERLAY_IFNAME;
 use weft_testbed::{Container, KernelPeer, Lab, Namespace};
 
 const VNI: u32 = 77;
@@ -140,4 +141,40 @@ fn a_vtep_that_was_taken_away_is_a_stranger_again() {
         || peer.host1.fdb().iter().all(|row| row.via == "port"),
     );
     assert!(peer.host1.peers().peers.is_empty());
+}
+
+#[test]
+fn towards_a_vtep_that_answers_no_probes_the_mtu_follows_our_link() {
+    let peer = KernelPeer::up(Lab::new(), VNI);
+    peer.host1.weft(&[
+        "network",
+        "create",
+        "blue",
+        "--vni",
+        &VNI.to_string(),
+        "--subnet",
+        "10.32.0.0/16",
+    ]);
+    peer.host1.weft(&["network", "vtep", "add", "blue", VTEP]);
+    let ours = peer.lab.container(&peer.host1, "blue", "c1", &[]);
+    let theirs = peer.container("k1", &["10.32.200.1/16"]);
+    for (underlay, inner) in [("1400", 1350), ("1500", 1450)] {
+        peer.host1
+            .ns
+            .ip(&["link", "set", UNDERLAY_IFNAME, "mtu", underlay]);
+        wait_for(
+            Duration::from_secs(5),
+            "MTU of the container and of the peer",
+            &(u64::from(inner), inner),
+            || {
+                let container = ours.ns.link("eth0")["mtu"].as_u64().unwrap();
+                (
+                    container,
+                    peer.host1.peer_at(VTEP.parse().unwrap()).mtu.value(),
+                )
+            },
+        );
+        ping_full(&ours.ns, "10.32.200.1".parse().unwrap(), inner);
+        transfer(&ours.ns, &theirs, "10.32.200.1".parse().unwrap(), 500_003);
+    }
 }

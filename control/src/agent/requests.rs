@@ -238,7 +238,7 @@ impl Agent {
             uptime_secs: self.facts.started.elapsed().as_secs(),
             underlay: self.facts.underlay,
             underlay_ifname: self.facts.underlay_ifname.clone(),
-            underlay_mtu: self.facts.underlay_mtu,
+            underlay_mtu: **self.underlay_mtu.load(),
             vxlan_port: self.facts.vxlan_port,
             standalone: self.facts.standalone,
             controller: api::ControllerStatus {

@@ -230,7 +230,6 @@ async fn bring_up(
         node_name: identity.node_name.clone(),
         underlay: underlay.address,
         underlay_ifname: underlay.ifname,
-        underlay_mtu: underlay.mtu,
         vxlan_port: node_facts.vxlan_port,
         workers: config.workers,
         standalone: underlay.standalone,
@@ -257,6 +256,7 @@ async fn bring_up(
         keeper,
         inner: Mutex::new(inner),
         fabric: Mutex::new(fabric),
+        underlay_mtu: ArcSwap::from_pointee(underlay.mtu),
         measured: ArcSwap::default(),
         saving: Mutex::new(()),
         changed: Notify::new(),
@@ -302,6 +302,7 @@ fn spawn_tasks(
     tokio::spawn(session::tell(Arc::clone(agent)));
     tokio::spawn(follow_ports(Arc::clone(agent), port_events));
     tokio::spawn(follow_paths(Arc::clone(agent)));
+    tokio::spawn(underlay::follow_link(Arc::clone(agent)));
     tokio::spawn(super::keeper::watch(Arc::clone(agent)));
     agent.changed.notify_one();
 }

@@ -256,6 +256,47 @@ fn an_address_of_this_host_is_found_with_its_link() {
 }
 
 #[test]
+fn a_change_of_the_mtu_is_announced() {
+    own_host();
+    ip(&["link", "add", "v0", "type", "veth", "peer", "name", "v1"]);
+    ip(&["addr", "add", "10.99.0.1/24", "dev", "v0"]);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let address = "10.99.0.1".parse().unwrap();
+        let mut watch = LinkWatch::start().unwrap();
+        let found = local_link_of_address(address).await.unwrap().unwrap();
+        assert_eq!(found.mtu, 1500);
+        ip(&["link", "set", "v0", "mtu", "9000"]);
+        let patience = Duration::from_secs(5);
+        let heard = watch.changed(Some(found.ifindex));
+        assert!(tokio::time::timeout(patience, heard).await.unwrap());
+        let found = local_link_of_address(address).await.unwrap().unwrap();
+        assert_eq!(found.mtu, 9000);
+        // The address moves to another link.
+        ip(&["link", "del", "v0"]);
+        let heard = watch.changed(Some(found.ifindex));
+        assert!(tokio::time::timeout(patience, heard).await.unwrap());
+        ip(&[
+            "link", "add", "v2", "mtu", "1400", "type", "veth", "peer", "name", "v3",
+        ]);
+        ip(&["addr", "add", "10.99.0.1/24", "dev", "v2"]);
+        let mut now = None;
+        while now.is_none() {
+            assert!(
+                tokio::time::timeout(patience, watch.changed(None))
+                    .await
+                    .unwrap()
+            );
+            now = local_link_of_address(address).await.unwrap();
+        }
+        assert_eq!(now.unwrap().mtu, 1400);
+    });
+}
+
+#[test]
 fn a_hundred_ports_do_not_make_attach_slow() {
     const PORTS: usize = 120;
     const MEDIAN_MAX: Duration = Duration::from_millis(50);

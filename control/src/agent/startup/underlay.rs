@@ -2,11 +2,13 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
+use tracing::{info, warn};
 use weft_wire::Mtu;
 
-use super::{AgentError, Settings};
-use crate::link;
+use super::{Agent, AgentError, Settings};
+use crate::link::{self, LinkError, LinkWatch, LocalLink};
 
 /// What a standalone agent's tunnels are bound to when nobody says otherwise: nothing comes or goes there.
 const STANDALONE_UNDERLAY: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -56,7 +58,7 @@ pub(super) async fn find_underlay(settings: &Settings) -> Result<Underlay, Agent
     };
     match link::local_link_of_address(address).await.map_err(failed)? {
         Some(found) => {
-            let mtu = Mtu::new(found.mtu.min(Mtu::MAX)).unwrap_or(Mtu::ETHERNET);
+            let mtu = mtu_of(&found);
             Ok(Underlay {
                 address,
                 ifname: found.ifname,
@@ -72,6 +74,40 @@ pub(super) async fn find_underlay(settings: &Settings) -> Result<Underlay, Agent
                 .collect::<Vec<_>>()
                 .join(", ");
             Err(AgentError::NotOurAddress { address, have })
+        }
+    }
+}
+
+fn mtu_of(link: &LocalLink) -> Mtu {
+    Mtu::new(link.mtu.min(Mtu::MAX)).unwrap_or(Mtu::ETHERNET)
+}
+
+/// Lets the containers' MTU follow the underlay link's. Paths to agents are measured anyway; to a static VTEP the link
+/// is all that is known.
+pub(super) async fn follow_link(agent: Arc<Agent>) {
+    if agent.facts.standalone {
+        return;
+    }
+    if let Err(error) = watch_link(&agent).await {
+        warn!(%error, "changes of the underlay link's MTU aren't seen until the agent starts again");
+    }
+}
+
+async fn watch_link(agent: &Agent) -> Result<(), LinkError> {
+    let mut watch = LinkWatch::start()?;
+    loop {
+        // While it has no address (a link that is set up anew), the last one counts.
+        let found = link::local_link_of_address(agent.facts.underlay).await?;
+        if let Some(link) = &found {
+            let mtu = mtu_of(link);
+            if mtu != **agent.underlay_mtu.load() {
+                info!(%mtu, link = %link.ifname, "the underlay link's MTU is another one");
+                agent.underlay_mtu.store(Arc::new(mtu));
+                agent.changed.notify_one();
+            }
+        }
+        if !watch.changed(found.map(|link| link.ifindex)).await {
+            return Err(LinkError::Netlink(io::ErrorKind::UnexpectedEof.into()));
         }
     }
 }

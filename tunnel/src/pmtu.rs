@@ -118,6 +118,7 @@ impl PathSearch {
             return;
         }
         match self.state {
+            State::Silent if self.silence > SILENCE_MIN => return self.knock(now, sizes),
             State::Silent => self.begin(0, END, false),
             State::Search { .. } => self.end_round(now),
             State::Hold { lost, raise_at } => self.confirm(now, active, lost, raise_at, sizes),
@@ -128,6 +129,18 @@ impl PathSearch {
             self.refused = END;
             self.due = now + self.patience();
         }
+    }
+
+    /// A peer that was silent before is asked for a sign of life only: a ladder to each of many costs.
+    fn knock(&mut self, now: Duration, sizes: &mut Vec<u16>) {
+        self.begin(0, END, false);
+        // As if this were the repetition: without an answer it is the end.
+        if let State::Search { again, .. } = &mut self.state {
+            *again = true;
+        }
+        (self.best, self.refused) = (0, END);
+        sizes.extend([SMALL; 2]);
+        self.due = now + self.patience();
     }
 
     fn begin(&mut self, low: u16, high: u32, raise: bool) {

@@ -121,7 +121,19 @@ fn a_peer_that_never_answers_limits_nothing_and_is_left_alone() {
     let mut search = PathSearch::new(Duration::ZERO);
     run(&mut search, &mut path, Duration::ZERO, SECOND * 300);
     assert_eq!((search.current(), search.settled()), (None, None));
-    assert!(path.sent < 500, "{}", path.sent);
+    // Two ladders, then two small probes twice a minute.
+    assert!(path.sent < 100, "{}", path.sent);
+}
+
+#[test]
+fn a_peer_that_begins_to_answer_late_is_searched_whole() {
+    let mut path = Path::of(9000, 1400);
+    path.up = false;
+    let mut search = PathSearch::new(Duration::ZERO);
+    let now = run(&mut search, &mut path, Duration::ZERO, SECOND * 120);
+    path.up = true;
+    run(&mut search, &mut path, now, SILENCE_MAX + SECOND * 3);
+    assert_eq!(search.settled(), Some(1400));
 }
 
 #[test]

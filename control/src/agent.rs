@@ -29,7 +29,7 @@ mod startup;
 mod state;
 mod views;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -140,8 +140,9 @@ struct Inner {
     ports: BTreeMap<EndpointId, Port>,
     /// Attaches under way: theirs are names and addresses that nobody else may take.
     pending: BTreeMap<EndpointId, Pending>,
-    /// Endpoints that are just being taken down: a dead namespace and a disconnect may come together.
-    leaving: BTreeSet<EndpointId>,
+    /// Endpoints that are just being taken down: a dead namespace and a disconnect may come together. Their names and
+    /// addresses are the controller's to give back: until it has answered it refuses them to whoever is next.
+    leaving: BTreeMap<EndpointId, Endpoint>,
     /// Addresses of our blocks promised to another node a moment ago.
     yielded: BTreeMap<(NetworkId, IpAddr), Instant>,
     channel: Channel,
@@ -209,7 +210,8 @@ impl Inner {
     /// What the choice of an address has to know of this node.
     fn local<'a>(&'a self, node: &'a NodeId) -> ipam::Local<'a> {
         let pending = self.pending.values().map(|pending| &pending.endpoint);
-        let pending = pending.flat_map(|endpoint| {
+        let under_way = pending.chain(self.leaving.values());
+        let under_way = under_way.flat_map(|endpoint| {
             endpoint
                 .ips
                 .iter()
@@ -218,7 +220,7 @@ impl Inner {
         ipam::Local {
             node,
             ports: self.own_ports().collect(),
-            busy: pending.chain(self.yielded.keys().cloned()).collect(),
+            busy: under_way.chain(self.yielded.keys().cloned()).collect(),
         }
     }
 
@@ -226,10 +228,10 @@ impl Inner {
         self.ports.values().map(|port| &port.record.endpoint)
     }
 
-    /// Those of ports and of attaches under way.
+    /// Those of ports and of attaches under way, and those that the controller may still have of ports that go.
     fn own_endpoints(&self) -> impl Iterator<Item = &Endpoint> {
         let pending = self.pending.values().map(|pending| &pending.endpoint);
-        self.own_ports().chain(pending)
+        self.own_ports().chain(pending).chain(self.leaving.values())
     }
 
     /// Who has names and MACs on a network: others by the map, this node by its ports and attaches. What the map says

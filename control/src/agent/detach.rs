@@ -88,9 +88,14 @@ impl Agent {
     pub(super) async fn take_down(self: &Arc<Self>, id: &EndpointId) -> bool {
         {
             let mut inner = self.inner();
-            if !inner.ports.contains_key(id) || !inner.leaving.insert(id.clone()) {
+            let Some(port) = inner.ports.get(id) else {
+                return false;
+            };
+            let endpoint = port.record.endpoint.clone();
+            if inner.leaving.contains_key(id) {
                 return false;
             }
+            inner.leaving.insert(id.clone(), endpoint);
         }
         self.unplug(id).await;
         if let Err(error) = self.save_ports().await {
@@ -98,6 +103,7 @@ impl Agent {
             warn!(error = %error.reply.message, "port is gone but still on disk");
         }
         self.withdraw(id).await;
+        self.inner().leaving.remove(id);
         self.changed.notify_one();
         true
     }
@@ -107,11 +113,7 @@ impl Agent {
         let (agent, id) = (Arc::clone(self), id.clone());
         let done = tokio::task::spawn_blocking(move || {
             agent.fabric().remove_port(&id);
-            let port = {
-                let mut inner = agent.inner();
-                inner.leaving.remove(&id);
-                inner.ports.remove(&id)
-            };
+            let port = agent.inner().ports.remove(&id);
             // After it is no port of ours any more: a new holder that is just being filled must not get it back.
             agent.keeper.forget(&id.0);
             // Closing the last file descriptor waits for the kernel to tear the device down: not under a lock.

@@ -3,7 +3,7 @@
 //! The order serves the gap that a restart leaves: what the last agent left (map, ports, the file descriptors in the
 //! holder) is forwarding again before the controller is even called.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
@@ -351,7 +351,7 @@ impl Inner {
             incarnation: saved.incarnation,
             ports: BTreeMap::new(),
             pending: BTreeMap::new(),
-            leaving: BTreeSet::new(),
+            leaving: BTreeMap::new(),
             yielded: BTreeMap::new(),
             channel: Channel::new(controllers),
             warnings: Vec::new(),

@@ -187,27 +187,30 @@ fn check_segment(frame: FrameRef<'_>, header: &[u8], payload: &[u8]) {
 /// Bytes of [`coalesce`]'s input for each change: frame, place, what is flipped.
 const CHANGE_LEN: usize = 4;
 
-/// The input says how many changes follow, then comes what [`vnet_segment`] takes: its segments arrive changed, in two
-/// networks by turns, and are merged. What comes out is cut again.
-///
-/// # Panics
-/// If a frame is lost, doubled, changed or overtaken by one of its own flow and network.
-pub fn coalesce(data: &[u8]) {
-    let Some((count, rest)) = data.split_first() else {
-        return;
-    };
-    let Some((changes, rest)) = rest.split_at_checked(usize::from(*count) * CHANGE_LEN) else {
-        return;
-    };
-    let Some((header, bytes)) = rest.split_first_chunk::<VNET_HDR_LEN>() else {
-        return;
-    };
+/// The segments of an input that says how many changes follow, then has what [`vnet_segment`] takes; `None` if it is too
+/// short for that.
+fn changed_segments(data: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let (count, rest) = data.split_first()?;
+    let (changes, rest) = rest.split_at_checked(usize::from(*count) * CHANGE_LEN)?;
+    let (header, bytes) = rest.split_first_chunk::<VNET_HDR_LEN>()?;
     let offload = VnetHdr::parse(header).offload(bytes);
     let frame = FrameRef::new(bytes, offload.unwrap_or_default());
     let mut frames = cut(frame).unwrap_or_else(|| vec![bytes.to_vec()]);
     for change in changes.as_chunks::<CHANGE_LEN>().0 {
         change_frame(&mut frames, *change);
     }
+    Some(frames)
+}
+
+/// The input says how many changes follow, then comes what [`vnet_segment`] takes: its segments arrive changed, in two
+/// networks by turns, and are merged. What comes out is cut again.
+///
+/// # Panics
+/// If a frame is lost, doubled, changed or overtaken by one of its own flow and network.
+pub fn coalesce(data: &[u8]) {
+    let Some(frames) = changed_segments(data) else {
+        return;
+    };
     let keyed: Vec<_> = (0..).map(|i| i % 2).zip(frames).collect();
     for coalescer in [Coalescer::default(), Coalescer::default().with_datagrams()] {
         assert_eq!(by_flow(&merged(coalescer, &keyed)), by_flow(&keyed));
@@ -220,21 +223,9 @@ pub fn coalesce(data: &[u8]) {
 /// # Panics
 /// If a frame is lost, doubled, changed or overtaken.
 pub fn datagrams(data: &[u8]) {
-    let Some((count, rest)) = data.split_first() else {
+    let Some(frames) = changed_segments(data) else {
         return;
     };
-    let Some((changes, rest)) = rest.split_at_checked(usize::from(*count) * CHANGE_LEN) else {
-        return;
-    };
-    let Some((header, bytes)) = rest.split_first_chunk::<VNET_HDR_LEN>() else {
-        return;
-    };
-    let offload = VnetHdr::parse(header).offload(bytes);
-    let frame = FrameRef::new(bytes, offload.unwrap_or_default());
-    let mut frames = cut(frame).unwrap_or_else(|| vec![bytes.to_vec()]);
-    for change in changes.as_chunks::<CHANGE_LEN>().0 {
-        change_frame(&mut frames, *change);
-    }
     let frames: Vec<_> = frames.into_iter().map(unfinished).collect();
     let (mut run, mut out, mut wanted) = (DatagramRun::default(), Vec::new(), Vec::new());
     for (bytes, offload) in &frames {

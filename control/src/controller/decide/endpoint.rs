@@ -219,9 +219,8 @@ pub fn sync(map: &ClusterMap, node: &NodeId, endpoints: &[Endpoint]) -> Sync {
         take(&mut draft, changes);
     }
     for endpoint in endpoints {
-        take_back(&draft, node, endpoint)
-            .into_iter()
-            .for_each(|change| take(&mut draft, vec![change]));
+        let changes = take_back(&draft, node, endpoint);
+        take(&mut draft, changes);
         match put(&draft, node, endpoint) {
             Ok(changes) => take(&mut draft, changes),
             Err(refusal) => {

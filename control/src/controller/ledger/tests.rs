@@ -28,7 +28,7 @@ impl Store for SlowStore {
     }
 
     fn authority(&self) -> Promise<'_, Authority> {
-        unimplemented!("no test asks")
+        Box::pin(async { Ok(Authority::mint()?) })
     }
 
     fn commit(&self, expected: Revision, commit: Commit) -> Promise<'_, Revision> {
@@ -51,7 +51,7 @@ impl Store for SlowStore {
     }
 
     fn reincarnate(&self) -> Promise<'_, String> {
-        unimplemented!("no test asks")
+        Box::pin(async { Ok("two".to_owned()) })
     }
 }
 

@@ -75,7 +75,7 @@ impl Core {
             .ledger
             .decide(|map| {
                 // One of them may have been put to use meanwhile.
-                let still = self.forsaken(map, reported);
+                let still = forsaken(map, reported, |node| self.sessions.is_connected(node));
                 let changes: Vec<Change> = overdue
                     .into_iter()
                     .filter(|claim| still.contains(claim))
@@ -90,26 +90,32 @@ impl Core {
         }
     }
 
-    /// Unused claims of nodes that could say so: one that is away may have an endpoint that it could not report.
-    fn forsaken(&self, map: &ClusterMap, of: Option<&NodeId>) -> Vec<ClaimKey> {
-        let mut unused = unused_claims(map, of);
-        unused.retain(|claim| {
-            let holder = map.blocks.get(claim).map(|block| &block.object.node);
-            holder.is_some_and(|node| self.sessions.is_connected(node))
-        });
-        unused
-    }
-
     fn overdue_claims(&self, patience: Duration) -> Vec<ClaimKey> {
-        let unused = self.ledger.read(|map| self.forsaken(map, None));
+        let connected = |node: &NodeId| self.sessions.is_connected(node);
+        let unused = self.ledger.read(|map| forsaken(map, None, connected));
         let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
         claims.expire(unused, (Instant::now(), patience))
     }
 }
 
+/// Unused claims of nodes that could say so: one that is away may have an endpoint that it could not report.
+fn forsaken(
+    map: &ClusterMap,
+    of: Option<&NodeId>,
+    is_connected: impl Fn(&NodeId) -> bool,
+) -> Vec<ClaimKey> {
+    let mut unused = unused_claims(map, of);
+    unused.retain(|claim| {
+        let holder = map.blocks.get(claim).map(|block| &block.object.node);
+        holder.is_some_and(&is_connected)
+    });
+    unused
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Block, Object};
 
     #[test]
     fn a_claim_is_given_up_when_it_was_unused_for_long_enough_without_a_break() {
@@ -124,5 +130,29 @@ mod tests {
         assert!(claims.expire(vec![claim.clone()], after(61)).is_empty());
         assert!(claims.expire(vec![claim.clone()], after(120)).is_empty());
         assert_eq!(claims.expire(vec![claim.clone()], after(121)), vec![claim]);
+    }
+
+    #[test]
+    fn a_claim_of_a_node_that_is_away_is_not_given_up() {
+        let network = NetworkId("n".to_owned());
+        let (here, away) = (NodeId("here".to_owned()), NodeId("away".to_owned()));
+        let mut map = ClusterMap::default();
+        let mut claim = |node: &NodeId, prefix: &str| -> ClaimKey {
+            let prefix = prefix.parse().unwrap();
+            let (network, node) = (network.clone(), node.clone());
+            let block = Block {
+                network: network.clone(),
+                prefix,
+                node,
+            };
+            map.apply(map.revision + 1, Change::Put(Object::Block(block)));
+            (network, prefix)
+        };
+        let ours = claim(&here, "10.0.0.1/32");
+        let theirs = claim(&away, "10.0.0.2/32");
+        let connected = |node: &NodeId| *node == here;
+        assert_eq!(forsaken(&map, None, connected), vec![ours.clone()]);
+        assert_eq!(forsaken(&map, Some(&away), connected), vec![]);
+        assert_eq!(forsaken(&map, None, |_| true), vec![ours, theirs]);
     }
 }

@@ -407,3 +407,28 @@ fn unreadable(error: DecodeError) -> Refusal {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_takes_what_fits_and_at_least_one() {
+        let lengths = |items: &[String]| {
+            let (mut rest, mut lengths) = (items, Vec::new());
+            while !rest.is_empty() {
+                let first = batch_len(rest);
+                codec::encode(&rest[..first].to_vec()).unwrap();
+                lengths.push(first);
+                rest = &rest[first..];
+            }
+            lengths
+        };
+        assert_eq!(batch_len::<String>(&[]), 0);
+        assert_eq!(lengths(&vec![String::new(); BATCH + 1]), [BATCH, 1]);
+        // Together they are longer than any message may be.
+        let long = "x".repeat(codec::MAX_MESSAGE_BYTES / 2 + 1);
+        let items = ["a".to_owned(), long.clone(), long, "b".to_owned()];
+        assert_eq!(lengths(&items), [1, 1, 1, 1]);
+    }
+}

@@ -136,6 +136,18 @@ fn a_certificate_says_cluster_node_and_name() {
     assert!(Applicant::from_csr(&[0x30, 0]).is_err());
 }
 
+/// Nothing renews a node's certificate yet.
+#[test]
+fn a_nodes_certificate_lasts_as_long_as_its_authority() {
+    let ends = |cert: &CertificateDer<'_>| {
+        let (_, cert) = x509_parser::parse_x509_certificate(cert).unwrap();
+        cert.validity().not_after.timestamp()
+    };
+    let authority = Authority::mint().unwrap();
+    let issued = issue(&authority, &NodeKey::make().unwrap());
+    assert!(ends(&issued.cert) >= ends(authority.cert()));
+}
+
 #[test]
 fn an_authority_is_the_same_when_restored() {
     let authority = Authority::mint().unwrap();

@@ -27,6 +27,7 @@
 //! The switch knows networks by VNI, ports and peers by id. It doesn't know what a tunnel looks like on the wire, who
 //! the cluster's nodes are, or where an endpoint's addresses come from.
 
+pub mod gateway;
 pub mod port;
 mod verdict;
 mod stats;

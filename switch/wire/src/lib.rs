@@ -34,6 +34,7 @@ pub mod coalesce;
 pub mod vxlan;
 pub mod cfm;
 mod too_big;
+mod echo;
 mod datagrams;
 #[doc(hidden)]
 pub mod fuzz;
@@ -42,6 +43,7 @@ pub use arp::{Arp, ArpMessage, ArpOperation};
 pub use cfm::{LOOPBACK_MIN_LEN, Loopback};
 pub use coalesce::{Coalescer, MAX_COALESCED};
 pub use datagrams::DatagramRun;
+pub use echo::echo_reply;
 pub use error::{Layer, WireError};
 pub use ethernet::{EtherType, EthernetFrame, Tci};
 pub use flow::flow_hash;

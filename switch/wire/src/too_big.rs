@@ -94,7 +94,8 @@ pub fn too_big(frame: &[u8], mtu: Mtu) -> Option<Vec<u8>> {
     Some(answer)
 }
 
-fn header_v4(len: u16, source: [u8; 4], destination: [u8; 4]) -> [u8; IPV4_HEADER_LEN] {
+/// The IPv4 header of an ICMP message of ours; `len` is of the whole packet.
+pub(crate) fn header_v4(len: u16, source: [u8; 4], destination: [u8; 4]) -> [u8; IPV4_HEADER_LEN] {
     let mut header = [0; IPV4_HEADER_LEN];
     header[0] = 0x45;
     header[2..4].copy_from_slice(&len.to_be_bytes());
@@ -108,7 +109,12 @@ fn header_v4(len: u16, source: [u8; 4], destination: [u8; 4]) -> [u8; IPV4_HEADE
     header
 }
 
-fn header_v6(len: u16, source: [u8; 16], destination: [u8; 16]) -> [u8; IPV6_HEADER_LEN] {
+/// The IPv6 header of an ICMPv6 message of ours; `len` is of the message.
+pub(crate) fn header_v6(
+    len: u16,
+    source: [u8; 16],
+    destination: [u8; 16],
+) -> [u8; IPV6_HEADER_LEN] {
     let mut header = [0; IPV6_HEADER_LEN];
     header[ipv6::field::VERSION_CLASS_FLOW] = 0x60;
     header[ipv6::field::PAYLOAD_LENGTH..][..2].copy_from_slice(&len.to_be_bytes());

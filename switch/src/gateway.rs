@@ -1,0 +1,141 @@
+//! What a network's gateway says for itself, the same on every host: who has its addresses, and that it is there. Pure:
+//! a frame in, the frame that answers it out.
+
+#![forbid(unsafe_code)]
+#![deny(clippy::disallowed_methods)]
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use weft_wire::{
+    AdvertisementFlags, Arp, ArpOperation, EtherType, EthernetFrame, Icmp6, IpProtocol, Ipv4, Ipv6,
+    MacAddr, NeighborEnds, NeighborKind, NeighborMessage, echo_reply,
+};
+
+/// The MAC of every network's gateway on every host, so that a container that moves keeps a neighbour that is right.
+/// Locally administered (IEEE 802c).
+pub const GATEWAY_MAC: MacAddr = MacAddr([0x02, 0x77, 0x65, 0x66, 0x74, 0x01]);
+
+/// Everybody on the link (RFC 4291 section 2.7.1) and their MAC (RFC 2464 section 7).
+const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+const ALL_NODES_MAC: MacAddr = MacAddr([0x33, 0x33, 0, 0, 0, 1]);
+/// Hop limit that proves that a message was not routed (RFC 4861 section 7.1.1).
+const NOT_ROUTED: u8 = 255;
+
+/// What the gateway makes of a frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// It isn't the gateway's: others may have it.
+    NotOurs,
+    /// It asks for the gateway, and this is the answer, for whom the frame came from.
+    Answer(Vec<u8>),
+    /// It is for one of the gateway's own addresses, which has nothing to say to it.
+    Nothing,
+    /// It is for the gateway to route.
+    Route,
+}
+
+/// Hears a frame without unfinished checksums from a port of a network whose gateway has `addresses`.
+pub fn hear(addresses: &[IpAddr], frame: &[u8]) -> Heard {
+    let Ok(ethernet) = EthernetFrame::new(frame) else {
+        return Heard::NotOurs;
+    };
+    let destination = ethernet.destination();
+    if ethernet.vlan().is_some() || !(destination == GATEWAY_MAC || destination.is_multicast()) {
+        return Heard::NotOurs;
+    }
+    let to_us = destination == GATEWAY_MAC;
+    let heard = match ethernet.ethertype() {
+        EtherType::ARP => hear_arp(addresses, &ethernet),
+        EtherType::IPV4 if to_us => hear_ipv4(addresses, &ethernet, frame),
+        EtherType::IPV6 => hear_ipv6(addresses, &ethernet, frame),
+        _ => Heard::NotOurs,
+    };
+    match heard {
+        // Nobody else has this MAC.
+        Heard::NotOurs if to_us => Heard::Nothing,
+        heard => heard,
+    }
+}
+
+fn hear_arp(addresses: &[IpAddr], ethernet: &EthernetFrame<'_>) -> Heard {
+    let Ok(arp) = Arp::new(ethernet.payload()) else {
+        return Heard::NotOurs;
+    };
+    if !addresses.contains(&IpAddr::V4(arp.target_ip())) {
+        return Heard::NotOurs;
+    }
+    match arp.operation() {
+        ArpOperation::Request => {
+            Heard::Answer(arp.message().answer(GATEWAY_MAC).to_frame().to_vec())
+        }
+        ArpOperation::Reply | ArpOperation::Other(_) => Heard::Nothing,
+    }
+}
+
+fn hear_ipv4(addresses: &[IpAddr], ethernet: &EthernetFrame<'_>, frame: &[u8]) -> Heard {
+    let Ok(packet) = Ipv4::new(ethernet.payload()) else {
+        return Heard::Nothing;
+    };
+    if addresses.contains(&IpAddr::V4(packet.destination())) {
+        return echo_reply(frame).map_or(Heard::Nothing, Heard::Answer);
+    }
+    Heard::Route
+}
+
+fn hear_ipv6(addresses: &[IpAddr], ethernet: &EthernetFrame<'_>, frame: &[u8]) -> Heard {
+    let Ok(packet) = Ipv6::new(ethernet.payload()) else {
+        return Heard::NotOurs;
+    };
+    if let Some(target) = solicited(&packet) {
+        if !addresses.contains(&IpAddr::V6(target)) {
+            return Heard::NotOurs;
+        }
+        return Heard::Answer(advertise(target, packet.source(), ethernet.source()));
+    }
+    if ethernet.destination() != GATEWAY_MAC {
+        return Heard::NotOurs;
+    }
+    if addresses.contains(&IpAddr::V6(packet.destination())) {
+        return echo_reply(frame).map_or(Heard::Nothing, Heard::Answer);
+    }
+    Heard::Route
+}
+
+/// Whom a valid solicitation asks for (RFC 4861 section 7.1.1; RFC 6980: not in a fragment).
+fn solicited(packet: &Ipv6<'_>) -> Option<Ipv6Addr> {
+    let upper = packet.upper_layer().ok()?;
+    if upper.protocol != IpProtocol::ICMP6
+        || upper.fragment.is_some()
+        || packet.hop_limit() != NOT_ROUTED
+    {
+        return None;
+    }
+    let message = Icmp6::new(packet.upper_payload(&upper)).ok()?;
+    let neighbor = message.neighbor().ok()??;
+    let valid = || message.checksum_is_valid(packet.source(), packet.destination());
+    // Without an address of its own the sender has no link-layer address to tell.
+    let probe_ok = !packet.source().is_unspecified() || neighbor.source_link.is_none();
+    (neighbor.kind == NeighborKind::Solicitation && probe_ok && valid()).then_some(neighbor.target)
+}
+
+/// The advertisement for who asked (RFC 4861 section 7.2.4): for who has no address yet, so that it takes another.
+fn advertise(target: Ipv6Addr, asker: Ipv6Addr, asker_mac: MacAddr) -> Vec<u8> {
+    let flags = AdvertisementFlags::ROUTER.with(AdvertisementFlags::OVERRIDE);
+    let (flags, destination, destination_mac) = if asker.is_unspecified() {
+        (flags, ALL_NODES, ALL_NODES_MAC)
+    } else {
+        (flags.with(AdvertisementFlags::SOLICITED), asker, asker_mac)
+    };
+    let ends = NeighborEnds {
+        source_mac: GATEWAY_MAC,
+        destination_mac,
+        source: target,
+        destination,
+    };
+    NeighborMessage::advertisement(target, GATEWAY_MAC, flags)
+        .to_frame(&ends)
+        .to_vec()
+}
+
+#[cfg(test)]
+mod tests;

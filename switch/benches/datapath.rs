@@ -50,6 +50,7 @@ fn host(ports: usize, entries: usize) -> (Tables, Fdb) {
         ageing: Duration::from_secs(300),
         mode: NetworkMode::Routed,
         flood_peers: Vec::new(),
+        gateways: vec!["10.32.0.1".parse().unwrap()],
     });
     let fdb = Fdb::new(FdbLimits::default());
     for number in 0..entries {

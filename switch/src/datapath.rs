@@ -8,6 +8,7 @@
 
 mod admit;
 mod bridge;
+mod gateway;
 mod transmit;
 
 use weft_wire::FrameRef;
@@ -57,6 +58,10 @@ impl<'t> Datapath<'t> {
         actions: &mut Vec<Action>,
     ) -> Result<(), DropReason> {
         let admitted = admit::admit(self.tables, from, frame)?;
+        if let gateway::Next::Answer = gateway::gateway(from, &admitted, frame)? {
+            actions.push(Action::Answer);
+            return Ok(());
+        }
         let next = bridge::bridge(self.fdb, from, &admitted, now)?;
         transmit::transmit(self.tables, from, &admitted, next, actions)
     }

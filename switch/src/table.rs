@@ -41,6 +41,8 @@ pub struct NetworkSpec {
     pub mode: NetworkMode,
     /// Who gets a copy of what a port floods (head-end replication).
     pub flood_peers: Vec<PeerId>,
+    /// The addresses that its gateway answers at on this host.
+    pub gateways: Vec<IpAddr>,
 }
 
 /// What a port may send: its own MAC and addresses.
@@ -227,6 +229,12 @@ impl Tables {
     /// The MTU of the network that a port is on.
     pub(crate) fn mtu_of_port(&self, id: PortId) -> Option<Mtu> {
         Some(self.network(self.port(id)?.network?)?.spec.mtu)
+    }
+
+    /// The addresses of the gateway of its network.
+    pub(crate) fn gateways_of_port(&self, id: PortId) -> &[IpAddr] {
+        let network = self.port(id).and_then(|port| self.network(port.network?));
+        network.map_or(&[], |network| &network.spec.gateways)
     }
 
     /// How old learned addresses get in each network.

@@ -28,6 +28,8 @@ pub enum Action {
         /// On which network.
         vni: Vni,
     },
+    /// It is the gateway's: write the answer to the port it came from.
+    Answer,
     /// Count it and let it go.
     Drop(DropReason),
 }
@@ -85,6 +87,10 @@ drop_reasons! {
     SplitHorizon = "split_horizon",
     /// To everybody, and nobody else is there. Nothing to do.
     NoListener = "no_listener",
+    /// To the gateway, for an address that it has no route to. Nothing routes between networks yet.
+    NoRoute = "no_route",
+    /// To the gateway, which has nothing to say to it or is asked too often. Nothing to do.
+    NotAnswered = "not_answered",
     /// The port's ring is full: the container is slower than its senders.
     PortFull = "port_full",
     /// The container's interface is down.

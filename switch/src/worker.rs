@@ -250,6 +250,13 @@ impl Worker {
                     out.write(port, FrameRef::plain(&answer));
                 }
             }
+            if let [Action::Answer] = *self.actions {
+                let gateways = tables.gateways_of_port(id);
+                match self.answers.gateway((id, now), frame.bytes, gateways) {
+                    Some(answer) => out.write(port, FrameRef::plain(&answer)),
+                    None => port.counters.dropped(lane, DropReason::NotAnswered),
+                }
+            }
         }
         self.flush(tables);
         if flags.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP) {
@@ -316,7 +323,8 @@ impl Egress<'_> {
             match *action {
                 // Counted by the datapath.
                 Action::Drop(DropReason::TooBig) => too_big = Some(None),
-                Action::Drop(_) => {}
+                // Who reads the port answers.
+                Action::Drop(_) | Action::Answer => {}
                 Action::ToPort(id) => {
                     // The decision was made on these tables: the port is there.
                     if let Some(port) = self.tables.port(id) {

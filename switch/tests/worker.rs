@@ -155,6 +155,7 @@ fn switch_with(uplinks: Vec<Box<dyn Uplink>>) -> (Switch, Receiver<PortEvent>) {
         ageing: Duration::from_secs(300),
         mode: NetworkMode::Routed,
         flood_peers: vec![FAR],
+        gateways: Vec::new(),
     });
     (switch, received)
 }

@@ -269,6 +269,7 @@ impl Fabric {
                 .iter()
                 .filter_map(|address| self.peer_ids.get(address).copied())
                 .collect(),
+            gateways: network.gateways.clone(),
         }
     }
 

@@ -40,6 +40,8 @@ pub(super) struct WantedNetwork {
     pub plain_l2: bool,
     /// Who gets a copy of what is flooded (head-end replication), by underlay address.
     pub(super) flood: BTreeSet<IpAddr>,
+    /// Where its gateway answers, on every host.
+    pub(super) gateways: Vec<IpAddr>,
 }
 
 /// Where an address of the control plane's is.
@@ -124,6 +126,11 @@ pub(super) fn plan<'a>(
             ageing_secs: network.ageing_secs,
             plain_l2: network.is_plain_l2(),
             flood,
+            gateways: network
+                .subnets
+                .iter()
+                .map(|subnet| subnet.gateway)
+                .collect(),
         };
         wanted.networks.insert(network.vni, wanted_network);
     }

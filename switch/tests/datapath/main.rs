@@ -8,6 +8,7 @@
 
 mod drops;
 mod flooding;
+mod gateway;
 mod learning;
 mod mtu;
 mod spoofing;

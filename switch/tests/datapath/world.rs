@@ -179,7 +179,7 @@ fn place_of(source: Source) -> Place {
 fn reason(action: &Action) -> Option<DropReason> {
     match action {
         Action::Drop(reason) => Some(*reason),
-        Action::ToPort(_) | Action::ToPeer { .. } => None,
+        Action::ToPort(_) | Action::ToPeer { .. } | Action::Answer => None,
     }
 }
 
@@ -191,6 +191,10 @@ pub(crate) fn network(mode: NetworkMode) -> NetworkSpec {
         ageing: Duration::from_secs(300),
         mode,
         flood_peers: PEERS.to_vec(),
+        gateways: match mode {
+            NetworkMode::Routed => vec![IpAddr::V4(ip4(254))],
+            NetworkMode::PlainL2 => Vec::new(),
+        },
     }
 }
 

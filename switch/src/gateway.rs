@@ -50,11 +50,11 @@ pub fn hear(addresses: &[IpAddr], frame: &[u8]) -> Heard {
         EtherType::IPV6 => hear_ipv6(addresses, &ethernet, frame),
         _ => Heard::NotOurs,
     };
-    match heard {
-        // Nobody else has this MAC.
-        Heard::NotOurs if to_us => Heard::Nothing,
-        heard => heard,
+    // Nobody else has this MAC.
+    if to_us && heard == Heard::NotOurs {
+        return Heard::Nothing;
     }
+    heard
 }
 
 fn hear_arp(addresses: &[IpAddr], ethernet: &EthernetFrame<'_>) -> Heard {

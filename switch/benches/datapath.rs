@@ -50,7 +50,7 @@ fn host(ports: usize, entries: usize) -> (Tables, Fdb) {
         ageing: Duration::from_secs(300),
         mode: NetworkMode::Routed,
         flood_peers: Vec::new(),
-        gateways: vec!["10.32.0.1".parse().unwrap()],
+        gateways: vec![std::net::Ipv4Addr::new(10, 32, 0, 1).into()],
     });
     let fdb = Fdb::new(FdbLimits::default());
     for number in 0..entries {

@@ -16,10 +16,11 @@ fn told(frame: &[u8]) -> Heard {
 }
 
 fn answer(frame: &[u8]) -> Vec<u8> {
-    match told(frame) {
-        Heard::Answer(answer) => answer,
-        other => panic!("{other:?}"),
-    }
+    let heard = told(frame);
+    let Heard::Answer(answer) = heard else {
+        panic!("{heard:?}")
+    };
+    answer
 }
 
 fn solicitation(target: Ipv6Addr, source: Ipv6Addr) -> Vec<u8> {

@@ -9,6 +9,7 @@
 mod admit;
 mod bridge;
 mod gateway;
+mod services;
 mod transmit;
 
 use weft_wire::FrameRef;
@@ -58,9 +59,19 @@ impl<'t> Datapath<'t> {
         actions: &mut Vec<Action>,
     ) -> Result<(), DropReason> {
         let admitted = admit::admit(self.tables, from, frame)?;
-        if let gateway::Next::Answer = gateway::gateway(from, &admitted, frame)? {
-            actions.push(Action::Answer);
-            return Ok(());
+        if admitted.from_services {
+            return services::services(self.tables, self.fdb, &admitted, now, actions);
+        }
+        match gateway::gateway(from, &admitted, frame)? {
+            gateway::Next::Answer => {
+                actions.push(Action::Answer);
+                return Ok(());
+            }
+            gateway::Next::Services(port) => {
+                actions.push(Action::ToPort(port));
+                return Ok(());
+            }
+            gateway::Next::Bridge => {}
         }
         let next = bridge::bridge(self.fdb, from, &admitted, now)?;
         transmit::transmit(self.tables, from, &admitted, next, actions)

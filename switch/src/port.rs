@@ -9,6 +9,7 @@
 //! Lifetime: the device lives as long as any of its file descriptors, wherever it was moved, and dies with the network
 //! namespace it is in. That shows as `POLLERR` and as `EBADFD` here ([`RecvError::Gone`]).
 
+mod service;
 mod sys;
 mod tap;
 
@@ -20,6 +21,7 @@ use weft_wire::{
     FrameRef, MAX_COALESCED, MAX_HEADER_LEN, SegmentPlan, VNET_HDR_LEN, VnetError, VnetHdr,
 };
 
+pub use service::service_pair;
 pub use sys::{device_name, device_netns};
 pub use tap::{PortError, TapDevice, create_tap};
 
@@ -128,6 +130,10 @@ impl Queue {
     #[inline]
     pub fn recv<'b>(&self, buffer: &'b mut [u8]) -> Result<Received<'b>, RecvError> {
         let len = self.read(buffer)?;
+        if len == 0 {
+            // No TAP gives nothing; it is how an inside port ends.
+            return Err(RecvError::Gone);
+        }
         let bytes = &buffer[..len];
         match self.kind {
             PortKind::Plain => Ok(FrameRef::plain(bytes)),
@@ -232,7 +238,7 @@ impl AsFd for Queue {
 /// `EFAULT` is what a reader of a device gets that is just being unregistered. An error that is none of these says
 /// nothing about the device: there is just no frame.
 fn recv_error(error: Errno) -> RecvError {
-    if matches!(error, Errno::EBADFD | Errno::EFAULT) {
+    if matches!(error, Errno::EBADFD | Errno::EFAULT | Errno::ECONNRESET) {
         RecvError::Gone
     } else {
         RecvError::Empty
@@ -244,7 +250,7 @@ fn send_error(error: Errno) -> SendError {
         SendError::Full
     } else if error == Errno::EIO {
         SendError::Down
-    } else if error == Errno::EBADFD {
+    } else if matches!(error, Errno::EBADFD | Errno::EPIPE | Errno::ECONNRESET) {
         SendError::Gone
     } else {
         SendError::Malformed

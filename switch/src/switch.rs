@@ -159,10 +159,25 @@ impl Switch {
             return Err(SwitchError::NoQueue(spec.name));
         }
         let queues: Vec<Arc<Queue>> = spec.queues.into_iter().map(Arc::new).collect();
+        Ok(self.plug_in(queues.clone(), |tables| {
+            tables.add_port(spec.network, spec.guard, queues)
+        }))
+    }
+
+    /// Plugs in the inside port of a network: one end of a [`service_pair`](crate::port::service_pair). What ports of
+    /// this host have for the network's gateway, and it doesn't answer itself, goes there; what comes from there goes to
+    /// ports of this host. There should be one per network. It is removed with [`Self::remove_port`].
+    pub fn add_services(&self, network: Vni, end: Queue) -> PortId {
+        let queues = vec![Arc::new(end)];
+        self.plug_in(queues.clone(), |tables| {
+            tables.add_services(network, queues)
+        })
+    }
+
+    /// Puts a port into the tables, then lets the workers read it.
+    fn plug_in(&self, queues: Vec<Arc<Queue>>, add: impl FnOnce(&mut Tables) -> PortId) -> PortId {
         let order = self.changing();
-        let id = self.publish(&order, |tables| {
-            tables.add_port(spec.network, spec.guard, queues.clone())
-        });
+        let id = self.publish(&order, add);
         // A worker reads the queue it writes to, since the kernel answers a flow on the queue it came by. Ports with
         // fewer queues are spread over the workers by their number.
         let workers = self.hands.len();
@@ -175,7 +190,7 @@ impl Switch {
             let worker = (first + usize::from(number)) % workers;
             self.hands[worker].tell(Command::Add(id, number, queue));
         }
-        Ok(id)
+        id
     }
 
     /// Pulls a port out and forgets its addresses. When this returns, no worker holds its file descriptors any more.

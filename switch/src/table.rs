@@ -76,11 +76,22 @@ impl PortGuard {
     }
 }
 
+/// What a port is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PortRole {
+    /// An endpoint.
+    Endpoint,
+    /// The host's own services behind the network's gateway: gets what ports have for the gateway, gives to ports of
+    /// this host only, and is no part of a flood. One per network.
+    Services,
+}
+
 /// A port in the table. Versions of it share what lives: counters, queues, whether it has gone.
 #[derive(Clone, Debug)]
 pub(crate) struct PortEntry {
     /// `None`: it is on no network; its frames go nowhere and none come.
     pub(crate) network: Option<Vni>,
+    pub(crate) role: PortRole,
     pub(crate) guard: Option<PortGuard>,
     pub(crate) counters: Arc<Counters>,
     /// Worker `i` writes to queue `i` modulo their number.
@@ -93,8 +104,19 @@ pub(crate) struct PortEntry {
 #[derive(Clone, Debug)]
 pub(crate) struct NetworkEntry {
     pub(crate) spec: NetworkSpec,
-    /// Its ports on this host.
+    /// Its endpoints' ports on this host.
     pub(crate) ports: Vec<PortId>,
+    /// The port of this host's services.
+    pub(crate) services: Option<PortId>,
+}
+
+impl NetworkEntry {
+    fn take_in(&mut self, id: PortId, role: PortRole) {
+        match role {
+            PortRole::Endpoint => self.ports.push(id),
+            PortRole::Services => self.services = Some(id),
+        }
+    }
 }
 
 /// One version of the tables.
@@ -118,10 +140,25 @@ impl Tables {
         }
     }
 
-    /// Puts a port into the first free place. Its network may come later.
+    /// Puts an endpoint's port into the first free place. Its network may come later.
     pub fn add_port(
         &mut self,
         network: Vni,
+        guard: Option<PortGuard>,
+        queues: Vec<Arc<Queue>>,
+    ) -> PortId {
+        self.add(network, PortRole::Endpoint, guard, queues)
+    }
+
+    /// Puts the port of a network's services into the first free place.
+    pub fn add_services(&mut self, network: Vni, queues: Vec<Arc<Queue>>) -> PortId {
+        self.add(network, PortRole::Services, None, queues)
+    }
+
+    fn add(
+        &mut self,
+        network: Vni,
+        role: PortRole,
         guard: Option<PortGuard>,
         queues: Vec<Arc<Queue>>,
     ) -> PortId {
@@ -135,6 +172,7 @@ impl Tables {
         let gone = Arc::new(AtomicBool::new(false));
         let port = Arc::new(PortEntry {
             network: Some(network),
+            role,
             guard,
             counters,
             queues,
@@ -144,9 +182,7 @@ impl Tables {
             Some(slot) => *slot = Some(port),
             None => self.ports.push(Some(port)),
         }
-        if let Some(network) = self.networks.get_mut(&network) {
-            Arc::make_mut(network).ports.push(id);
-        }
+        self.enter(id, role, Some(network));
         id
     }
 
@@ -170,28 +206,41 @@ impl Tables {
         let Some(slot) = self.ports.get_mut(id.index()).and_then(Option::as_mut) else {
             return false;
         };
+        let role = slot.role;
         let before = std::mem::replace(&mut Arc::make_mut(slot).network, to);
         self.leave(id, before);
-        if let Some(network) = to.and_then(|vni| self.networks.get_mut(&vni)) {
-            Arc::make_mut(network).ports.push(id);
-        }
+        self.enter(id, role, to);
         true
+    }
+
+    fn enter(&mut self, id: PortId, role: PortRole, network: Option<Vni>) {
+        if let Some(network) = network.and_then(|vni| self.networks.get_mut(&vni)) {
+            Arc::make_mut(network).take_in(id, role);
+        }
     }
 
     fn leave(&mut self, id: PortId, network: Option<Vni>) {
         if let Some(network) = network.and_then(|vni| self.networks.get_mut(&vni)) {
-            Arc::make_mut(network).ports.retain(|member| *member != id);
+            let network = Arc::make_mut(network);
+            network.ports.retain(|member| *member != id);
+            network.services.take_if(|services| *services == id);
         }
     }
 
     /// Makes or changes a network.
     pub fn set_network(&mut self, spec: NetworkSpec) {
-        let members = self
-            .ports()
-            .filter(|(_, port)| port.network == Some(spec.vni));
-        let ports = members.map(|(id, _)| id).collect();
-        self.networks
-            .insert(spec.vni, Arc::new(NetworkEntry { spec, ports }));
+        let vni = spec.vni;
+        let mut network = NetworkEntry {
+            spec,
+            ports: Vec::new(),
+            services: None,
+        };
+        for (id, port) in self.ports() {
+            if port.network == Some(vni) {
+                network.take_in(id, port.role);
+            }
+        }
+        self.networks.insert(vni, Arc::new(network));
     }
 
     /// Removes a network. Its ports stay; their frames go nowhere.

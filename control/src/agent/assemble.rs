@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
-use weft_switch::port::Queue;
+use tracing::warn;
+use weft_switch::port::{Queue, service_pair};
 use weft_switch::{
     FdbRow, NetworkMode, NetworkSpec, Place, PortEvent, PortGuard, PortSpec, Switch, SwitchConfig,
     SwitchError, TooBig, Uplink,
@@ -21,7 +22,7 @@ use weft_wire::{FrameRef, Mtu, PeerId, PortId, Vni};
 use super::plan::{Wanted, WantedNetwork, WantedPlace};
 use super::state::PortRecord;
 use crate::api::{Strangers, Traffic};
-use crate::model::EndpointId;
+use crate::model::{EndpointId, NetworkId};
 
 /// Source ports that carry flow entropy: enough to spread over a receiver's queues.
 const SOURCE_PORTS: usize = 16;
@@ -59,7 +60,27 @@ pub(super) struct Fabric {
     peer_ids: HashMap<IpAddr, PeerId>,
     /// With the VNI that each was connected with.
     ports: BTreeMap<EndpointId, (PortId, Vni)>,
+    services: Services,
     applied: Wanted,
+}
+
+/// The inside ports: one for each network with a gateway that has ports here.
+#[derive(Debug, Default)]
+struct Services {
+    /// Who gets the other ends; none are made before somebody wants them.
+    to: Option<mpsc::UnboundedSender<ServicePort>>,
+    ports: BTreeMap<NetworkId, PortId>,
+}
+
+/// The services' end of a network's inside port. When the network goes, or this host's last port on it, the switch closes
+/// its end: reading says [`Gone`](weft_switch::port::RecvError::Gone).
+#[derive(Debug)]
+#[expect(dead_code, reason = "the first service is not there yet")]
+pub(super) struct ServicePort {
+    /// The network.
+    pub(super) network: NetworkId,
+    /// Frames from this host's ports for the network's gateway, and to them.
+    pub(super) queue: Queue,
 }
 
 /// One worker's end of the VXLAN tunnels, as the switch asks for it.
@@ -123,6 +144,7 @@ impl Fabric {
             paths,
             peer_ids: HashMap::new(),
             ports: BTreeMap::new(),
+            services: Services::default(),
             applied: Wanted::default(),
         };
         Ok((fabric, received))
@@ -164,6 +186,49 @@ impl Fabric {
         }
         self.applied = wanted;
         self.drop_peers();
+        self.make_services();
+    }
+
+    /// From now on services hear what ports have for the gateways of their networks, at what comes out of the channel.
+    #[expect(dead_code, reason = "the first service is not there yet")]
+    pub(super) fn services(&mut self) -> mpsc::UnboundedReceiver<ServicePort> {
+        let (to, ends) = mpsc::unbounded_channel();
+        self.services.to = Some(to);
+        self.make_services();
+        ends
+    }
+
+    /// Gives each network with a gateway and ports here an inside port, and takes it from all others.
+    fn make_services(&mut self) {
+        let Some(to) = &self.services.to else { return };
+        let here: BTreeSet<Vni> = self.ports.values().map(|(_, vni)| *vni).collect();
+        let networks = self.applied.networks.iter();
+        let served: BTreeMap<&NetworkId, Vni> = networks
+            .filter(|(vni, network)| here.contains(vni) && !network.gateways.is_empty())
+            .map(|(vni, network)| (&network.id, *vni))
+            .collect();
+        self.services.ports.retain(|network, port| {
+            let stays = served.contains_key(network);
+            if !stays {
+                self.switch.remove_port(*port);
+            }
+            stays
+        });
+        for (network, vni) in served {
+            if self.services.ports.contains_key(network) {
+                continue;
+            }
+            match service_pair() {
+                Ok((ours, queue)) => {
+                    let port = self.switch.add_services(vni, ours);
+                    self.services.ports.insert(network.clone(), port);
+                    let network = network.clone();
+                    // Without services any more the agent stops.
+                    let _ = to.send(ServicePort { network, queue });
+                }
+                Err(error) => warn!(%error, %vni, "the network's gateway has no services"),
+            }
+        }
     }
 
     /// Takes ports off a VNI that is another network's now, before that network is there; and puts them back should

@@ -8,7 +8,7 @@ use weft_wire::{
     NeighborMessage, VlanId, Vni,
 };
 
-use crate::table::{NetworkEntry, NetworkMode, PortGuard, Tables};
+use crate::table::{NetworkEntry, NetworkMode, PortGuard, PortRole, Tables};
 use crate::verdict::{DropReason, Source};
 
 /// Bytes of a UDP header.
@@ -26,6 +26,8 @@ pub(super) struct Admitted<'t, 'f> {
     pub(super) vni: Vni,
     pub(super) vlan: VlanId,
     pub(super) ethernet: EthernetFrame<'f>,
+    /// It comes from the services of this host.
+    pub(super) from_services: bool,
 }
 
 pub(super) fn admit<'t, 'f>(
@@ -33,13 +35,14 @@ pub(super) fn admit<'t, 'f>(
     from: Source,
     frame: FrameRef<'f>,
 ) -> Result<Admitted<'t, 'f>, DropReason> {
-    let (vni, guard) = match from {
+    let (vni, guard, from_services) = match from {
         Source::Port(port) => {
             let port = tables.port(port).ok_or(DropReason::PortGone)?;
             let network = port.network.ok_or(DropReason::UnknownVni)?;
-            (network, port.guard.as_ref())
+            let from_services = port.role == PortRole::Services;
+            (network, port.guard.as_ref(), from_services)
         }
-        Source::Peer { vni, .. } => (vni, None),
+        Source::Peer { vni, .. } => (vni, None, false),
     };
     let network = tables.network(vni).ok_or(DropReason::UnknownVni)?;
     let ethernet = EthernetFrame::new(frame.bytes).map_err(|_| DropReason::Runt)?;
@@ -69,6 +72,7 @@ pub(super) fn admit<'t, 'f>(
         vni,
         vlan,
         ethernet,
+        from_services,
     })
 }
 

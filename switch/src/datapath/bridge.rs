@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::admit::Admitted;
+use crate::gateway::GATEWAY_MAC;
 use crate::table::fdb::{Fdb, FdbKey, Learned, Place, Tick};
 use crate::verdict::{DropReason, Source};
 
@@ -27,7 +28,16 @@ pub(super) fn bridge(
         mac,
     };
     let source = station(frame.ethernet.source());
-    match (fdb.learn(source, place_of(from), now), from) {
+    let learned = if source.mac == GATEWAY_MAC && !frame.network.spec.gateways.is_empty() {
+        // The gateway is on every host.
+        match from {
+            Source::Port(_) => return Err(DropReason::SpoofedMac),
+            Source::Peer { .. } => Learned::Known,
+        }
+    } else {
+        fdb.learn(source, place_of(from), now)
+    };
+    match (learned, from) {
         // The control plane knows where this station is, and it isn't at that peer.
         (Learned::OwnedAt(_), Source::Peer { .. }) => return Err(DropReason::SpoofedMac),
         // A port without guard may send from any address; what is owned stays where it is. Without room the frame

@@ -1,7 +1,7 @@
 //! Between admission and the bridge: what a port has for its network's gateway stays on this host. What comes out of a
 //! tunnel was heard by the host that it comes from.
 
-use weft_wire::{EtherType, FrameRef};
+use weft_wire::{EtherType, FrameRef, PortId};
 
 use super::admit::Admitted;
 use crate::gateway::{GATEWAY_MAC, Heard, hear};
@@ -12,6 +12,8 @@ use crate::verdict::{DropReason, Source};
 pub(super) enum Next {
     /// The gateway answers it.
     Answer,
+    /// The services behind the gateway get it.
+    Services(PortId),
     /// It isn't for the gateway.
     Bridge,
 }
@@ -29,15 +31,23 @@ pub(super) fn gateway(
     let destination = admitted.ethernet.destination();
     let asks = || {
         let ethertype = admitted.ethernet.ethertype();
-        ethertype == EtherType::ARP || ethertype == EtherType::IPV6
+        matches!(
+            ethertype,
+            EtherType::ARP | EtherType::IPV4 | EtherType::IPV6
+        )
     };
-    if destination != GATEWAY_MAC && !(destination.is_multicast() && asks()) {
+    let to_gateway = destination == GATEWAY_MAC;
+    if !(to_gateway || destination.is_multicast() && asks()) {
         return Ok(Next::Bridge);
     }
+    let services = admitted.network.services.map(Next::Services);
     match hear(gateways, frame.bytes) {
         Heard::NotOurs => Ok(Next::Bridge),
         Heard::Answer(_) => Ok(Next::Answer),
         Heard::Nothing => Err(DropReason::NotAnswered),
-        Heard::Route => Err(DropReason::NoRoute),
+        // Without services of ours somebody else may be asked.
+        Heard::Asks if to_gateway => services.ok_or(DropReason::NotAnswered),
+        Heard::Asks => Ok(services.unwrap_or(Next::Bridge)),
+        Heard::Route => services.ok_or(DropReason::NoRoute),
     }
 }

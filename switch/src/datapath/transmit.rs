@@ -1,6 +1,8 @@
 //! Last stage: from a destination to deliveries. Never back to where the frame came from, and never from a tunnel into
 //! a tunnel (split horizon: every peer floods to all itself).
 
+use weft_wire::{PortId, Vni};
+
 use super::admit::Admitted;
 use super::bridge::Next;
 use crate::table::Tables;
@@ -19,14 +21,7 @@ pub(super) fn transmit(
             return Err(DropReason::SameSide);
         }
         (Next::To(Place::Peer(_)), Source::Peer { .. }) => return Err(DropReason::SplitHorizon),
-        (Next::To(Place::Port(port)), _) => {
-            // An entry may outlive its port for a moment, and its number may be of another network by then.
-            let there = tables
-                .port(port)
-                .filter(|port| port.network == Some(frame.vni));
-            there.ok_or(DropReason::PortGone)?;
-            actions.push(Action::ToPort(port));
-        }
+        (Next::To(Place::Port(port)), _) => actions.push(to_port(tables, frame.vni, port)?),
         (Next::To(Place::Peer(peer)), _) => {
             actions.push(Action::ToPeer {
                 peer,
@@ -39,6 +34,14 @@ pub(super) fn transmit(
         return Err(DropReason::NoListener);
     }
     Ok(())
+}
+
+/// An entry may outlive its port for a moment, and its number may be of another network by then.
+#[inline]
+pub(super) fn to_port(tables: &Tables, vni: Vni, port: PortId) -> Result<Action, DropReason> {
+    let there = tables.port(port).filter(|port| port.network == Some(vni));
+    there.ok_or(DropReason::PortGone)?;
+    Ok(Action::ToPort(port))
 }
 
 fn flood(from: Source, frame: &Admitted<'_, '_>, actions: &mut Vec<Action>) {

@@ -11,6 +11,7 @@ mod flooding;
 mod gateway;
 mod learning;
 mod mtu;
+mod services;
 mod spoofing;
 mod vlan;
 mod world;

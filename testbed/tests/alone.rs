@@ -159,6 +159,26 @@ fn a_running_agent_goes_on_while_its_holder_hangs() {
 }
 
 #[test]
+fn an_interface_goes_although_its_port_was_disconnected_while_the_holder_hung() {
+    let pair = Pair::up(Lab::new());
+    pair.host1
+        .weft(&["network", "create", "blue", "--subnet", "10.32.0.0/16"]);
+    let c1 = pair.lab.container(&pair.host1, "blue", "c1", &[]);
+    let c2 = pair.lab.container(&pair.host1, "blue", "c2", &[]);
+    let frozen = Frozen::new(pair.host1.holders()[0]);
+    pair.host1.disconnect("blue", &c1.ns);
+    assert!(pair.host1.ports().iter().all(|port| port.name != "c1"));
+    // The holder has a handle on it, and so it is still there.
+    assert!(c1.ns.ip(&["-br", "link"]).contains("eth0"));
+    drop(frozen);
+    wait_until(NOTICE, "c1 has no interface any more", || {
+        !c1.ns.ip(&["-br", "link"]).contains("eth0")
+    });
+    ping(&c2.ns, c2.ip());
+    assert!(c2.ns.ip(&["-br", "link"]).contains("eth0"));
+}
+
+#[test]
 fn a_port_of_a_network_that_was_removed_is_not_on_the_one_that_has_its_vni() {
     let net = Hosts::up(Lab::new(), 2);
     let [host1, host2] = net.hosts.as_slice() else {

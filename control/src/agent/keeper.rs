@@ -168,6 +168,7 @@ pub(super) async fn watch(agent: Arc<Agent>) {
         let again = Arc::clone(&agent);
         let looked = tokio::task::spawn_blocking(move || {
             if !again.keeper.answers() && again.keeper.connect() {
+                again.forget_strays();
                 again.deposit_all();
             }
         });
@@ -178,6 +179,22 @@ pub(super) async fn watch(agent: Arc<Agent>) {
 }
 
 impl Agent {
+    /// Has a holder that comes back close what was taken down while it couldn't be told: else the interface would stay
+    /// in its namespace.
+    fn forget_strays(&self) {
+        for name in self.keeper.names_if_it_answers() {
+            let id = EndpointId(name);
+            let known = {
+                let inner = self.inner();
+                inner.ports.contains_key(&id) || inner.pending.contains_key(&id)
+            };
+            if !known {
+                info!(port = %id, "deposit of a port that is gone destroyed");
+                self.keeper.forget(&id.0);
+            }
+        }
+    }
+
     fn deposit_all(&self) {
         let ports: Vec<(EndpointId, Vec<OwnedFd>)> = {
             let inner = self.inner();

@@ -46,6 +46,7 @@ pub use serve::SocketError;
 pub use startup::{AgentError, run};
 pub use state::StateError;
 
+use crate::api::Attachment;
 use crate::channel::Link;
 use crate::model::{ClusterId, ClusterMap, Endpoint, EndpointId, NetworkId, NodeId, Revision};
 use assemble::Fabric;
@@ -159,6 +160,8 @@ struct Pending {
     endpoint: Endpoint,
     /// Device and inode of its namespace.
     netns_id: (u64, u64),
+    /// Whose it is to be.
+    attachment: Option<Attachment>,
     /// Addresses and MAC are decided: it may be told to the controller.
     complete: bool,
 }

@@ -23,6 +23,8 @@
 //! | PUT, DELETE /v1/networks/NAME/vteps/IP | | `{}` |
 //! | POST /v1/networks/NAME/connect | [`Connect`] | [`Port`] |
 //! | POST /v1/networks/NAME/disconnect | [`Disconnect`] | [`Port`] (as it was) |
+//! | GET /v1/attachments?owner=O&container=C | | `Vec<`[`Port`]`>` (both filters may be left out) |
+//! | POST /v1/attachments/detach | [`Attachment`] | [`Detached`] (200 also when there is none) |
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -33,6 +35,10 @@ use serde::{Deserialize, Serialize};
 use weft_wire::{MacAddr, Mtu, Vni};
 
 use crate::model::Transport;
+
+mod attachment;
+
+pub use attachment::{Attachment, Detached, Route};
 
 /// Where the agent listens when nobody says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/weft/weft.sock";
@@ -204,6 +210,15 @@ pub struct Port {
     pub mac: MacAddr,
     /// Addresses with their prefix lengths.
     pub addresses: Vec<IpNet>,
+    /// Gateways of the subnets that the addresses are of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gateways: Vec<IpAddr>,
+    /// Routes that connecting it set beside those of its subnets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<Route>,
+    /// Whose it is, if a program connected it that said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attachment: Option<Attachment>,
     /// Further names.
     pub aliases: Vec<String>,
     /// `offload` (vnet header, superframes) or `plain`.
@@ -432,6 +447,22 @@ pub struct Connect {
     /// Endpoint name; made from the namespace when `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// What the name is made from instead of the namespace when `name` is `None`; something is put behind it when it is
+    /// taken, and characters that no name may have are replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_name: Option<String>,
+    /// Whose port it is to be. One that is there already is refused (`attached_already`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attachment: Option<Attachment>,
+    /// Addresses that another IPAM chose, set on the interface as they are. Only on networks without a subnet.
+    #[serde(default)]
+    pub addresses: Vec<IpNet>,
+    /// Routes to set; those that are there already are left.
+    #[serde(default)]
+    pub routes: Vec<Route>,
+    /// Default routes through the network's gateways: `None` sets them unless the network is internal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_route: Option<bool>,
     /// Further names.
     #[serde(default)]
     pub aliases: Vec<String>,

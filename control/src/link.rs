@@ -6,6 +6,7 @@
 
 mod attach;
 mod query;
+mod routes;
 mod watch;
 
 use std::io;
@@ -19,11 +20,13 @@ use weft_switch::port;
 use weft_tunnel::superframe_max;
 use weft_wire::{MacAddr, Mtu};
 
+use crate::api::Route;
 use crate::netns::{Netns, NetnsError, on_own_thread, small_runtime};
 
 pub use query::{
     LinkState, LocalLink, ensure_loopback_up, local_addresses, local_link_of_address, read_back,
 };
+pub use routes::missing_routes;
 pub use watch::LinkWatch;
 
 /// What a container's interface is to be.
@@ -45,13 +48,17 @@ pub struct AttachSpec {
     pub addresses: Vec<IpNet>,
     /// Next hops of the default routes; one is not set when the namespace has a default route of that family.
     pub gateways: Vec<IpAddr>,
+    /// Further routes; one that is there already stays as it is.
+    pub routes: Vec<Route>,
 }
 
 /// An attached interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attached {
     /// Its index inside the namespace.
     pub ifindex: u32,
+    /// Routes that it has beside those of its addresses.
+    pub routes: Vec<Route>,
 }
 
 /// Why an interface is not as wanted.
@@ -87,11 +94,14 @@ pub enum LinkError {
     },
     /// A default route could not be set.
     #[error(
-        "cannot set the default route via {gateway} on interface {ifname} of {netns}: {source}"
+        "cannot set the route to {dst}{} on interface {ifname} of {netns}: {source}",
+        gateway.map(|gateway| format!(" via {gateway}")).unwrap_or_default()
     )]
     Route {
+        /// Where to.
+        dst: IpNet,
         /// The next hop.
-        gateway: IpAddr,
+        gateway: Option<IpAddr>,
         /// The interface.
         ifname: String,
         /// The namespace, as the caller named it.

@@ -13,9 +13,11 @@
 //! | `echo` | one-way times of datagrams that are sent back |
 //! | `meter` | processor time of the machine, checksum faults that kernels counted |
 //! | `raw` | frames and datagrams as no kernel would send them |
+//! | `api` | the local API as other programs speak it |
 //! | `capture` | tcpdump, and reading what it wrote |
 //! | `verdict` | waiting for a state, counting what a process holds |
 
+pub mod api;
 pub mod capture;
 pub mod container;
 pub mod echo;

@@ -113,6 +113,11 @@ fn connect(session: &Session, flags: args::Connect) -> Result<(), Failure> {
         mac: flags.mac,
         ifname: flags.ifname,
         name: flags.endpoint,
+        base_name: None,
+        attachment: None,
+        addresses: Vec::new(),
+        routes: Vec::new(),
+        default_route: None,
         aliases: flags.aliases,
         no_offload: flags.no_offload,
     };

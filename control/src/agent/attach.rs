@@ -117,21 +117,21 @@ impl Agent {
             addresses: with_prefixes(network, &endpoint.ips),
             plain: request.no_offload,
             mtu,
-            endpoint,
-        };
-        let gateways = if network.internal {
-            Vec::new()
-        } else {
-            network
+            attachment: request.attachment.clone(),
+            foreign: request.addresses.clone(),
+            gateways: network
                 .subnets
                 .iter()
                 .map(|subnet| subnet.gateway)
-                .collect()
+                .collect(),
+            routes: request.routes.clone(),
+            endpoint,
         };
+        let default_route = request.default_route.unwrap_or(!network.internal);
         let queues = self.facts.workers;
         let wanted = request.ifname;
         let (record, tap) =
-            blocking(move || make_device(record, &netns, (wanted, gateways), queues)).await?;
+            blocking(move || make_device(record, &netns, (wanted, default_route), queues)).await?;
         let id = record.endpoint.id.clone();
         let agent = Arc::clone(self);
         let plugged = blocking(move || agent.plug_in(record, tap)).await;

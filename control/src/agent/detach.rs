@@ -4,7 +4,9 @@
 //! dead port.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::attach::open_netns;
@@ -12,6 +14,11 @@ use super::views::{node_name, port_view};
 use super::{Agent, ApiError, Inner, Port};
 use crate::api;
 use crate::model::EndpointId;
+
+/// How long the end of a port that others have begun is waited for.
+const LEAVING_PATIENCE: Duration = Duration::from_secs(5);
+/// How often it is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 impl Agent {
     /// `weft network disconnect`.
@@ -41,6 +48,47 @@ impl Agent {
         }
         info!(network, port = %view.name, "disconnected");
         Ok(view)
+    }
+
+    /// The end of an attachment. Answers in the same way when there is none (any more), so that it may be asked again.
+    /// When it has answered, name and addresses are free again, also where the namespace's death came first.
+    ///
+    /// # Errors
+    /// None but the agent's own failure.
+    pub(super) async fn detach(
+        self: &Arc<Self>,
+        attachment: api::Attachment,
+    ) -> Result<api::Detached, ApiError> {
+        let found = {
+            let inner = self.inner();
+            let mut ports = inner.ports.values();
+            let port = ports.find(|port| port.record.attachment.as_ref() == Some(&attachment));
+            port.map(|port| {
+                let traffic = self.fabric().port_traffic(port.id);
+                (port.record.endpoint.id.clone(), port_view(port, traffic))
+            })
+        };
+        if let Some((id, view)) = found
+            && self.take_down(&id).await
+        {
+            info!(owner = %attachment.owner, container = %attachment.container, port = %view.name, "detached");
+            return Ok(api::Detached { port: Some(view) });
+        }
+        self.wait_for_leavers().await;
+        Ok(api::Detached { port: None })
+    }
+
+    /// Waits until the ports that are just being taken down are gone, as far as that comes soon.
+    async fn wait_for_leavers(&self) {
+        let leaving: Vec<EndpointId> = self.inner().leaving.keys().cloned().collect();
+        let deadline = Instant::now() + LEAVING_PATIENCE;
+        let any_left = || {
+            let inner = self.inner();
+            leaving.iter().any(|id| inner.leaving.contains_key(id))
+        };
+        while any_left() && Instant::now() < deadline {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
     }
 
     async fn find_port(

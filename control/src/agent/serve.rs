@@ -142,6 +142,8 @@ fn router(door: Door) -> Router {
         )
         .route("/v1/networks/{name}/connect", post(connect))
         .route("/v1/networks/{name}/disconnect", post(disconnect))
+        .route("/v1/attachments", get(attachments))
+        .route("/v1/attachments/detach", post(detach))
         .fallback(unknown_route)
         .with_state(door)
 }
@@ -318,6 +320,27 @@ async fn disconnect(
     let (agent, request) = (door.agent()?, body(&bytes)?);
     Ok(Json(
         own_task(async move { agent.disconnect(&name, request).await }).await?,
+    ))
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct AttachmentsQuery {
+    owner: Option<String>,
+    container: Option<String>,
+}
+
+async fn attachments(
+    State(door): State<Door>,
+    Query(query): Query<AttachmentsQuery>,
+) -> Reply<Vec<api::Port>> {
+    let (owner, container) = (query.owner.as_deref(), query.container.as_deref());
+    Ok(Json(door.agent()?.attachments(owner, container)))
+}
+
+async fn detach(State(door): State<Door>, bytes: Bytes) -> Reply<api::Detached> {
+    let (agent, attachment) = (door.agent()?, body(&bytes)?);
+    Ok(Json(
+        own_task(async move { agent.detach(attachment).await }).await?,
     ))
 }
 

@@ -23,6 +23,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use weft_wire::{Mtu, Vni};
 
+use crate::api::{Attachment, Route};
 use crate::model::{ClusterId, ClusterMap, Endpoint, NetworkId};
 
 /// Version of both files' layout. A reader refuses what is newer than itself.
@@ -93,6 +94,18 @@ pub(super) struct PortRecord {
     pub(super) plain: bool,
     /// MTU that the interface was given last, in bytes.
     pub(super) mtu: Mtu,
+    /// Whose it is, if a program connected it that said so.
+    #[serde(default)]
+    pub(super) attachment: Option<Attachment>,
+    /// Addresses that another IPAM chose: the cluster knows nothing of them.
+    #[serde(default)]
+    pub(super) foreign: Vec<IpNet>,
+    /// Gateways of the subnets that the addresses are of.
+    #[serde(default)]
+    pub(super) gateways: Vec<IpAddr>,
+    /// Routes that connecting it set beside those of its subnets.
+    #[serde(default)]
+    pub(super) routes: Vec<Route>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -400,6 +413,14 @@ mod tests {
             addresses: vec!["10.32.0.2/16".parse().unwrap()],
             plain: false,
             mtu: Mtu::new(1450).unwrap(),
+            attachment: Some(Attachment {
+                owner: "cni:pods".into(),
+                container: "0af3".into(),
+                ifname: "eth0".into(),
+            }),
+            foreign: vec!["192.0.2.9/24".parse().unwrap()],
+            gateways: vec!["10.32.0.1".parse().unwrap()],
+            routes: vec![Route::new("0.0.0.0/0".parse().unwrap(), None)],
         }
     }
 

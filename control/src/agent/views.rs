@@ -63,6 +63,22 @@ impl Agent {
         ports
     }
 
+    /// Ports of one program, or of one of its containers.
+    pub(super) fn attachments(
+        &self,
+        owner: Option<&str>,
+        container: Option<&str>,
+    ) -> Vec<api::Port> {
+        let mut ports = self.ports();
+        ports.retain(|port| {
+            port.attachment.as_ref().is_some_and(|attachment| {
+                owner.is_none_or(|owner| attachment.owner == owner)
+                    && container.is_none_or(|container| attachment.container == container)
+            })
+        });
+        ports
+    }
+
     /// `weft fdb`.
     pub(super) fn fdb(&self) -> Vec<api::FdbEntry> {
         let inner = self.inner();
@@ -182,7 +198,10 @@ pub(super) fn port_view(port: &Port, traffic: api::Traffic) -> api::Port {
         netns: record.netns.clone(),
         ifname: record.ifname.clone(),
         mac: record.endpoint.mac,
-        addresses: record.addresses.clone(),
+        addresses: [record.addresses.as_slice(), &record.foreign].concat(),
+        gateways: record.gateways.clone(),
+        routes: record.routes.clone(),
+        attachment: record.attachment.clone(),
         aliases: record.endpoint.aliases.clone(),
         kind: if record.plain { "plain" } else { "offload" }.to_owned(),
         mtu: record.mtu,

@@ -122,6 +122,7 @@ fn the_agent() {
         mtu: weft_wire::Mtu::ETHERNET,
         tx_queue_len: 256,
         addresses: vec!["10.32.0.5/16".parse().unwrap()],
+        routes: Vec::new(),
         gateways: Vec::new(),
     };
     attach(&crate::netns::Netns::open(&netns).unwrap(), &spec).unwrap();

@@ -14,7 +14,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd};
 
 use futures_util::{StreamExt, TryStreamExt};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use rtnetlink::packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
@@ -28,7 +28,8 @@ use weft_tunnel::superframe_max;
 use weft_wire::Mtu;
 
 use super::query::find_link;
-use super::{AttachSpec, Attached, LinkError, connect, is_no_device, os_error};
+use super::{AttachSpec, Attached, LinkError, connect, is_no_device, os_error, routes};
+use crate::api::Route;
 use crate::netns::Netns;
 
 /// Runs on a thread of its own, which it leaves inside the namespace.
@@ -52,10 +53,15 @@ pub(super) async fn attach(netns: &Netns, spec: &AttachSpec) -> Result<Attached,
         interface.add_address(*address).await?;
     }
     interface.bring_up().await?;
+    let mut routes = Vec::new();
     for gateway in &spec.gateways {
-        interface.add_default_route(*gateway).await?;
+        routes.extend(interface.add_default_route(*gateway).await?);
     }
-    Ok(Attached { ifindex })
+    for route in &spec.routes {
+        interface.add_route(route).await?;
+        routes.push(route.clone());
+    }
+    Ok(Attached { ifindex, routes })
 }
 
 /// Moves the TAP, or finds that an earlier try did, and gives it all that needs no address.
@@ -224,30 +230,29 @@ impl Interface<'_> {
             })
     }
 
-    async fn add_default_route(&self, gateway: IpAddr) -> Result<(), LinkError> {
-        let message = match gateway {
-            IpAddr::V4(gateway) => RouteMessageBuilder::<Ipv4Addr>::new()
-                .gateway(gateway)
-                .output_interface(self.ifindex)
-                .build(),
-            IpAddr::V6(gateway) => RouteMessageBuilder::<Ipv6Addr>::new()
-                .gateway(gateway)
-                .output_interface(self.ifindex)
-                .build(),
-        };
+    /// Returns the route; `None` when the namespace has a default route already.
+    async fn add_default_route(&self, gateway: IpAddr) -> Result<Option<Route>, LinkError> {
         if self.has_default_route(gateway).await? {
-            return Ok(());
+            return Ok(None);
         }
-        self.handle
-            .route()
-            .add(message)
-            .execute()
+        let everything = match gateway {
+            IpAddr::V4(_) => IpNet::V4(Ipv4Net::default()),
+            IpAddr::V6(_) => IpNet::V6(Ipv6Net::default()),
+        };
+        let route = Route::new(everything, Some(gateway));
+        self.add_route(&route).await?;
+        Ok(Some(route))
+    }
+
+    async fn add_route(&self, route: &Route) -> Result<(), LinkError> {
+        routes::add(&self.handle, self.ifindex, route)
             .await
-            .map_err(|error| LinkError::Route {
-                gateway,
+            .map_err(|source| LinkError::Route {
+                dst: route.dst,
+                gateway: route.gateway,
                 ifname: self.spec.ifname.clone(),
                 netns: self.netns.name().to_owned(),
-                source: os_error(error),
+                source,
             })
     }
 

@@ -31,6 +31,7 @@ fn spec(tap: &TapDevice) -> AttachSpec {
             "fd00:32::5/64".parse().unwrap(),
         ],
         gateways: vec!["10.32.0.1".parse().unwrap(), "fd00:32::1".parse().unwrap()],
+        routes: Vec::new(),
     }
 }
 
@@ -106,6 +107,55 @@ fn an_interface_name_that_is_taken_is_refused_before_anything_is_made() {
         !routes.contains("10.33.0.1"),
         "the default route was there already: {routes}"
     );
+}
+
+#[test]
+fn further_routes_are_set_told_and_found_again() {
+    own_host();
+    let (netns, tap) = (TestNetns::new(), tap("tap0"));
+    let route = |dst: &str, gateway: Option<&str>| {
+        Route::new(
+            dst.parse().unwrap(),
+            gateway.map(|gateway| gateway.parse().unwrap()),
+        )
+    };
+    let mut tuned = route("198.51.100.0/24", Some("10.32.0.9"));
+    (tuned.mtu, tuned.advmss, tuned.priority) = (Some(1300), Some(1200), Some(7));
+    let mut elsewhere = route("0.0.0.0/0", Some("10.32.0.8"));
+    elsewhere.table = Some(1001);
+    let routes = vec![
+        tuned,
+        elsewhere,
+        route("203.0.113.7/24", None),
+        route("2001:db8::/32", Some("fd00:32::9")),
+    ];
+    let mut spec = spec(&tap);
+    spec.routes.clone_from(&routes);
+    let attached = attach(&netns.open(), &spec).unwrap();
+    let default = |dst, gateway| route(dst, Some(gateway));
+    let mut all = vec![
+        default("0.0.0.0/0", "10.32.0.1"),
+        default("::/0", "fd00:32::1"),
+    ];
+    all.extend(routes);
+    assert_eq!(attached.routes, all);
+    assert_eq!(missing_routes(&netns.open(), &all).unwrap(), Vec::new());
+    let shown = netns.ip(&["route", "show", "table", "all"]);
+    for part in [
+        "198.51.100.0/24 via 10.32.0.9 dev eth0 proto static metric 7 mtu 1300 advmss 1200",
+        "default via 10.32.0.8 dev eth0 table 1001",
+        "203.0.113.0/24 dev eth0 proto static scope link",
+    ] {
+        assert!(shown.contains(part), "{part} is not in {shown}");
+    }
+    netns.ip(&["route", "del", "198.51.100.0/24"]);
+    let missing = missing_routes(&netns.open(), &all).unwrap();
+    assert_eq!(missing, vec![all[2].clone()]);
+    let wrong = vec![
+        default("0.0.0.0/0", "10.32.0.2"),
+        default("10.32.0.0/16", "10.32.0.1"),
+    ];
+    assert_eq!(missing_routes(&netns.open(), &wrong).unwrap(), wrong);
 }
 
 #[test]

@@ -30,7 +30,7 @@ pub(super) fn with_prefixes(network: &Network, ips: &[IpAddr]) -> Vec<IpNet> {
 pub(super) fn make_device(
     mut record: PortRecord,
     netns: &Netns,
-    (wanted, gateways): (Option<String>, Vec<IpAddr>),
+    (wanted, default_route): (Option<String>, bool),
     queues: usize,
 ) -> Result<(PortRecord, TapDevice), ApiError> {
     let (kind, queues) = if record.plain {
@@ -57,12 +57,18 @@ pub(super) fn make_device(
             mac: record.endpoint.mac,
             mtu: record.mtu,
             tx_queue_len: TX_QUEUE_LEN,
-            addresses: record.addresses.clone(),
-            gateways: gateways.clone(),
+            addresses: [record.addresses.as_slice(), &record.foreign].concat(),
+            gateways: if default_route {
+                record.gateways.clone()
+            } else {
+                Vec::new()
+            },
+            routes: record.routes.clone(),
         };
         match link::attach(netns, &spec) {
-            Ok(_) => {
+            Ok(attached) => {
                 record.ifname = ifname;
+                record.routes = attached.routes;
                 return Ok((record, tap));
             }
             Err(LinkError::InterfaceExists { .. }) if index < last => {}

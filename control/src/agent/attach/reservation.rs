@@ -19,6 +19,9 @@ use crate::netns::Netns;
 /// How often a block is asked for before the address is given up: two could be taken by attaches beside this one.
 const BLOCK_TRIES: usize = 4;
 
+/// Characters of a name that something may be put behind: a name has up to 63.
+const BASE_NAME_MAX: usize = 48;
+
 /// A reservation: name and addresses are free again when it goes.
 pub(super) struct PendingGuard {
     agent: Arc<Agent>,
@@ -53,6 +56,7 @@ impl Agent {
             return Err(ApiError::unavailable("stopping", "the agent is stopping")
                 .hint("start it again with `weft agent run`"));
         }
+        check_unattached(&inner, request)?;
         check_second(&inner, network, request, netns)?;
         let name = match &request.name {
             Some(name) => {
@@ -68,7 +72,14 @@ impl Agent {
                 }
                 name.clone()
             }
-            None => free_name(&inner, network, &base_name(netns), &self.facts),
+            None => {
+                let base = match &request.base_name {
+                    Some(wanted) => usable_name(wanted),
+                    None => None,
+                };
+                let base = base.unwrap_or_else(|| base_name(netns));
+                free_name(&inner, network, &base, &self.facts)
+            }
         };
         let endpoint = Endpoint {
             id: id.clone(),
@@ -85,6 +96,7 @@ impl Agent {
             Pending {
                 endpoint,
                 netns_id: netns.id(),
+                attachment: request.attachment.clone(),
                 complete: false,
             },
         );
@@ -229,6 +241,31 @@ impl Agent {
     }
 }
 
+/// A program finds its port by its attachment, so there is one of each.
+fn check_unattached(inner: &Inner, request: &api::Connect) -> Result<(), ApiError> {
+    let Some(attachment) = &request.attachment else {
+        return Ok(());
+    };
+    let ports = inner.ports.values().map(|port| {
+        let record = &port.record;
+        (&record.attachment, &record.endpoint, record.netns.as_str())
+    });
+    let pending = inner.pending.values();
+    let pending = pending.map(|p| (&p.attachment, &p.endpoint, "just being made"));
+    let mut all = ports.chain(pending);
+    let Some((_, endpoint, netns)) = all.find(|(of, ..)| of.as_ref() == Some(attachment)) else {
+        return Ok(());
+    };
+    Err(ApiError::conflict(
+        "attached_already",
+        format!(
+            "{} of {} is attached already (port {}, namespace {netns})",
+            attachment.container, attachment.owner, endpoint.name
+        ),
+    )
+    .hint("detach it first"))
+}
+
 /// A namespace that is on the network already gets a second port only by a name of its own: a script that is run twice
 /// shouldn't make one.
 fn check_second(
@@ -237,7 +274,7 @@ fn check_second(
     request: &api::Connect,
     netns: &Netns,
 ) -> Result<(), ApiError> {
-    if request.name.is_some() {
+    if request.name.is_some() || request.attachment.is_some() {
         return Ok(());
     }
     let ports = inner.ports.values().map(|port| &port.record);
@@ -261,6 +298,22 @@ fn check_second(
     .hint("give a second port a --name of its own"))
 }
 
+/// A wish as a name: characters that no name may have become `-`, and it is cut so that something may be put behind it.
+fn usable_name(wish: &str) -> Option<String> {
+    let fitting = |c: char| {
+        if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') {
+            c
+        } else {
+            '-'
+        }
+    };
+    let name: String = wish.chars().map(fitting).take(BASE_NAME_MAX).collect();
+    let name = name.trim_matches(['-', '_', '.']);
+    model::check_name("endpoint", name)
+        .is_ok()
+        .then(|| name.to_owned())
+}
+
 fn base_name(netns: &Netns) -> String {
     let base: String = Path::new(netns.name())
         .file_name()
@@ -268,7 +321,7 @@ fn base_name(netns: &Netns) -> String {
         .unwrap_or_default()
         .chars()
         .filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
-        .take(48)
+        .take(BASE_NAME_MAX)
         .collect();
     // /proc/PID/ns/net says nothing by its last part.
     let fine = base != "net" && model::check_name("endpoint", &base).is_ok();

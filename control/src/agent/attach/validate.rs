@@ -4,6 +4,9 @@ use crate::agent::ApiError;
 use crate::api;
 use crate::model::{self, Network};
 
+/// Bytes of each part of an attachment: Docker's and Kubernetes' ids have 64.
+const ATTACHMENT_MAX: usize = 256;
+
 /// What to do about an address that can't be had.
 pub(super) const OTHER_IP: &str =
     "choose another --ip, or leave it out; `weft network inspect` shows subnets and gateways";
@@ -19,6 +22,19 @@ pub(super) fn check_request(request: &api::Connect) -> Result<(), ApiError> {
     }
     if let Some(ifname) = &request.ifname {
         check_ifname(ifname)?;
+    }
+    if let Some(attachment) = &request.attachment {
+        check_attachment(attachment)?;
+    }
+    if let Some(route) = request.routes.iter().find(|route| {
+        let gateway = route.gateway;
+        gateway.is_some_and(|gateway| gateway.is_ipv4() && route.dst.addr().is_ipv6())
+    }) {
+        return Err(ApiError::bad_request(
+            "bad_route",
+            format!("the route to {} has an IPv4 next hop", route.dst),
+        )
+        .hint("an IPv6 route needs an IPv6 next hop"));
     }
     if let Some(mac) = request.mac.filter(|mac| !mac.is_station()) {
         return Err(ApiError::bad_request(
@@ -49,7 +65,48 @@ fn check_ifname(ifname: &str) -> Result<(), ApiError> {
     .hint("choose another --ifname, or leave it out"))
 }
 
+/// An attachment is told in listings and kept on disk: it is somebody's short names, not a place to store things.
+fn check_attachment(attachment: &api::Attachment) -> Result<(), ApiError> {
+    let api::Attachment {
+        owner,
+        container,
+        ifname,
+    } = attachment;
+    let good =
+        |text: &str| text.len() <= ATTACHMENT_MAX && text.bytes().all(|b| b.is_ascii_graphic());
+    if good(owner) && good(container) && good(ifname) && !owner.is_empty() && !container.is_empty()
+    {
+        return Ok(());
+    }
+    Err(ApiError::bad_request(
+        "bad_attachment",
+        format!(
+            "attachment {owner:?}, {container:?}, {ifname:?} is not usable: each part takes up to {ATTACHMENT_MAX} printable characters without space, and owner and container must be there"
+        ),
+    ))
+}
+
 pub(super) fn check_fit(network: &Network, request: &api::Connect) -> Result<(), ApiError> {
+    if !network.is_plain_l2() && !request.addresses.is_empty() {
+        return Err(ApiError::bad_request(
+            "has_subnet",
+            format!(
+                "network {} has subnets of its own: addresses of another IPAM are taken as they are only where there are none",
+                network.name
+            ),
+        )
+        .hint("ask for fixed addresses inside the network's subnets instead, or use a network without a subnet"));
+    }
+    if network.internal && request.default_route == Some(true) {
+        return Err(ApiError::bad_request(
+            "internal_network",
+            format!(
+                "network {} is internal: no default route leads out of it",
+                network.name
+            ),
+        )
+        .hint("leave the default route out, or use another network"));
+    }
     if network.is_plain_l2() && !request.ips.is_empty() {
         return Err(ApiError::bad_request(
             "no_subnet",

@@ -30,7 +30,7 @@ Config file:
     join = [\"10.99.0.1:6783\"]                  token = \"...\"    token-file = \"/etc/weft/token\"
     node = \"host2\"   underlay = \"10.99.0.2\"   state = \"/var/lib/weft\"
     standalone = false   workers = 4   vxlan-port = 4789   no-gso = false
-    data = \"/var/lib/weft-controller\"   listen = \"0.0.0.0:6783\"   store = \"etcd://...\"   ttl = \"24h\"
+    data = \"/var/lib/weft-controller\"   listen = \"0.0.0.0:6783\"   store = \"etcd://...\"   ttl = \"24h\"   uses = 1
 
 Exit codes: 0 done, 1 refused or failed, 2 usage.";
 
@@ -143,7 +143,8 @@ pub(crate) enum NodesVerb {
     /// List them
     #[command(alias = "list")]
     Ls,
-    /// Remove nodes from the cluster, with their endpoints and subnet blocks
+    /// Remove nodes from the cluster, with their endpoints and subnet blocks: they are cut off within a second, connected or
+    /// not, and need a new token to come back
     #[command(visible_alias = "remove")]
     Rm {
         /// Names of the nodes

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use weft_control::api::{DEFAULT_SOCKET, SOCKET_ENV};
+use weft_control::api::{DEFAULT_SOCKET, SOCKET_ENV, TOKEN_ENV};
 
 use crate::args::{Cli, Command, agent, controller, values};
 use crate::failure::Failure;
@@ -72,6 +72,8 @@ pub(crate) struct ControllerSettings {
 pub(crate) struct TokenSettings {
     pub(crate) data: PathBuf,
     pub(crate) ttl: Duration,
+    /// How many agents can join with it.
+    pub(crate) uses: u32,
 }
 
 /// Reads the config file and the environment and lays the global flags over them.
@@ -131,7 +133,7 @@ fn load_with(cli: &Cli, environment: &dyn Fn(&str) -> Option<String>) -> Result<
             .or_else(|| verbosity.map(str::to_owned))
             .or(log_from_environment)
             .or_else(|| file.log.clone()),
-        token_from_environment: environment("WEFT_TOKEN"),
+        token_from_environment: environment(TOKEN_ENV),
         file,
     })
 }
@@ -189,9 +191,15 @@ impl Settings {
     /// Flags of `weft controller token` over the file.
     pub(crate) fn controller_token(&self, flags: controller::Token) -> TokenSettings {
         TokenSettings {
-            data: self.data(flags.data),
+            data: self.controller_data(flags.of),
             ttl: flags.ttl.or(self.file.ttl).unwrap_or(DEFAULT_TOKEN_TTL),
+            uses: flags.uses.or(self.file.uses).unwrap_or(1),
         }
+    }
+
+    /// The data directory of a command on the controller's host.
+    pub(crate) fn controller_data(&self, of: controller::Of) -> PathBuf {
+        self.data(of.data)
     }
 
     fn data(&self, flag: Option<PathBuf>) -> PathBuf {

@@ -21,6 +21,7 @@ pub(crate) mod progress;
 pub(crate) mod status;
 pub(crate) mod subnet;
 mod table;
+pub(crate) mod token;
 mod units;
 
 /// Prints `value` as JSON, or the text that `text` makes of it.

@@ -44,6 +44,8 @@ pub use attachment::{Attachment, Detached, Route};
 pub const DEFAULT_SOCKET: &str = "/run/weft/weft.sock";
 /// The environment variable that names another socket.
 pub const SOCKET_ENV: &str = "WEFT_SOCKET";
+/// Environment variable with a join token for an agent.
+pub const TOKEN_ENV: &str = "WEFT_TOKEN";
 
 /// Why a request was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -480,4 +482,46 @@ pub struct Disconnect {
     /// The endpoint's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+}
+
+/// Whether a join token lets anybody in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenState {
+    /// It does.
+    Valid,
+    /// As many nodes as it is for have joined with it.
+    Used,
+    /// Its time is over.
+    Expired,
+    /// An operator took it back.
+    Revoked,
+}
+
+impl std::fmt::Display for TokenState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Valid => "valid",
+            Self::Used => "used",
+            Self::Expired => "expired",
+            Self::Revoked => "revoked",
+        })
+    }
+}
+
+/// A join token without its secret: `weft controller token ls`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenInfo {
+    /// Id: the third part of the token.
+    pub id: String,
+    /// Whether it lets anybody in.
+    pub state: TokenState,
+    /// How many nodes it is for.
+    pub uses: u32,
+    /// Names of the nodes that joined with it; ids of those that were removed since.
+    pub nodes: Vec<String>,
+    /// Seconds since 1970 from which on it is refused.
+    pub expires: u64,
+    /// Seconds until then; 0 when it has expired.
+    pub expires_in_secs: u64,
 }

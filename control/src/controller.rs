@@ -9,6 +9,7 @@
 //! | `session` | one agent: hello, the map and its changes, its requests |
 //! | `requests` | from a request to a decision to a reply |
 //! | `join` | how nodes become members |
+//! | `tokens` | join tokens: made, listed, revoked |
 //! | `admin` | the unix socket by which `weft controller token` reaches a running controller |
 //!
 //! A change is durable before anybody hears of it: the store commits, then the map in memory changes, then the sessions
@@ -23,6 +24,7 @@ mod places;
 mod requests;
 mod serve;
 mod session;
+mod tokens;
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -35,18 +37,19 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::info;
 
-use crate::channel::close;
+use crate::api::TokenInfo;
+use crate::channel::{Refusal, close};
 use crate::identity::ca::Authority;
-use crate::identity::{IdentityError, JoinToken, cert};
-use crate::model::ClusterId;
+use crate::identity::{IdentityError, JoinToken};
+use crate::model::{ClusterId, ClusterMap};
 use crate::store::redb::RedbStore;
-use crate::store::{Store, StoreError, TokenRecord};
+use crate::store::{Store, StoreError};
+use admin::{Answer, Question};
 use claims::Claims;
 use ledger::Ledger;
 use session::Sessions;
+pub use tokens::TokenSpec;
 
-/// A token lives at least a second and at most ten years.
-const TTL_SECS: std::ops::RangeInclusive<u64> = 1..=10 * 366 * 24 * 60 * 60;
 /// How long a stopping controller waits for its agents to hear of it.
 const STOP_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -107,6 +110,15 @@ pub enum ControllerError {
     /// A token's lifetime.
     #[error("a token can't live {} seconds; give --ttl between 1 second and 10 years", .0.as_secs())]
     Ttl(Duration),
+    /// How many nodes a token lets in.
+    #[error("a token can't let in {0} nodes; give --uses between 1 and 10000")]
+    Uses(u32),
+    /// No such token.
+    #[error("token {0:?} is not known; `weft controller token ls` lists the ids")]
+    UnknownToken(String),
+    /// A controller that runs refused what it was asked.
+    #[error("{0}")]
+    Refused(Refusal),
     /// The operating system.
     #[error("cannot {what}: {source}")]
     System {
@@ -228,7 +240,7 @@ impl ControllerHandle {
     /// # Errors
     /// [`ControllerError::Ttl`], [`ControllerError::Store`].
     pub async fn mint_token(&self, ttl: Duration) -> Result<JoinToken, ControllerError> {
-        self.core.mint_token(ttl).await
+        self.core.mint_token(TokenSpec::once(ttl)).await
     }
 
     /// Tells the agents and stops; the store is closed when it returns.
@@ -262,11 +274,29 @@ impl Drop for ControllerHandle {
 }
 
 impl Core {
-    async fn mint_token(&self, ttl: Duration) -> Result<JoinToken, ControllerError> {
-        let (token, record) = new_token(&self.authority, ttl)?;
-        self.ledger.put_token(record).await?;
-        info!(token = %token.id, ttl_secs = ttl.as_secs(), "join token made");
+    async fn mint_token(&self, spec: TokenSpec) -> Result<JoinToken, ControllerError> {
+        let token = tokens::mint(self.ledger.store(), &self.authority, spec).await?;
+        info!(token = %token.id, ttl_secs = spec.ttl.as_secs(), uses = spec.uses, "join token made");
         Ok(token)
+    }
+
+    async fn tokens(&self) -> Result<Vec<TokenInfo>, ControllerError> {
+        let map = self.ledger.read(|map| names_only(map));
+        tokens::list(self.ledger.store(), &map).await
+    }
+
+    async fn revoke_token(&self, id: &str) -> Result<(), ControllerError> {
+        tokens::revoke(self.ledger.store(), id).await?;
+        info!(token = id, "join token revoked");
+        Ok(())
+    }
+}
+
+/// A map with nothing but the nodes.
+fn names_only(map: &ClusterMap) -> ClusterMap {
+    ClusterMap {
+        nodes: map.nodes.clone(),
+        ..ClusterMap::default()
     }
 }
 
@@ -275,12 +305,61 @@ impl Core {
 ///
 /// # Errors
 /// [`ControllerError`]; [`StoreError::Absent`] when there is no cluster.
-pub fn mint_token(data: &Path, ttl: Duration) -> Result<JoinToken, ControllerError> {
-    check_ttl(ttl)?;
+pub fn mint_token(data: &Path, spec: TokenSpec) -> Result<JoinToken, ControllerError> {
+    let spec = spec.check()?;
+    let TokenSpec { ttl, uses } = spec;
+    let question = Question::MintToken {
+        ttl_secs: ttl.as_secs(),
+        uses,
+    };
+    match ask(data, &question)? {
+        Asked::Running(answer) => answer.token(),
+        Asked::Alone(store, runtime) => runtime.block_on(async {
+            let authority = store.authority().await?;
+            tokens::mint(&store, &authority, spec).await
+        }),
+    }
+}
+
+/// The join tokens of the cluster kept in `data`, without their secrets. Blocks; not for use inside a runtime.
+///
+/// # Errors
+/// As [`mint_token`].
+pub fn list_tokens(data: &Path) -> Result<Vec<TokenInfo>, ControllerError> {
+    match ask(data, &Question::ListTokens)? {
+        Asked::Running(answer) => Ok(answer.tokens),
+        Asked::Alone(store, runtime) => runtime.block_on(async {
+            let map = store.snapshot().await?.map;
+            tokens::list(&store, &map).await
+        }),
+    }
+}
+
+/// Makes a join token of the cluster kept in `data` worthless. Nodes that joined with it stay. Blocks; not for use inside
+/// a runtime.
+///
+/// # Errors
+/// [`ControllerError::UnknownToken`], and as [`mint_token`].
+pub fn revoke_token(data: &Path, id: &str) -> Result<(), ControllerError> {
+    match ask(data, &Question::RevokeToken { id: id.to_owned() })? {
+        Asked::Running(_) => Ok(()),
+        Asked::Alone(store, runtime) => runtime.block_on(tokens::revoke(&store, id)),
+    }
+}
+
+/// Who answered.
+enum Asked {
+    /// The controller that runs.
+    Running(Answer),
+    /// Nobody: the store is ours meanwhile.
+    Alone(RedbStore, tokio::runtime::Runtime),
+}
+
+fn ask(data: &Path, question: &Question) -> Result<Asked, ControllerError> {
     let patience = Instant::now() + STARTING_PATIENCE;
-    let store = loop {
-        match admin::ask_for_token(data, ttl) {
-            Ok(Some(token)) => return Ok(token),
+    loop {
+        match admin::ask(data, question) {
+            Ok(Some(answer)) => return Ok(Asked::Running(answer)),
             Ok(None) => {}
             // It died with our question, or is dying.
             Err(ControllerError::Admin { .. }) if Instant::now() < patience => {
@@ -290,7 +369,14 @@ pub fn mint_token(data: &Path, ttl: Duration) -> Result<JoinToken, ControllerErr
             Err(error) => return Err(error),
         }
         match RedbStore::open(data) {
-            Ok(store) => break store,
+            Ok(store) => {
+                let runtime = tokio::runtime::Builder::new_current_thread().build();
+                let runtime = runtime.map_err(|source| ControllerError::System {
+                    what: "start the runtime",
+                    source,
+                })?;
+                return Ok(Asked::Alone(store, runtime));
+            }
             Err(StoreError::Absent { .. } | StoreError::Locked { .. })
                 if Instant::now() < patience =>
             {
@@ -298,10 +384,7 @@ pub fn mint_token(data: &Path, ttl: Duration) -> Result<JoinToken, ControllerErr
             }
             Err(error) => return Err(error.into()),
         }
-    };
-    let (token, record) = new_token(&store.authority_now()?, ttl)?;
-    store.put_token_now(record)?;
-    Ok(token)
+    }
 }
 
 /// Opens the store. A token that is just being minted, or a controller that is just dying, holds it for a moment only.
@@ -315,29 +398,6 @@ fn open_store(data: &Path) -> Result<RedbStore, StoreError> {
             result => return result,
         }
     }
-}
-
-fn check_ttl(ttl: Duration) -> Result<(), ControllerError> {
-    if TTL_SECS.contains(&ttl.as_secs()) {
-        Ok(())
-    } else {
-        Err(ControllerError::Ttl(ttl))
-    }
-}
-
-fn new_token(
-    authority: &Authority,
-    ttl: Duration,
-) -> Result<(JoinToken, TokenRecord), ControllerError> {
-    check_ttl(ttl)?;
-    let token = JoinToken::mint(cert::fingerprint(authority.cert()));
-    let record = TokenRecord {
-        id: token.id.0.clone(),
-        secret_digest: token.secret.digest(),
-        expires: unix_now() + ttl.as_secs(),
-        used_by: None,
-    };
-    Ok((token, record))
 }
 
 /// Returns when the controller is to stop, or its handle is gone.

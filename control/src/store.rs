@@ -78,6 +78,12 @@ pub enum StoreError {
         /// As it is.
         found: Revision,
     },
+    /// Somebody else used or revoked the token.
+    #[error("token {id} was changed by another controller")]
+    TokenConflict {
+        /// Which.
+        id: String,
+    },
     /// The cluster's authority could not be made.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -101,9 +107,52 @@ pub struct TokenRecord {
     pub secret_digest: String,
     /// Seconds since 1970 from which on it is refused.
     pub expires: u64,
-    /// The node that joined with it; nobody else can then.
+    /// How many nodes it lets in.
+    #[serde(default = "one")]
+    pub uses: u32,
+    /// The nodes that joined with it, in that order; each may show it again.
+    #[serde(default, deserialize_with = "none_one_or_many")]
+    pub used_by: Vec<NodeId>,
+    /// Nobody gets in with it any more.
     #[serde(default)]
-    pub used_by: Option<NodeId>,
+    pub revoked: bool,
+}
+
+impl TokenRecord {
+    /// Expired tokens are forgotten after this many seconds, so that their bearer is told what happened to them.
+    pub const MEMORY_SECS: u64 = 7 * 24 * 60 * 60;
+
+    /// Whether nobody needs to hear of it any more, `now` in seconds since 1970.
+    pub fn is_forgotten(&self, now: u64) -> bool {
+        self.expires.saturating_add(Self::MEMORY_SECS) <= now
+    }
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// Before tokens had a number of uses there was one node or none.
+fn none_one_or_many<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<NodeId>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum UsedBy {
+        Many(Vec<NodeId>),
+        One(Option<NodeId>),
+    }
+    Ok(match UsedBy::deserialize(from)? {
+        UsedBy::Many(nodes) => nodes,
+        UsedBy::One(node) => node.into_iter().collect(),
+    })
+}
+
+/// A token as it is to be, if it still is as it was: two controllers may work on one token at the same time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenWrite {
+    /// As the writer found it; `None` for a new one.
+    pub before: Option<TokenRecord>,
+    /// As it is to be.
+    pub after: TokenRecord,
 }
 
 /// What is to be written at once, or not at all.
@@ -111,8 +160,8 @@ pub struct TokenRecord {
 pub struct Commit {
     /// Changes of the map, in order.
     pub changes: Vec<Change>,
-    /// A token that is new or replaces the one of that id.
-    pub token: Option<TokenRecord>,
+    /// A token that is used up by them.
+    pub token: Option<TokenWrite>,
 }
 
 /// What a controller starts from.
@@ -135,10 +184,17 @@ pub trait Store: fmt::Debug + Send + Sync {
     fn authority(&self) -> Promise<'_, Authority>;
 
     /// Writes changes if the map is still at `expected`, and tells the new revision. Durable when it returns.
+    /// [`StoreError::Conflict`] or [`StoreError::TokenConflict`] if somebody was faster.
     fn commit(&self, expected: Revision, commit: Commit) -> Promise<'_, Revision>;
 
     /// The token of that id.
     fn token(&self, id: String) -> Promise<'_, Option<TokenRecord>>;
+
+    /// All tokens that aren't forgotten, in order of their ids.
+    fn tokens(&self) -> Promise<'_, Vec<TokenRecord>>;
+
+    /// Writes a token without touching the map. [`StoreError::TokenConflict`] if somebody was faster.
+    fn put_token(&self, write: TokenWrite) -> Promise<'_, ()>;
 
     /// Begins a new life: the store was set back. Returns the new incarnation.
     fn reincarnate(&self) -> Promise<'_, String>;

@@ -142,11 +142,6 @@ fn a_node_that_is_lost_for_good_is_removed_with_all_it_had() {
     let c1 = pair.lab.container(&pair.host1, "blue", "c1", &[]);
     let c2 = pair.lab.container(&pair.host2, "blue", "c2", &[]);
     ping(&c1.ns, c2.ip());
-    let refusal = pair.host1.refused(&["nodes", "rm", "host2"]);
-    assert!(
-        refusal.message.contains("host2"),
-        "a node that is connected stays: {refusal:?}"
-    );
     pair.host2.kill_agent();
     c2.ns.delete();
     wait_for(

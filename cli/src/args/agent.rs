@@ -42,7 +42,7 @@ pub(crate) struct Run {
     #[arg(long, value_name = "TOKEN", value_parser = NonEmptyStringValueParser::new())]
     #[arg(conflicts_with = "token_file")]
     pub(crate) token: Option<String>,
-    /// File with the join token, so that it is in no process list
+    /// File with the join token
     #[arg(long, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
     /// This node's name, unique in the cluster [default: the host's name, the first time]

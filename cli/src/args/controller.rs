@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 
 use super::values;
@@ -13,7 +14,7 @@ use super::values;
 pub(crate) enum Controller {
     /// Run a controller until SIGTERM or SIGINT; the first start makes a new cluster
     Run(Run),
-    /// Print a token with which one agent can join the cluster
+    /// Print a token with which one agent, or --uses N, can join the cluster; list and revoke tokens
     Token(Token),
 }
 
@@ -32,13 +33,46 @@ pub(crate) struct Run {
     pub(crate) store: Option<String>,
 }
 
-/// Flags of `weft controller token`; the config file has the same keys.
+/// Flags of `weft controller token`, alone or with a verb; the config file has the same keys.
 #[derive(Debug, Default, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Token {
-    /// The controller's data directory [default: /var/lib/weft-controller]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) data: Option<PathBuf>,
+    /// What to do; make a token when not said.
+    #[command(subcommand)]
+    pub(crate) verb: Option<TokenVerb>,
+    /// Whose cluster.
+    #[command(flatten)]
+    pub(crate) of: Of,
     /// How long the token can be used, like `90m` or `24h` [default: 24h]
     #[arg(long, value_name = "DURATION", value_parser = values::duration)]
     pub(crate) ttl: Option<Duration>,
+    /// How many agents can join with it [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) uses: Option<u32>,
+}
+
+/// Which cluster a command on the controller's host is about.
+#[derive(Debug, Default, Args)]
+pub(crate) struct Of {
+    /// The controller's data directory [default: /var/lib/weft-controller]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+}
+
+/// What can be done with join tokens.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenVerb {
+    /// List them, without their secrets
+    #[command(alias = "list")]
+    Ls(Of),
+    /// Revoke tokens: nobody joins with them any more; who did stays in
+    #[command(visible_alias = "revoke", alias = "remove")]
+    Rm {
+        /// Their ids, as `ls` shows them
+        #[arg(required = true, value_name = "ID", value_parser = NonEmptyStringValueParser::new())]
+        ids: Vec<String>,
+        /// Whose cluster.
+        #[command(flatten)]
+        of: Of,
+    },
 }

@@ -12,7 +12,7 @@ use crate::args::values;
 use crate::failure::Failure;
 
 /// Every key the file may have, in the order of the manual.
-pub(super) const KEYS: [&str; 17] = [
+pub(super) const KEYS: [&str; 18] = [
     "socket",
     "json",
     "log",
@@ -30,6 +30,7 @@ pub(super) const KEYS: [&str; 17] = [
     "listen",
     "store",
     "ttl",
+    "uses",
 ];
 
 /// What a config file says.
@@ -52,6 +53,7 @@ pub(super) struct File {
     pub(super) listen: Option<SocketAddr>,
     pub(super) store: Option<String>,
     pub(super) ttl: Option<Duration>,
+    pub(super) uses: Option<u32>,
 }
 
 impl File {
@@ -113,6 +115,7 @@ impl File {
             listen: keys.parsed("listen", values::controller_address)?,
             store: keys.text("store")?,
             ttl: keys.parsed("ttl", values::duration)?,
+            uses: keys.number("uses", 10_000)?.map(u32::from),
         };
         file.check_pairs(path)?;
         Ok(file)

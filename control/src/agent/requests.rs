@@ -126,9 +126,7 @@ impl Agent {
     }
 
     pub(super) async fn node_rm(&self, name: String) -> Result<(), ApiError> {
-        self.ask(Request::RemoveNode { name, force: false })
-            .await
-            .map(drop)
+        self.ask(Request::RemoveNode { name }).await.map(drop)
     }
 
     /// `weft nodes`: the map's nodes, and who is connected as far as the controller can be asked.

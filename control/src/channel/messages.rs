@@ -261,13 +261,10 @@ pub enum Request {
         /// All of them.
         endpoints: Vec<Endpoint>,
     },
-    /// Remove a node with all that is on it; its certificate is refused from then on.
+    /// Remove a node with all that is on it; its session ends and its certificate is refused from then on.
     RemoveNode {
         /// Which.
         name: String,
-        /// Even if it is connected.
-        #[serde(default)]
-        force: bool,
     },
     /// Who is connected, and the newest revision.
     Presence,

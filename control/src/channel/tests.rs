@@ -101,7 +101,7 @@ fn requests() -> impl Strategy<Value = Request> {
         name.prop_map(|id| Request::DeleteEndpoint { id: EndpointId(id) }),
         prop::collection::vec(endpoint(), 0..4)
             .prop_map(|endpoints| Request::SyncEndpoints { endpoints }),
-        (name, any::<bool>()).prop_map(|(name, force)| Request::RemoveNode { name, force }),
+        name.prop_map(|name| Request::RemoveNode { name }),
         Just(Request::Presence),
     ]
 }

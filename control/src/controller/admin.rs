@@ -16,28 +16,70 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::{ControllerError, Core, stopped};
+use super::{ControllerError, Core, TokenSpec, stopped};
+use crate::api::TokenInfo;
 use crate::channel::{Refusal, codec};
-use crate::identity::JoinToken;
+use crate::identity::{JoinToken, TokenError};
 
 /// The socket's name in the data directory.
 const SOCKET_NAME: &str = "admin.sock";
 /// Both sides are on one host.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Question and answer are short.
+/// A question is short.
 const MAX_BYTES: usize = 4096;
 /// What a socket's address takes (`sun_path`), less some room.
 const MAX_PATH_BYTES: usize = 100;
 
-#[derive(Debug, Serialize, Deserialize)]
+/// What can be asked of a controller on its own host.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Question {
-    MintToken { ttl_secs: u64 },
+pub(super) enum Question {
+    /// A new join token.
+    MintToken {
+        /// How long it can be used.
+        ttl_secs: u64,
+        /// How many nodes it lets in.
+        #[serde(default = "one")]
+        uses: u32,
+    },
+    /// All join tokens.
+    ListTokens,
+    /// Make a join token worthless.
+    RevokeToken {
+        /// Which.
+        id: String,
+    },
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-struct Minted {
+fn one() -> u32 {
+    1
+}
+
+/// Which fields say something depends on the question.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Answer {
+    /// `MintToken`: the token's text.
+    #[serde(default)]
     token: String,
+    /// `ListTokens`.
+    #[serde(default)]
+    pub(super) tokens: Vec<TokenInfo>,
+}
+
+impl Answer {
+    /// # Errors
+    /// [`ControllerError::Refused`]: the controller answered something else.
+    pub(super) fn token(&self) -> Result<JoinToken, ControllerError> {
+        self.token.parse().map_err(|error: TokenError| {
+            ControllerError::Refused(
+                Refusal::new(
+                    "bad_answer",
+                    format!("the controller's answer is no token: {error}"),
+                )
+                .hint("use the same version of weft as the controller that runs"),
+            )
+        })
+    }
 }
 
 /// A path short enough for a socket's address, and the directory it may go through.
@@ -102,14 +144,11 @@ async fn answer(core: &Core, mut stream: tokio::net::UnixStream) -> io::Result<(
     let length = codec::decode_length(prefix, MAX_BYTES).map_err(io::Error::other)?;
     let mut bytes = vec![0; length];
     stream.read_exact(&mut bytes).await?;
-    let answer: Result<Minted, Refusal> = match codec::decode(&bytes) {
-        Ok(Question::MintToken { ttl_secs }) => core
-            .mint_token(Duration::from_secs(ttl_secs))
-            .await
-            .map(|token| Minted {
-                token: token.to_string(),
-            })
-            .map_err(|error| Refusal::new("token", error.to_string())),
+    let answer: Result<Answer, Refusal> = match codec::decode(&bytes) {
+        Ok(question) => core.answer(question).await.map_err(|error| match error {
+            ControllerError::UnknownToken(_) => Refusal::new("unknown_token", error.to_string()),
+            error => Refusal::new("token", error.to_string()),
+        }),
         Err(error) => Err(Refusal::new("bad_request", error.to_string())),
     };
     stream
@@ -117,11 +156,31 @@ async fn answer(core: &Core, mut stream: tokio::net::UnixStream) -> io::Result<(
         .await
 }
 
-/// Asks the controller that runs on `data` for a token; `None` when none runs. Blocks.
-pub(super) fn ask_for_token(
-    data: &Path,
-    ttl: Duration,
-) -> Result<Option<JoinToken>, ControllerError> {
+impl Core {
+    async fn answer(&self, question: Question) -> Result<Answer, ControllerError> {
+        match question {
+            Question::MintToken { ttl_secs, uses } => {
+                let ttl = Duration::from_secs(ttl_secs);
+                let token = self.mint_token(TokenSpec { ttl, uses }).await?;
+                Ok(Answer {
+                    token: token.to_string(),
+                    ..Answer::default()
+                })
+            }
+            Question::ListTokens => Ok(Answer {
+                tokens: self.tokens().await?,
+                ..Answer::default()
+            }),
+            Question::RevokeToken { id } => {
+                self.revoke_token(&id).await?;
+                Ok(Answer::default())
+            }
+        }
+    }
+}
+
+/// Asks the controller that runs on `data`; `None` when none runs. Blocks.
+pub(super) fn ask(data: &Path, question: &Question) -> Result<Option<Answer>, ControllerError> {
     let path = data.join(SOCKET_NAME);
     let failed = failed("ask the controller at", &path);
     let Ok((short, _dir)) = reachable(data) else {
@@ -139,25 +198,18 @@ pub(super) fn ask_for_token(
             };
         }
     };
-    let answer = exchange(&mut stream, ttl).map_err(&failed)?;
-    let minted = answer.map_err(|refusal| failed(io::Error::other(refusal)))?;
-    minted
-        .token
-        .parse()
-        .map(Some)
-        .map_err(|error| failed(io::Error::other(error)))
+    let answer = exchange(&mut stream, question).map_err(&failed)?;
+    answer.map(Some).map_err(ControllerError::Refused)
 }
 
-fn exchange(stream: &mut UnixStream, ttl: Duration) -> io::Result<Result<Minted, Refusal>> {
+fn exchange(stream: &mut UnixStream, question: &Question) -> io::Result<Result<Answer, Refusal>> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    let question = Question::MintToken {
-        ttl_secs: ttl.as_secs(),
-    };
-    stream.write_all(&codec::encode(&question).map_err(io::Error::other)?)?;
+    stream.write_all(&codec::encode(question).map_err(io::Error::other)?)?;
     let mut prefix = [0; 4];
     stream.read_exact(&mut prefix)?;
-    let length = codec::decode_length(prefix, MAX_BYTES).map_err(io::Error::other)?;
+    let length =
+        codec::decode_length(prefix, codec::MAX_MESSAGE_BYTES).map_err(io::Error::other)?;
     let mut bytes = vec![0; length];
     stream.read_exact(&mut bytes)?;
     codec::decode(&bytes).map_err(io::Error::other)

@@ -50,7 +50,7 @@ fn find_network_by_id<'a>(map: &'a ClusterMap, id: &NetworkId) -> Decision<&'a N
 }
 
 /// A node's name, or its id when it has gone.
-fn node_name(map: &ClusterMap, node: &NodeId) -> String {
+pub(super) fn node_name(map: &ClusterMap, node: &NodeId) -> String {
     map.nodes
         .get(node)
         .map_or_else(|| node.to_string(), |node| node.object.name.clone())
@@ -66,7 +66,7 @@ fn describe(map: &ClusterMap, endpoint: &Endpoint) -> String {
 }
 
 /// Up to three names and how many more there are.
-fn enumerate(names: &[String]) -> String {
+pub(super) fn enumerate(names: &[String]) -> String {
     let shown = names
         .iter()
         .take(NAMED)

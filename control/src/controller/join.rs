@@ -7,7 +7,8 @@ use quinn::{Connection, VarInt};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use super::decide::node;
+use super::decide::{enumerate, node, node_name};
+use super::ledger::TOKEN_CHANGED;
 use super::session::{hello_bytes, read_hello, refuse};
 use super::{Core, unix_now};
 use crate::channel::messages::{JoinHello, JoinWelcome};
@@ -15,7 +16,7 @@ use crate::channel::{FRAME_PATIENCE, Refusal, close, send};
 use crate::identity::TokenSecret;
 use crate::identity::ca::Applicant;
 use crate::model::NodeId;
-use crate::store::TokenRecord;
+use crate::store::{TokenRecord, TokenWrite};
 
 /// Serves a node that isn't a member yet: one question, one answer.
 pub(super) async fn serve(core: Arc<Core>, connection: Connection) {
@@ -50,15 +51,28 @@ async fn answer(core: &Core, connection: &Connection) -> Result<(), String> {
     }
 }
 
+/// Another controller that takes a node by the same token comes first: the token is looked at again this often.
+const TRIES: usize = 8;
+
 impl Core {
     /// A join that fails leaves the token as it was; one that is asked for again by the same key is answered again.
     async fn join(&self, hello: JoinHello) -> Result<JoinWelcome, Refusal> {
+        let _one_at_a_time = self.joining.lock().await;
+        for _ in 1..TRIES {
+            match self.try_join(&hello).await {
+                Err(refusal) if refusal.code == TOKEN_CHANGED => {}
+                answer => return answer,
+            }
+        }
+        self.try_join(&hello).await
+    }
+
+    async fn try_join(&self, hello: &JoinHello) -> Result<JoinWelcome, Refusal> {
         let applicant =
             Applicant::from_csr(&hello.csr).map_err(|why| Refusal::new("bad_request", why))?;
         let node = applicant.node().clone();
-        let _one_at_a_time = self.joining.lock().await;
-        let mut token = self.find_token(&hello).await?;
-        self.check_unused(&token, &node)?;
+        let before = self.find_token(hello).await?;
+        let token = self.use_up(before, &node)?;
         let failed = |error| {
             tracing::error!(%error, "a node's certificate could not be made");
             Refusal::new(
@@ -71,7 +85,6 @@ impl Core {
             .authority
             .sign_node(applicant, &hello.node_name)
             .map_err(failed)?;
-        token.used_by = Some(node.clone());
         let joined = (hello.node_name.as_str(), &hello.facts);
         self.ledger
             .decide_with_token(token, |map| node::join(map, &node, joined))
@@ -99,6 +112,11 @@ impl Core {
         let secret = TokenSecret::from_hex(&hello.secret).ok_or_else(wrong)?;
         let (given, kept) = (secret.digest(), record.secret_digest.as_bytes());
         verify_slices_are_equal(given.as_bytes(), kept).map_err(|_| wrong())?;
+        if record.revoked {
+            return Err(
+                Refusal::new("token_revoked", format!("token {id} was revoked")).hint(fresh),
+            );
+        }
         let now = unix_now();
         if record.expires <= now {
             let ago = std::time::Duration::from_secs(now - record.expires);
@@ -110,19 +128,41 @@ impl Core {
         Ok(record)
     }
 
-    /// A token lets one node in. The same node may show it again, as long as it wasn't removed since.
-    fn check_unused(&self, token: &TokenRecord, node: &NodeId) -> Result<(), Refusal> {
-        let Some(used_by) = &token.used_by else {
-            return Ok(());
-        };
-        let member = self
-            .ledger
-            .read(|map| map.nodes.get(used_by).map(|node| node.object.name.clone()));
-        if used_by == node && member.is_some() {
-            return Ok(());
+    /// A token lets so many nodes in. One of them may show it again, as long as it wasn't removed since.
+    fn use_up(&self, before: TokenRecord, node: &NodeId) -> Result<TokenWrite, Refusal> {
+        let mut after = before.clone();
+        let names = self.ledger.read(|map| {
+            let known = before.used_by.iter();
+            let known = known.map(|id| (id, map.nodes.get(id)));
+            if known
+                .clone()
+                .any(|(id, member)| id == node && member.is_some())
+            {
+                return None;
+            }
+            Some(known.map(|(id, _)| node_name(map, id)).collect::<Vec<_>>())
+        });
+        if let Some(names) = names {
+            let uses = before.uses as usize;
+            if before.used_by.len() >= uses || before.used_by.contains(node) {
+                let for_how_many = if uses == 1 {
+                    "a token lets in one node".to_owned()
+                } else {
+                    format!("it lets in {uses} nodes")
+                };
+                return Err(Refusal::new(
+                    "token_used",
+                    format!("token {} was used by node {}", before.id, enumerate(&names)),
+                )
+                .hint(format!(
+                    "{for_how_many}: make a new one with `weft controller token` on the controller"
+                )));
+            }
+            after.used_by.push(node.clone());
         }
-        let by = member.unwrap_or_else(|| used_by.to_string());
-        Err(Refusal::new("token_used", format!("token {} was used by node {by}", token.id))
-            .hint("a token lets in one node: make a new one with `weft controller token` on the controller"))
+        Ok(TokenWrite {
+            before: Some(before),
+            after,
+        })
     }
 }

@@ -10,7 +10,7 @@ use tracing::{error, warn};
 use super::decide::Decision;
 use crate::channel::Refusal;
 use crate::model::{Change, ClusterMap, Revision};
-use crate::store::{Commit, LOG_KEEP, Store, StoreError, TokenRecord};
+use crate::store::{Commit, LOG_KEEP, Store, StoreError, TokenRecord, TokenWrite};
 
 /// The map with its store.
 ///
@@ -103,7 +103,7 @@ impl Ledger {
     /// The same with a token that is used up by it.
     pub(super) async fn decide_with_token(
         &self,
-        token: TokenRecord,
+        token: TokenWrite,
         decide: impl FnOnce(&ClusterMap) -> Decision<Vec<Change>>,
     ) -> Decision<Revision> {
         let writing = self.begin().await;
@@ -121,7 +121,7 @@ impl Ledger {
         &self,
         writing: OwnedMutexGuard<()>,
         changes: Vec<Change>,
-        token: Option<TokenRecord>,
+        token: Option<TokenWrite>,
     ) -> Decision<Revision> {
         if changes.is_empty() && token.is_none() {
             return Ok(self.revision());
@@ -134,7 +134,7 @@ impl Ledger {
         });
         match written.await {
             Ok(written) => written.map_err(|error| refuse(&error)),
-            Err(error) => Err(refuse(&error)),
+            Err(error) => Err(failed(&error)),
         }
     }
 
@@ -187,9 +187,9 @@ impl Ledger {
         token.map_err(|error| refuse(&error))
     }
 
-    pub(super) async fn put_token(&self, token: TokenRecord) -> Result<(), StoreError> {
-        let _writing = self.begin().await;
-        self.book.write(Vec::new(), Some(token)).await.map(drop)
+    /// Where tokens are; they have nothing to do with the map's order.
+    pub(super) fn store(&self) -> &dyn Store {
+        &*self.book.store
     }
 }
 
@@ -209,7 +209,7 @@ impl Book {
     async fn write(
         &self,
         changes: Vec<Change>,
-        token: Option<TokenRecord>,
+        token: Option<TokenWrite>,
     ) -> Result<Revision, StoreError> {
         let before = self.revision();
         let commit = Commit {
@@ -231,7 +231,19 @@ impl Book {
     }
 }
 
-fn refuse(error: &dyn std::fmt::Display) -> Refusal {
+/// Code of the refusal of a join whose token was changed meanwhile, by another controller.
+pub(super) const TOKEN_CHANGED: &str = "token_changed";
+
+fn refuse(error: &StoreError) -> Refusal {
+    match error {
+        StoreError::TokenConflict { .. } => {
+            Refusal::new(TOKEN_CHANGED, error.to_string()).hint("try again")
+        }
+        error => failed(error),
+    }
+}
+
+fn failed(error: &dyn std::fmt::Display) -> Refusal {
     error!(%error, "the store failed");
     Refusal::new(
         "store_failed",

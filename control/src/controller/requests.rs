@@ -52,7 +52,7 @@ impl Core {
                 self.change(|map| network::remove_vtep(map, &network, address))
                     .await?
             }
-            Request::RemoveNode { name, force } => self.remove_node(name, force).await?,
+            Request::RemoveNode { name } => self.remove_node(from, &name).await?,
             Request::Presence => {
                 let connected = self.sessions.connected();
                 return Ok(Reply {
@@ -149,10 +149,8 @@ impl Core {
         decided.map(|(revision, ())| revision)
     }
 
-    async fn remove_node(&self, name: String, force: bool) -> Decision<Revision> {
-        let decide = |map: &ClusterMap| {
-            node::remove(map, &name, |id| !force && self.sessions.is_connected(id))
-        };
+    async fn remove_node(&self, from: &NodeId, name: &str) -> Decision<Revision> {
+        let decide = |map: &ClusterMap| node::remove(map, from, name);
         let (revision, id) = self.ledger.decide(decide).await?;
         info!(node = %name, "node removed");
         self.sessions.expel(&id);

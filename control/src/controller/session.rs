@@ -128,10 +128,30 @@ pub(super) async fn serve(core: Arc<Core>, connection: Connection, subject: Subj
             ended.err().map_or_else(|| "the controller is stopping".to_owned(), |error| error.to_string())
         }
         error = take_requests(&core, &connection, &subject.node) => error.to_string(),
+        () = removal(&core, &subject.node) => {
+            core.sessions.expel(&subject.node);
+            "the node was removed".to_owned()
+        }
     };
     core.sessions.leave(&subject.node, &connection);
     connection.close(VarInt::from_u32(close::DONE), b"session ended");
     info!(node = %subject.name, reason = %why, "agent disconnected");
+}
+
+/// Returns when the node is a member no more, whichever controller decided that, and however slowly it reads what it is
+/// told.
+async fn removal(core: &Core, node: &NodeId) {
+    let mut revisions = core.ledger.revisions();
+    loop {
+        revisions.borrow_and_update();
+        if !core.ledger.read(|map| map.nodes.contains_key(node)) {
+            return;
+        }
+        if revisions.changed().await.is_err() {
+            // The controller is stopping: others tell.
+            return std::future::pending().await;
+        }
+    }
 }
 
 /// What every version of a hello has.

@@ -106,6 +106,13 @@ impl Keeper {
             .unwrap()
     }
 
+    /// A token for several nodes.
+    async fn several(&self, uses: u32) -> JoinToken {
+        let ttl = Duration::from_secs(60);
+        let minted = self.handle().core.mint_token(TokenSpec { ttl, uses });
+        minted.await.unwrap()
+    }
+
     async fn join(&self, name: &str, dir: &TempDir) -> Result<Identity, JoinError> {
         let token = self.token().await;
         join(&[self.listen], &token, &request(name), dir.path()).await

@@ -286,6 +286,8 @@ fn spawn(path: &Path, exe: &Path) -> Result<Child, HolderError> {
         .arg("fd-holder")
         .arg("--socket")
         .arg(socket)
+        // The agent's way in is nothing that has to stay around.
+        .env_remove(crate::api::TOKEN_ENV)
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::null())

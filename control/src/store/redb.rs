@@ -18,7 +18,7 @@ use ::redb::{ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTrans
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Commit, LOG_KEEP, Promise, Snapshot, Store, StoreError, TokenRecord};
+use super::{Commit, LOG_KEEP, Promise, Snapshot, Store, StoreError, TokenRecord, TokenWrite};
 use crate::identity::ca::Authority;
 use crate::identity::make_dir;
 use crate::model::{Change, ClusterId, ClusterMap, Key, Object, Revision, Versioned};
@@ -29,8 +29,6 @@ pub const FILE_NAME: &str = "weft.redb";
 const LAYOUT: u64 = 1;
 /// Changes above `LOG_KEEP` that may pile up before the log is cut.
 const LOG_SLACK: u64 = 1024;
-/// Expired tokens are forgotten after this long, so that their bearer is told what happened to them.
-const TOKEN_MEMORY_SECS: u64 = 7 * 24 * 60 * 60;
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const OBJECTS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("objects");
@@ -87,28 +85,6 @@ impl RedbStore {
         Ok(store)
     }
 
-    /// The cluster's authority. Blocks.
-    ///
-    /// # Errors
-    /// [`StoreError::Corrupt`].
-    pub fn authority_now(&self) -> Result<Authority, StoreError> {
-        self.file.guarded(OpenFile::authority)
-    }
-
-    /// Writes a token. Blocks.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub fn put_token_now(&self, token: TokenRecord) -> Result<(), StoreError> {
-        self.file.guarded(|file| {
-            let commit = Commit {
-                changes: Vec::new(),
-                token: Some(token),
-            };
-            file.commit(file.revision()?, commit).map(drop)
-        })
-    }
-
     fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&OpenFile) -> Result<T, StoreError> + Send + 'static,
@@ -137,6 +113,14 @@ impl Store for RedbStore {
 
     fn token(&self, id: String) -> Promise<'_, Option<TokenRecord>> {
         self.blocking(move |file| file.token(&id))
+    }
+
+    fn tokens(&self) -> Promise<'_, Vec<TokenRecord>> {
+        self.blocking(OpenFile::tokens)
+    }
+
+    fn put_token(&self, write: TokenWrite) -> Promise<'_, ()> {
+        self.blocking(move |file| file.write(|transaction| file.write_token(transaction, write)))
     }
 
     fn reincarnate(&self) -> Promise<'_, String> {
@@ -305,7 +289,7 @@ impl OpenFile {
             meta.insert("revision", revision.to_be_bytes().as_slice())
                 .map_err(|error| self.failed(error))?;
             if let Some(token) = commit.token {
-                self.write_token(transaction, &token)?;
+                self.write_token(transaction, token)?;
             }
             Ok(revision)
         })
@@ -362,24 +346,48 @@ impl OpenFile {
     fn write_token(
         &self,
         transaction: &WriteTransaction,
-        token: &TokenRecord,
+        TokenWrite { before, after }: TokenWrite,
     ) -> Result<(), StoreError> {
         let mut tokens = transaction
             .open_table(TOKENS)
             .map_err(|error| self.failed(error))?;
+        let found = {
+            let value = tokens.get(after.id.as_str());
+            let value = value.map_err(|error| self.failed(error))?;
+            value.map(|value| self.decode(value.value())).transpose()?
+        };
+        if found != before {
+            return Err(StoreError::TokenConflict { id: after.id });
+        }
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_secs());
         tokens
             .retain(|_, value| {
                 let old: Result<TokenRecord, _> = ciborium::from_reader(value);
-                old.is_ok_and(|old| old.expires.saturating_add(TOKEN_MEMORY_SECS) > now)
+                old.is_ok_and(|old| !old.is_forgotten(now))
             })
             .map_err(|error| self.failed(error))?;
         tokens
-            .insert(token.id.as_str(), encode(token).as_slice())
+            .insert(after.id.as_str(), encode(&after).as_slice())
             .map(drop)
             .map_err(|error| self.failed(error))
+    }
+
+    fn tokens(&self) -> Result<Vec<TokenRecord>, StoreError> {
+        let transaction = self
+            .database()
+            .begin_read()
+            .map_err(|error| self.failed(error))?;
+        let table = transaction
+            .open_table(TOKENS)
+            .map_err(|error| self.failed(error))?;
+        let rows = table.iter().map_err(|error| self.failed(error))?;
+        rows.map(|row| {
+            let (_, value) = row.map_err(|error| self.failed(error))?;
+            self.decode(value.value())
+        })
+        .collect()
     }
 
     fn token(&self, id: &str) -> Result<Option<TokenRecord>, StoreError> {

@@ -116,52 +116,118 @@ async fn old_changes_are_forgotten_and_the_rest_has_no_gap() {
     }
 }
 
+fn a_token(id: &str) -> TokenRecord {
+    TokenRecord {
+        id: id.to_owned(),
+        secret_digest: "d".to_owned(),
+        expires: u64::MAX,
+        uses: 1,
+        used_by: Vec::new(),
+        revoked: false,
+    }
+}
+
+fn write(before: Option<&TokenRecord>, after: &TokenRecord) -> TokenWrite {
+    TokenWrite {
+        before: before.cloned(),
+        after: after.clone(),
+    }
+}
+
 #[tokio::test]
 async fn a_token_is_written_with_the_changes_that_use_it_up() {
     let dir = tempfile::tempdir().unwrap();
     let store = RedbStore::open_or_make(dir.path()).unwrap();
-    let token = TokenRecord {
-        id: "t".to_owned(),
-        secret_digest: "d".to_owned(),
-        expires: u64::MAX,
-        used_by: None,
-    };
-    store.put_token_now(token.clone()).unwrap();
-    assert_eq!(
-        store.token("t".to_owned()).await.unwrap(),
-        Some(token.clone())
-    );
+    let token = a_token("t");
+    store.put_token(write(None, &token)).await.unwrap();
+    let found = || store.token("t".to_owned());
+    assert_eq!(found().await.unwrap(), Some(token.clone()));
     assert_eq!(store.token("u".to_owned()).await.unwrap(), None);
     let used = TokenRecord {
-        used_by: Some(NodeId("n".to_owned())),
+        used_by: vec![NodeId("n".to_owned())],
         ..token.clone()
     };
-    let commit = |token| Commit {
+    let commit = |before: &TokenRecord| Commit {
         changes: vec![node(1)],
-        token: Some(token),
+        token: Some(write(Some(before), &used)),
     };
-    store.commit(7, commit(used.clone())).await.unwrap_err();
-    assert_eq!(
-        store.token("t".to_owned()).await.unwrap(),
-        Some(token.clone())
-    );
-    store.commit(0, commit(used.clone())).await.unwrap();
-    assert_eq!(store.token("t".to_owned()).await.unwrap(), Some(used));
+    store.commit(7, commit(&token)).await.unwrap_err();
+    assert_eq!(found().await.unwrap(), Some(token.clone()));
+    store.commit(0, commit(&token)).await.unwrap();
+    assert_eq!(found().await.unwrap(), Some(used.clone()));
     // Long after it expired nobody asks for it any more.
-    let old = TokenRecord {
-        id: "old".to_owned(),
+    let old = |id| TokenRecord {
         expires: 1,
-        ..token
+        ..a_token(id)
     };
-    store.put_token_now(old.clone()).unwrap();
+    store.put_token(write(None, &old("old"))).await.unwrap();
     assert!(store.token("old".to_owned()).await.unwrap().is_some());
-    store
-        .put_token_now(TokenRecord {
-            id: "v".to_owned(),
-            ..old
-        })
-        .unwrap();
+    store.put_token(write(None, &old("v"))).await.unwrap();
     assert!(store.token("old".to_owned()).await.unwrap().is_none());
+    let all = store.tokens().await.unwrap();
+    assert_eq!(all, [used, old("v")]);
+}
+
+#[tokio::test]
+async fn of_two_who_use_a_token_up_one_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = RedbStore::open_or_make(dir.path()).unwrap();
+    let token = a_token("t");
+    store.put_token(write(None, &token)).await.unwrap();
+    let revoked = TokenRecord {
+        revoked: true,
+        ..token.clone()
+    };
+    store
+        .put_token(write(Some(&token), &revoked))
+        .await
+        .unwrap();
+    let used = TokenRecord {
+        used_by: vec![NodeId("n".to_owned())],
+        ..token.clone()
+    };
+    let late = Commit {
+        changes: vec![node(1)],
+        token: Some(write(Some(&token), &used)),
+    };
+    let error = store.commit(0, late).await.unwrap_err();
+    assert!(
+        matches!(&error, StoreError::TokenConflict { id } if id == "t"),
+        "{error}"
+    );
+    // Not half of it either.
+    let snapshot = store.snapshot().await.unwrap();
+    assert_eq!((snapshot.map.revision, snapshot.map.nodes.len()), (0, 0));
+    assert_eq!(store.tokens().await.unwrap(), [revoked]);
+    let again = store.put_token(write(None, &token)).await.unwrap_err();
+    assert!(matches!(again, StoreError::TokenConflict { .. }), "{again}");
+}
+
+#[test]
+fn tokens_of_an_older_weft_can_be_read() {
+    #[derive(Serialize)]
+    struct Old {
+        id: &'static str,
+        secret_digest: &'static str,
+        expires: u64,
+        used_by: Option<NodeId>,
+    }
+    for used_by in [None, Some(NodeId("n".to_owned()))] {
+        let old = Old {
+            id: "t",
+            secret_digest: "d",
+            expires: u64::MAX,
+            used_by: used_by.clone(),
+        };
+        let mut bytes = Vec::new();
+        ciborium::into_writer(&old, &mut bytes).unwrap();
+        let read: TokenRecord = ciborium::from_reader(bytes.as_slice()).unwrap();
+        let expected = TokenRecord {
+            used_by: used_by.into_iter().collect(),
+            ..a_token("t")
+        };
+        assert_eq!(read, expected);
+    }
 }
 
 #[tokio::test]

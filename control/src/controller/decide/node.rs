@@ -4,7 +4,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::{Decision, node_name};
+use super::Decision;
 use crate::channel::{NodeFacts, Refusal};
 use crate::model::{Change, ClusterMap, Key, Node, NodeId, Object, check_name};
 
@@ -154,25 +154,17 @@ fn check_subnets(map: &ClusterMap, id: &NodeId, underlay: IpAddr) -> Decision<()
     Ok(())
 }
 
-/// Removes a node with its endpoints and blocks. Its certificate is worth nothing afterwards.
+/// Removes a node with its endpoints and blocks. Its certificate is worth nothing afterwards, connected or not.
 ///
 /// # Errors
-/// `unknown_node`; `node_connected` when `connected` says so.
-pub fn remove(
-    map: &ClusterMap,
-    name: &str,
-    connected: impl FnOnce(&NodeId) -> bool,
-) -> Decision<(Vec<Change>, NodeId)> {
+/// `unknown_node`; `own_node` when `asking` is the node itself: it couldn't hear what came of it.
+pub fn remove(map: &ClusterMap, asking: &NodeId, name: &str) -> Decision<(Vec<Change>, NodeId)> {
     let node = map.node_named(name).ok_or_else(|| {
         Refusal::new("unknown_node", format!("node {name:?} is not known")).hint("see `weft nodes`")
     })?;
-    if connected(&node.id) {
-        let name = node_name(map, &node.id);
-        return Err(Refusal::new(
-            "node_connected",
-            format!("node {name} ({}) is connected", node.underlay),
-        )
-        .hint("stop its agent first, then wait five seconds"));
+    if node.id == *asking {
+        let message = format!("node {name} is the one whose agent was asked to remove it");
+        return Err(Refusal::new("own_node", message).hint("ask the agent of another node"));
     }
     let endpoints = map
         .endpoints

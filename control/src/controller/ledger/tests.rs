@@ -50,6 +50,14 @@ impl Store for SlowStore {
         Box::pin(async { Ok(None) })
     }
 
+    fn tokens(&self) -> Promise<'_, Vec<TokenRecord>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    fn put_token(&self, _: TokenWrite) -> Promise<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+
     fn reincarnate(&self) -> Promise<'_, String> {
         Box::pin(async { Ok("two".to_owned()) })
     }

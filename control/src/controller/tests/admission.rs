@@ -170,15 +170,12 @@ async fn a_removed_node_is_refused_and_all_of_it_is_gone() {
         endpoint: endpoint.clone(),
     })
     .await;
-    let remove = |force| Request::RemoveNode {
-        name: "b".to_owned(),
-        force,
+    let remove = |name: &str| Request::RemoveNode {
+        name: name.to_owned(),
     };
-    assert_eq!(
-        a.ask(remove(false)).await.unwrap_err().code,
-        "node_connected"
-    );
-    a.done(remove(true)).await;
+    // It couldn't hear what came of it.
+    assert_eq!(a.ask(remove("a")).await.unwrap_err().code, "own_node");
+    a.done(remove("b")).await;
     let map = a.map();
     assert!(map.node_named("b").is_none() && map.endpoints.is_empty() && map.blocks.is_empty());
     b.wait("refused", |seen| seen.refused.is_some()).await;
@@ -196,7 +193,106 @@ async fn a_removed_node_is_refused_and_all_of_it_is_gone() {
         b.link.request(Request::Presence).await,
         Err(RequestError::Offline { .. })
     ));
-    assert_eq!(a.ask(remove(false)).await.unwrap_err().code, "unknown_node");
+    assert_eq!(a.ask(remove("b")).await.unwrap_err().code, "unknown_node");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_node_stays_out_when_the_controller_starts_again_but_may_join_anew() {
+    let mut keeper = Keeper::start().await;
+    let a = keeper.agent("a").await;
+    a.wait_up().await;
+    let dir = tempfile::tempdir().unwrap();
+    let token = keeper.several(3).await;
+    let asked = request("b");
+    let identity = join(&[keeper.listen], &token, &asked, dir.path())
+        .await
+        .unwrap();
+    a.done(Request::RemoveNode {
+        name: "b".to_owned(),
+    })
+    .await;
+    // Its token would let in others, but not the one that was thrown out.
+    let refused = refusal(join(&[keeper.listen], &token, &asked, dir.path()).await);
+    assert_eq!(refused.code, "token_used");
+    keeper.stop().await;
+    keeper.start_again().await;
+    let b = Agent::start(identity, vec![keeper.listen], asked.facts.clone());
+    b.wait("refused", |seen| seen.refused.is_some()).await;
+    assert_eq!(
+        b.seen.borrow().refused.as_ref().unwrap().code,
+        "node_removed"
+    );
+    // Its operator may change their mind.
+    let identity = join(&[keeper.listen], &keeper.token().await, &asked, dir.path())
+        .await
+        .unwrap();
+    let b = Agent::start(identity, vec![keeper.listen], asked.facts);
+    b.wait_up().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_ends_when_its_node_is_gone_whoever_removed_it() {
+    let keeper = Keeper::start().await;
+    let (a, b) = (keeper.agent("a").await, keeper.agent("b").await);
+    a.wait_up().await;
+    b.wait_up().await;
+    // As another controller does it: by the map alone.
+    let core = &keeper.handle().core;
+    let decide = |map: &ClusterMap| {
+        let (changes, id) = decide::node::remove(map, &a.identity.node_id, "b")?;
+        Ok((changes, id))
+    };
+    core.ledger.decide(decide).await.unwrap();
+    let started = Instant::now();
+    b.wait("refused", |seen| seen.refused.is_some()).await;
+    assert!(started.elapsed() < Duration::from_secs(1));
+    assert_eq!(
+        b.seen.borrow().refused.as_ref().unwrap().code,
+        "node_removed"
+    );
+    assert_eq!(
+        core.sessions.connected(),
+        BTreeSet::from([a.identity.node_id.clone()])
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_lets_in_as_many_nodes_as_it_says_until_it_is_revoked() {
+    let keeper = Keeper::start().await;
+    let dirs: Vec<TempDir> = (0..4).map(|_| tempfile::tempdir().unwrap()).collect();
+    let token = keeper.several(2).await;
+    for (dir, name) in dirs.iter().zip(["n1", "n2"]) {
+        join(&[keeper.listen], &token, &request(name), dir.path())
+            .await
+            .unwrap();
+    }
+    let refused = refusal(join(&[keeper.listen], &token, &request("n3"), dirs[2].path()).await);
+    assert_eq!(refused.code, "token_used");
+    for words in ["n1", "n2", &token.id.0] {
+        assert!(refused.message.contains(words), "{refused}");
+    }
+    assert!(refused.hint.unwrap().contains("2 nodes"));
+    let open = keeper.several(5).await;
+    join(&[keeper.listen], &open, &request("n3"), dirs[2].path())
+        .await
+        .unwrap();
+    let core = &keeper.handle().core;
+    let listed = core.tokens().await.unwrap();
+    let row = |token: &JoinToken| listed.iter().find(|row| row.id == token.id.0).unwrap();
+    assert_eq!(row(&token).state, crate::api::TokenState::Used);
+    assert_eq!(row(&token).nodes, ["n1", "n2"]);
+    assert_eq!(row(&open).state, crate::api::TokenState::Valid);
+    assert_eq!((row(&open).uses, row(&open).nodes.len()), (5, 1));
+    core.revoke_token(&open.id.0).await.unwrap();
+    core.revoke_token(&open.id.0).await.unwrap();
+    let refused = refusal(join(&[keeper.listen], &open, &request("n4"), dirs[3].path()).await);
+    assert_eq!(refused.code, "token_revoked");
+    let unknown = core.revoke_token("0000000000000000").await.unwrap_err();
+    assert!(matches!(unknown, ControllerError::UnknownToken(_)));
+    // Who joined with it stays in.
+    let identity = Identity::load(dirs[2].path()).unwrap().unwrap();
+    let agent = Agent::start(identity, vec![keeper.listen], facts());
+    agent.wait_up().await;
 }
 
 /// Speaks the protocol by hand.

@@ -113,8 +113,21 @@ async fn an_agent_that_starts_first_waits_for_its_controller() {
 async fn tokens_are_minted_beside_a_running_controller_and_without_one() {
     let mut keeper = Keeper::start().await;
     let ttl = Duration::from_secs(60);
-    let mint = |data: PathBuf| tokio::task::spawn_blocking(move || mint_token(&data, ttl));
+    let mint = |data: PathBuf| {
+        tokio::task::spawn_blocking(move || mint_token(&data, TokenSpec::once(ttl)))
+    };
     let running = mint(keeper.data.path().to_owned()).await.unwrap().unwrap();
+    let ids = |data: PathBuf| {
+        let listed = tokio::task::spawn_blocking(move || list_tokens(&data));
+        async move {
+            let listed = listed.await.unwrap().unwrap();
+            listed.into_iter().map(|row| row.id).collect::<Vec<_>>()
+        }
+    };
+    assert_eq!(
+        ids(keeper.data.path().to_owned()).await,
+        [running.id.0.clone()]
+    );
     keeper.kill();
     // The dead one's socket is still there.
     let without = loop {
@@ -123,7 +136,28 @@ async fn tokens_are_minted_beside_a_running_controller_and_without_one() {
             other => break other.unwrap(),
         }
     };
+    let mut both = [running.id.0.clone(), without.id.0.clone()];
+    both.sort();
+    let mut listed = ids(keeper.data.path().to_owned()).await;
+    listed.sort();
+    assert_eq!(listed, both);
+    let doomed = mint(keeper.data.path().to_owned()).await.unwrap().unwrap();
+    let (at, id) = (keeper.data.path().to_owned(), doomed.id.0.clone());
+    let revoke = move |id: String| {
+        let at = at.clone();
+        tokio::task::spawn_blocking(move || revoke_token(&at, &id))
+    };
+    revoke(id).await.unwrap().unwrap();
     keeper.start_again().await;
+    let dir = tempfile::tempdir().unwrap();
+    let refused = refusal(join(&[keeper.listen], &doomed, &request("d"), dir.path()).await);
+    assert_eq!(refused.code, "token_revoked");
+    // The answer of a controller that runs is told as it is.
+    let unknown = revoke("nosuch".to_owned()).await.unwrap().unwrap_err();
+    assert!(
+        matches!(&unknown, ControllerError::Refused(refusal) if refusal.code == "unknown_token"),
+        "{unknown}"
+    );
     for (name, token) in [("a", running), ("b", without)] {
         let dir = tempfile::tempdir().unwrap();
         join(&[keeper.listen], &token, &request(name), dir.path())
@@ -138,7 +172,7 @@ async fn tokens_are_minted_beside_a_running_controller_and_without_one() {
     );
     for ttl in [Duration::ZERO, Duration::from_secs(60 * 60 * 24 * 365 * 11)] {
         assert!(matches!(
-            mint_token(empty.path(), ttl),
+            mint_token(empty.path(), TokenSpec::once(ttl)),
             Err(ControllerError::Ttl(_))
         ));
     }
@@ -161,7 +195,7 @@ async fn the_admin_socket_works_in_a_directory_with_a_long_name() {
     assert_eq!(mode & 0o777, 0o600);
     let ttl = Duration::from_secs(9);
     let at = data.clone();
-    tokio::task::spawn_blocking(move || mint_token(&at, ttl))
+    tokio::task::spawn_blocking(move || mint_token(&at, TokenSpec::once(ttl)))
         .await
         .unwrap()
         .unwrap();

@@ -126,7 +126,7 @@ fn decide(map: &ClusterMap, network: &Network, step: &Step) -> Option<Decision<V
             .map(|(network, prefix)| Change::Delete(crate::model::Key::Block(network, prefix)))
             .collect()),
         Step::RemoveNode { node } => {
-            node::remove(map, &format!("n{node}"), |_| false).map(|(changes, _)| changes)
+            node::remove(map, &operator(), &format!("n{node}")).map(|(changes, _)| changes)
         }
         Step::Join { node } => {
             let at = facts(&format!("192.0.2.{}", node + 1));
@@ -205,7 +205,7 @@ fn run(cidr: &str, steps: &[Step]) -> Result<(), TestCaseError> {
     }
     // When everybody has gone, nothing is left.
     for node in 0..3 {
-        if let Ok((changes, _)) = node::remove(&map, &format!("n{node}"), |_| false) {
+        if let Ok((changes, _)) = node::remove(&map, &operator(), &format!("n{node}")) {
             apply(&mut map, changes);
         }
     }
@@ -260,4 +260,9 @@ proptest! {
             }
         }
     }
+}
+
+/// None of the nodes that are removed.
+fn operator() -> NodeId {
+    NodeId("operator".to_owned())
 }

@@ -281,7 +281,7 @@ impl Core {
     }
 
     async fn tokens(&self) -> Result<Vec<TokenInfo>, ControllerError> {
-        let map = self.ledger.read(|map| names_only(map));
+        let map = self.ledger.read(names_only);
         tokens::list(self.ledger.store(), &map).await
     }
 

@@ -88,15 +88,13 @@ fn revoke(as_json: bool, data: &Path, ids: &[String]) -> Result<(), Vec<Failure>
 }
 
 fn failed(error: ControllerError) -> Failure {
-    match error {
-        ControllerError::Refused(refusal) => {
-            let failure = Failure::new(&refusal.code, refusal.message);
-            match refusal.hint {
-                Some(hint) => failure.hint(hint),
-                None => failure,
-            }
-        }
-        ControllerError::UnknownToken(_) => Failure::from_error("unknown_token", &error),
-        error => Failure::from_error("token", &error),
+    if let ControllerError::Refused(refusal) = error {
+        let failure = Failure::new(&refusal.code, refusal.message);
+        return match refusal.hint {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        };
     }
+    let unknown = matches!(error, ControllerError::UnknownToken(_));
+    Failure::from_error(if unknown { "unknown_token" } else { "token" }, &error)
 }

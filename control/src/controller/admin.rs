@@ -145,9 +145,10 @@ async fn answer(core: &Core, mut stream: tokio::net::UnixStream) -> io::Result<(
     let mut bytes = vec![0; length];
     stream.read_exact(&mut bytes).await?;
     let answer: Result<Answer, Refusal> = match codec::decode(&bytes) {
-        Ok(question) => core.answer(question).await.map_err(|error| match error {
-            ControllerError::UnknownToken(_) => Refusal::new("unknown_token", error.to_string()),
-            error => Refusal::new("token", error.to_string()),
+        Ok(question) => core.answer(question).await.map_err(|error| {
+            let unknown = matches!(error, ControllerError::UnknownToken(_));
+            let code = if unknown { "unknown_token" } else { "token" };
+            Refusal::new(code, error.to_string())
         }),
         Err(error) => Err(Refusal::new("bad_request", error.to_string())),
     };

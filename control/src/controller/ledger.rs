@@ -235,12 +235,10 @@ impl Book {
 pub(super) const TOKEN_CHANGED: &str = "token_changed";
 
 fn refuse(error: &StoreError) -> Refusal {
-    match error {
-        StoreError::TokenConflict { .. } => {
-            Refusal::new(TOKEN_CHANGED, error.to_string()).hint("try again")
-        }
-        error => failed(error),
+    if matches!(error, StoreError::TokenConflict { .. }) {
+        return Refusal::new(TOKEN_CHANGED, error.to_string()).hint("try again");
     }
+    failed(error)
 }
 
 fn failed(error: &dyn std::fmt::Display) -> Refusal {

@@ -117,17 +117,6 @@ async fn tokens_are_minted_beside_a_running_controller_and_without_one() {
         tokio::task::spawn_blocking(move || mint_token(&data, TokenSpec::once(ttl)))
     };
     let running = mint(keeper.data.path().to_owned()).await.unwrap().unwrap();
-    let ids = |data: PathBuf| {
-        let listed = tokio::task::spawn_blocking(move || list_tokens(&data));
-        async move {
-            let listed = listed.await.unwrap().unwrap();
-            listed.into_iter().map(|row| row.id).collect::<Vec<_>>()
-        }
-    };
-    assert_eq!(
-        ids(keeper.data.path().to_owned()).await,
-        [running.id.0.clone()]
-    );
     keeper.kill();
     // The dead one's socket is still there.
     let without = loop {
@@ -136,28 +125,7 @@ async fn tokens_are_minted_beside_a_running_controller_and_without_one() {
             other => break other.unwrap(),
         }
     };
-    let mut both = [running.id.0.clone(), without.id.0.clone()];
-    both.sort();
-    let mut listed = ids(keeper.data.path().to_owned()).await;
-    listed.sort();
-    assert_eq!(listed, both);
-    let doomed = mint(keeper.data.path().to_owned()).await.unwrap().unwrap();
-    let (at, id) = (keeper.data.path().to_owned(), doomed.id.0.clone());
-    let revoke = move |id: String| {
-        let at = at.clone();
-        tokio::task::spawn_blocking(move || revoke_token(&at, &id))
-    };
-    revoke(id).await.unwrap().unwrap();
     keeper.start_again().await;
-    let dir = tempfile::tempdir().unwrap();
-    let refused = refusal(join(&[keeper.listen], &doomed, &request("d"), dir.path()).await);
-    assert_eq!(refused.code, "token_revoked");
-    // The answer of a controller that runs is told as it is.
-    let unknown = revoke("nosuch".to_owned()).await.unwrap().unwrap_err();
-    assert!(
-        matches!(&unknown, ControllerError::Refused(refusal) if refusal.code == "unknown_token"),
-        "{unknown}"
-    );
     for (name, token) in [("a", running), ("b", without)] {
         let dir = tempfile::tempdir().unwrap();
         join(&[keeper.listen], &token, &request(name), dir.path())
@@ -176,6 +144,40 @@ async fn tokens_are_minted_beside_a_running_controller_and_without_one() {
             Err(ControllerError::Ttl(_))
         ));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_are_listed_and_revoked_beside_a_running_controller_and_without_one() {
+    let mut keeper = Keeper::start().await;
+    let data = keeper.data.path().to_owned();
+    let alone = |work: fn(&Path) -> Vec<String>| {
+        let data = data.clone();
+        tokio::task::spawn_blocking(move || work(&data))
+    };
+    let ids = |data: &Path| -> Vec<String> {
+        let listed = list_tokens(data).unwrap();
+        listed.into_iter().map(|row| row.id).collect()
+    };
+    let revoke_unknown = |data: &Path| vec![revoke_token(data, "nosuch").unwrap_err().to_string()];
+    let running = keeper.token().await;
+    assert_eq!(alone(ids).await.unwrap(), [running.id.0.as_str()]);
+    let told = alone(revoke_unknown).await.unwrap();
+    keeper.stop().await;
+    assert_eq!(alone(ids).await.unwrap(), [running.id.0.as_str()]);
+    assert_eq!(alone(revoke_unknown).await.unwrap(), told);
+    assert!(
+        told[0].contains("nosuch") && told[0].contains("token ls"),
+        "{told:?}"
+    );
+    let (at, id) = (data.clone(), running.id.0.clone());
+    tokio::task::spawn_blocking(move || revoke_token(&at, &id))
+        .await
+        .unwrap()
+        .unwrap();
+    keeper.start_again().await;
+    let dir = tempfile::tempdir().unwrap();
+    let refused = refusal(join(&[keeper.listen], &running, &request("d"), dir.path()).await);
+    assert_eq!(refused.code, "token_revoked");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

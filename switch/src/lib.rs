@@ -28,6 +28,7 @@
 //! the cluster's nodes are, or where an endpoint's addresses come from.
 
 pub mod gateway;
+pub mod impair;
 pub mod port;
 mod verdict;
 mod stats;

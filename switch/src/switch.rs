@@ -178,6 +178,12 @@ impl Switch {
     fn plug_in(&self, queues: Vec<Arc<Queue>>, add: impl FnOnce(&mut Tables) -> PortId) -> PortId {
         let order = self.changing();
         let id = self.publish(&order, add);
+        self.read(id, queues);
+        id
+    }
+
+    /// Spreads a port's queues over the workers.
+    fn read(&self, id: PortId, queues: Vec<Arc<Queue>>) {
         // A worker reads the queue it writes to, since the kernel answers a flow on the queue it came by. Ports with
         // fewer queues are spread over the workers by their number.
         let workers = self.hands.len();
@@ -190,7 +196,6 @@ impl Switch {
             let worker = (first + usize::from(number)) % workers;
             self.hands[worker].tell(Command::Add(id, number, queue));
         }
-        id
     }
 
     /// Pulls a port out and forgets its addresses. When this returns, no worker holds its file descriptors any more.
@@ -213,6 +218,25 @@ impl Switch {
         self.ask_all(Command::Settle);
         self.shared.fdb.flush_place(Place::Port(id));
         there
+    }
+
+    /// Reads and writes a port through other queues from now on; false if there is no such port. When this returns, no
+    /// worker holds the ones before. Waits for the workers: not to be called from the notification.
+    ///
+    /// # Errors
+    /// [`SwitchError::NoQueue`].
+    pub fn set_queues(&self, id: PortId, queues: Vec<Queue>) -> Result<bool, SwitchError> {
+        if queues.is_empty() {
+            return Err(SwitchError::NoQueue(id.0.to_string()));
+        }
+        let queues: Vec<Arc<Queue>> = queues.into_iter().map(Arc::new).collect();
+        let order = self.changing();
+        let there = self.publish(&order, |tables| tables.set_queues(id, queues.clone()));
+        self.ask_all(|done| Command::Remove(id, done));
+        if there {
+            self.read(id, queues);
+        }
+        Ok(there)
     }
 
     /// Changes what a port may send; false if there is no such port.
@@ -353,7 +377,7 @@ impl Hand {
 
 /// A thread that panics takes the process down: a switch that forwards on half of its queues helps nobody. The
 /// supervisor starts it again, and the ports survive with the fd holder.
-struct AbortOnPanic;
+pub(crate) struct AbortOnPanic;
 
 impl Drop for AbortOnPanic {
     fn drop(&mut self) {

@@ -195,6 +195,15 @@ impl Tables {
         true
     }
 
+    /// Changes what a port is read and written through; false if there is no such port.
+    pub(crate) fn set_queues(&mut self, id: PortId, queues: Vec<Arc<Queue>>) -> bool {
+        let Some(slot) = self.ports.get_mut(id.index()).and_then(Option::as_mut) else {
+            return false;
+        };
+        Arc::make_mut(slot).queues = queues;
+        true
+    }
+
     pub(crate) fn remove_port(&mut self, id: PortId) -> Option<Arc<PortEntry>> {
         let port = self.ports.get_mut(id.index())?.take()?;
         self.leave(id, port.network);

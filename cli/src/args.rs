@@ -13,6 +13,7 @@ use clap_complete::Shell;
 pub(crate) mod agent;
 pub(crate) mod controller;
 pub(crate) mod network;
+pub(crate) mod port;
 pub(crate) mod values;
 
 const EXAMPLES: &str = "\
@@ -82,6 +83,9 @@ pub(crate) enum Command {
     Peers,
     /// Ports of this host with their counters and drops
     Ports(OfNetwork),
+    /// One port of this host: limit its rate, impair it
+    #[command(subcommand)]
+    Port(port::Port),
     /// The forwarding database: which MAC is behind which port or peer
     Fdb(OfNetwork),
     /// The subnet map: which node gives out which addresses

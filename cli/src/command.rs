@@ -14,6 +14,7 @@ mod fdb;
 mod network;
 mod nodes;
 mod peers;
+mod port;
 mod ports;
 mod status;
 mod subnets;
@@ -54,6 +55,7 @@ pub(crate) fn run(command: Command, settings: Settings) -> Result<(), Vec<Failur
         Command::Status(flags) => Ok(status::run(&session()?, &flags)?),
         Command::Peers => Ok(peers::run(&session()?)?),
         Command::Ports(of) => Ok(ports::run(&session()?, &of)?),
+        Command::Port(verb) => Ok(port::run(&session()?, verb)?),
         Command::Fdb(of) => Ok(fdb::run(&session()?, &of)?),
         Command::Subnets(of) => Ok(subnets::run(&session()?, &of)?),
         Command::Agent(Agent::Run(flags)) => Ok(agent::run(&settings, *flags)?),

@@ -94,6 +94,7 @@ fn load_with(cli: &Cli, environment: &dyn Fn(&str) -> Option<String>) -> Result<
         | Command::Peers
         | Command::Ports(_)
         | Command::Fdb(_)
+        | Command::Port(_)
         | Command::Subnets(_)
         | Command::Nodes(_)
         | Command::Agent(_)

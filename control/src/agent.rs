@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `startup` | from a configuration to a running agent: identity, join, what survived the last one |
 //! | `attach`, `detach` | connect and disconnect: beginning and end of a port |
+//! | `line` | limits and impairments of a port |
 //! | `session` | the control channel's events, and telling the controller what it missed |
 //! | `reconcile` | map and ports -> `plan` -> `assemble::Fabric` |
 //! | `ipam` | which address |
@@ -20,6 +21,7 @@ mod detach;
 mod error;
 mod ipam;
 mod keeper;
+mod line;
 mod plan;
 mod reconcile;
 mod requests;
@@ -38,6 +40,7 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, watch};
+use weft_switch::impair::Relay;
 use weft_wire::{Mtu, PortId};
 
 pub use assemble::FabricError;
@@ -186,6 +189,8 @@ struct Port {
     id: PortId,
     /// The TAP's queues, beside the switch's own: to reach its namespace by, and to fill a new holder with.
     fds: Vec<OwnedFd>,
+    /// What stands between TAP and switch, where it has limits or impairments.
+    relay: Option<Relay>,
     /// What is wrong with it.
     trouble: Option<String>,
 }

@@ -21,6 +21,7 @@
 //! | POST /v1/networks-prune | | [`Pruned`] |
 //! | GET /v1/networks/NAME/vteps | | `Vec<IpAddr>` |
 //! | PUT, DELETE /v1/networks/NAME/vteps/IP | | `{}` |
+//! | PATCH /v1/ports/NAME | [`PortChange`] | [`Port`] |
 //! | POST /v1/networks/NAME/connect | [`Connect`] | [`Port`] |
 //! | POST /v1/networks/NAME/disconnect | [`Disconnect`] | [`Port`] (as it was) |
 //! | GET /v1/attachments?owner=O&container=C | | `Vec<`[`Port`]`>` (both filters may be left out) |
@@ -39,6 +40,9 @@ use crate::model::Transport;
 mod attachment;
 
 pub use attachment::{Attachment, Detached, Route};
+mod line;
+
+pub use line::{Impairment, Impairments, Limits, LineTraffic, PortChange, PortLine, RateLimit};
 
 /// Where the agent listens when nobody says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/weft/weft.sock";
@@ -194,7 +198,7 @@ pub struct Peer {
 }
 
 /// A port of this host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Port {
     /// The endpoint's name.
     pub name: String,
@@ -229,6 +233,9 @@ pub struct Port {
     pub mtu: Mtu,
     /// `up`, or what is wrong with it.
     pub state: String,
+    /// Its line, where it has limits or impairments.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<PortLine>,
     /// Counters, from the container's side: `rx` came from the container.
     #[serde(flatten)]
     pub traffic: Traffic,
@@ -471,6 +478,9 @@ pub struct Connect {
     /// A plain TAP: frames exactly as on the wire.
     #[serde(default)]
     pub no_offload: bool,
+    /// How fast it may be.
+    #[serde(default)]
+    pub limits: Limits,
 }
 
 /// Disconnect a namespace from a network: by namespace or by endpoint name.

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use weft_control::api::NetnsArg;
 use weft_wire::{MacAddr, Mtu, Vni};
 
+use super::port::RateFlags;
 use super::values;
 
 /// What can be done with networks.
@@ -126,6 +127,9 @@ pub(crate) struct Connect {
     /// A plain TAP: frames exactly as on the wire, slower
     #[arg(long)]
     pub(crate) no_offload: bool,
+    /// No faster than this, both ways
+    #[command(flatten)]
+    pub(crate) rate: RateFlags,
 }
 
 /// Flags of `weft network disconnect`.

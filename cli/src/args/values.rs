@@ -30,6 +30,47 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         .map_err(|error| format!("{error} (write it like `24h` or `90s`)"))
 }
 
+/// Bits per second: a number with `bit`, `kbit`, `mbit` or `gbit` (powers of 1000), or without.
+pub(crate) fn rate(text: &str) -> Result<u64, String> {
+    let units = [("gbit", 1e9), ("mbit", 1e6), ("kbit", 1e3), ("bit", 1.0)];
+    scaled(text, &units).ok_or_else(|| "want a rate like 100mbit, 2.5gbit or 64kbit".to_owned())
+}
+
+/// Bytes: a number with `b`, `kb`, `mb` (powers of 1024), or without.
+pub(crate) fn bytes(text: &str) -> Result<u64, String> {
+    let units = [("mb", 1024.0 * 1024.0), ("kb", 1024.0), ("b", 1.0)];
+    scaled(text, &units).ok_or_else(|| "want bytes like 256kb or 65536".to_owned())
+}
+
+fn scaled(text: &str, units: &[(&str, f64)]) -> Option<u64> {
+    let text = text.to_ascii_lowercase();
+    let (number, scale) = units
+        .iter()
+        .find_map(|(unit, scale)| Some((text.strip_suffix(unit)?, *scale)))
+        .unwrap_or((&text, 1.0));
+    let value = number.trim().parse::<f64>().ok()? * scale;
+    // Beyond this a float is no whole number any more.
+    let whole = value.is_finite() && (1.0..9e15).contains(&value);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "checked just before"
+    )]
+    whole.then_some(value as u64)
+}
+
+/// A part of all: `1%`, or `0.01`. Gives 0 to 1.
+pub(crate) fn part(text: &str) -> Result<f64, String> {
+    let (number, scale) = match text.strip_suffix('%') {
+        Some(number) => (number, 100.0),
+        None => (text, 1.0),
+    };
+    let part = number.trim().parse::<f64>().map(|number| number / scale);
+    part.ok()
+        .filter(|part| (0.0..=1.0).contains(part))
+        .ok_or_else(|| "want a part like 1% or 0.01, at most 100%".to_owned())
+}
+
 /// A filter for the log; only checked here.
 pub(crate) fn log_filter(text: &str) -> Result<String, String> {
     EnvFilter::try_new(text)
@@ -90,6 +131,22 @@ mod tests {
         assert_eq!(controller_address("fd00::1"), Ok(v6));
         assert_eq!(controller_address("[fd00::1]"), Ok(v6));
         assert!(controller_address("controller:1").is_err());
+    }
+
+    #[test]
+    fn rates_bytes_and_parts_have_units() {
+        assert_eq!(rate("100mbit"), Ok(100_000_000));
+        assert_eq!(rate("2.5Gbit"), Ok(2_500_000_000));
+        assert_eq!(rate("9600"), Ok(9600));
+        for wrong in ["", "mbit", "-1mbit", "0", "1e99gbit", "nanbit", "3 apples"] {
+            assert!(rate(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(bytes("256kb"), Ok(262_144));
+        assert_eq!(part("1%"), Ok(0.01));
+        assert_eq!(part("0.5"), Ok(0.5));
+        for wrong in ["101%", "2", "-1%", "%", "nan"] {
+            assert!(part(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

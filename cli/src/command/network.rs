@@ -11,6 +11,7 @@ use weft_control::api::{
 
 use super::Session;
 use crate::args::network::{self as args, Network, Vtep};
+use crate::args::port::Direction;
 use crate::client::ApiPath;
 use crate::failure::Failure;
 use crate::render;
@@ -120,6 +121,7 @@ fn connect(session: &Session, flags: args::Connect) -> Result<(), Failure> {
         default_route: None,
         aliases: flags.aliases,
         no_offload: flags.no_offload,
+        limits: super::port::limits(flags.rate, Direction::Both),
     };
     let path = of(&flags.network).segment("connect");
     let port: Port = session.client.send(Method::POST, &path, &wish)?;

@@ -17,6 +17,11 @@ pub(super) fn bytes(number: u64) -> String {
     )
 }
 
+/// Bits per second: `100.0mbit`, as `--rate` takes it.
+pub(super) fn rate(bits_per_sec: u64) -> String {
+    scaled(bits_per_sec, 1000, &["bit", "kbit", "mbit", "gbit", "tbit"])
+}
+
 /// One decimal in integers, cut and not rounded: what is shown was really counted.
 fn scaled(number: u64, step: u64, units: &[&str]) -> String {
     let (mut whole, mut tenths, mut unit) = (number, 0, 0);

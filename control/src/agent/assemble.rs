@@ -395,6 +395,21 @@ impl Fabric {
         Ok(id)
     }
 
+    /// Has the switch read and write a port through other queues.
+    ///
+    /// # Errors
+    /// [`SwitchError`] when there is none.
+    pub(super) fn set_queues(
+        &mut self,
+        endpoint: &EndpointId,
+        queues: Vec<Queue>,
+    ) -> Result<(), SwitchError> {
+        match self.ports.get(endpoint) {
+            Some((port, _)) => self.switch.set_queues(*port, queues).map(drop),
+            None => Ok(()),
+        }
+    }
+
     /// Pulls a port out; its file descriptors are closed when this returns.
     pub(super) fn remove_port(&mut self, endpoint: &EndpointId) {
         self.applied.stranded.remove(endpoint);

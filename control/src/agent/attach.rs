@@ -9,8 +9,9 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use tracing::info;
-use weft_switch::port::{PortKind, Queue, TapDevice};
+use weft_switch::port::TapDevice;
 
+use super::line::behind_line;
 use super::plan::effective_mtu;
 use super::state::{PortRecord, StateError};
 use super::views::port_view;
@@ -117,6 +118,8 @@ impl Agent {
             addresses: with_prefixes(network, &endpoint.ips),
             plain: request.no_offload,
             mtu,
+            limits: request.limits,
+            impairments: api::Impairments::default(),
             attachment: request.attachment.clone(),
             foreign: request.addresses.clone(),
             gateways: network
@@ -165,27 +168,14 @@ impl Agent {
 
     /// Plugs file descriptors of a TAP, new or from the holder, into the switch.
     pub(super) fn add_port(&self, record: PortRecord, fds: Vec<OwnedFd>) -> Result<(), ApiError> {
-        let kind = if record.plain {
-            PortKind::Plain
-        } else {
-            PortKind::Offload
-        };
-        let failed = |error: &dyn std::fmt::Display| {
+        let (queues, relay) = behind_line(&record, &fds)?;
+        let mut inner = self.inner();
+        let id = self.fabric().add_port(&record, queues).map_err(|error| {
             ApiError::internal(format!(
                 "cannot plug in port {}: {error}",
                 record.endpoint.name
             ))
-        };
-        let queues: Vec<Queue> = fds
-            .iter()
-            .map(|fd| Queue::from_fd(fd.try_clone()?, kind))
-            .collect::<Result<_, _>>()
-            .map_err(|error| failed(&error))?;
-        let mut inner = self.inner();
-        let id = self
-            .fabric()
-            .add_port(&record, queues)
-            .map_err(|error| failed(&error))?;
+        })?;
         inner.pending.remove(&record.endpoint.id);
         inner.ports.insert(
             record.endpoint.id.clone(),
@@ -193,6 +183,7 @@ impl Agent {
                 record,
                 id,
                 fds,
+                relay,
                 trouble: None,
             },
         );

@@ -123,6 +123,7 @@ fn router(door: Door) -> Router {
         .route("/v1/stop", post(stop))
         .route("/v1/peers", get(peers))
         .route("/v1/ports", get(ports))
+        .route("/v1/ports/{name}", axum::routing::patch(port_change))
         .route("/v1/fdb", get(fdb))
         .route("/v1/subnets", get(subnets))
         .route("/v1/nodes", get(nodes))
@@ -220,6 +221,18 @@ async fn peers(State(door): State<Door>) -> Reply<api::Peers> {
 
 async fn ports(State(door): State<Door>) -> Reply<Vec<api::Port>> {
     Ok(Json(door.agent()?.ports()))
+}
+
+async fn port_change(
+    State(door): State<Door>,
+    UrlPath(name): UrlPath<String>,
+    bytes: Bytes,
+) -> Reply<api::Port> {
+    let (agent, change) = (door.agent()?, body(&bytes)?);
+    // Its own task: a caller that hangs up half-way must not leave what is in force and what is on disk apart.
+    Ok(Json(
+        own_task(async move { agent.port_change(name, change).await }).await?,
+    ))
 }
 
 async fn fdb(State(door): State<Door>) -> Reply<Vec<api::FdbEntry>> {

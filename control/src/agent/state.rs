@@ -23,7 +23,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use weft_wire::{Mtu, Vni};
 
-use crate::api::{Attachment, Route};
+use crate::api::{Attachment, Impairments, Limits, Route};
 use crate::model::{ClusterId, ClusterMap, Endpoint, NetworkId};
 
 /// Version of both files' layout. A reader refuses what is newer than itself.
@@ -74,7 +74,7 @@ pub enum StateError {
 }
 
 /// A port as it survives the agent: everything that isn't in its file descriptors.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct PortRecord {
     /// What the cluster knows of it.
     pub(super) endpoint: Endpoint,
@@ -106,6 +106,12 @@ pub(super) struct PortRecord {
     /// Routes that connecting it set beside those of its subnets.
     #[serde(default)]
     pub(super) routes: Vec<Route>,
+    /// How fast it may be.
+    #[serde(default)]
+    pub(super) limits: Limits,
+    /// What its frames suffer.
+    #[serde(default)]
+    pub(super) impairments: Impairments,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -116,7 +122,7 @@ struct PortsFile {
 }
 
 /// What this host gave out, as it was when it was last saved.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct SavedPorts {
     /// Its ports.
     pub(super) ports: Vec<PortRecord>,
@@ -421,6 +427,8 @@ mod tests {
             foreign: vec!["192.0.2.9/24".parse().unwrap()],
             gateways: vec!["10.32.0.1".parse().unwrap()],
             routes: vec![Route::new("0.0.0.0/0".parse().unwrap(), None)],
+            limits: Limits::default(),
+            impairments: Impairments::default(),
         }
     }
 

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use weft_switch::{FdbKind, FdbRow, Place};
 
+use super::line::line_view;
 use super::plan::{effective_mtu, path_mtu};
 use super::{Agent, Port, ipam};
 use crate::api;
@@ -206,6 +207,7 @@ pub(super) fn port_view(port: &Port, traffic: api::Traffic) -> api::Port {
         kind: if record.plain { "plain" } else { "offload" }.to_owned(),
         mtu: record.mtu,
         state: port.trouble.clone().unwrap_or_else(|| "up".to_owned()),
+        line: line_view(port),
         traffic,
     }
 }

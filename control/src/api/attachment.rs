@@ -62,7 +62,7 @@ impl Route {
 }
 
 /// Reply to the end of an attachment.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Detached {
     /// The port as it was; `None` when there was none (any more).
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,6 +1,6 @@
 //! Whether a connect makes sense at all, before anything is looked up or taken.
 
-use crate::agent::ApiError;
+use crate::agent::{ApiError, line};
 use crate::api;
 use crate::model::{self, Network};
 
@@ -14,6 +14,7 @@ pub(super) const OTHER_IP: &str =
 pub(super) fn check_request(request: &api::Connect) -> Result<(), ApiError> {
     let bad_name =
         |why| ApiError::bad_request("bad_name", why).hint("choose another --name or --alias");
+    line::check(Some(&request.limits), None)?;
     if let Some(name) = &request.name {
         model::check_name("endpoint", name).map_err(bad_name)?;
     }

@@ -83,6 +83,10 @@ pub(crate) enum Command {
     Peers,
     /// Ports of this host with their counters and drops
     Ports(OfNetwork),
+    /// Connect this host itself to a network: gives it an interface and addresses, no default route
+    Expose(network::Expose),
+    /// Disconnect this host itself from a network
+    Hide(network::Hide),
     /// One port of this host: limit its rate, impair it
     #[command(subcommand)]
     Port(port::Port),

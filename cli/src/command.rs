@@ -10,6 +10,7 @@ use crate::logging;
 mod agent;
 mod controller;
 mod docs;
+mod expose;
 mod fdb;
 mod network;
 mod nodes;
@@ -55,6 +56,8 @@ pub(crate) fn run(command: Command, settings: Settings) -> Result<(), Vec<Failur
         Command::Status(flags) => Ok(status::run(&session()?, &flags)?),
         Command::Peers => Ok(peers::run(&session()?)?),
         Command::Ports(of) => Ok(ports::run(&session()?, &of)?),
+        Command::Expose(flags) => Ok(expose::expose(&session()?, flags)?),
+        Command::Hide(flags) => Ok(expose::hide(&session()?, &flags)?),
         Command::Port(verb) => Ok(port::run(&session()?, verb)?),
         Command::Fdb(of) => Ok(fdb::run(&session()?, &of)?),
         Command::Subnets(of) => Ok(subnets::run(&session()?, &of)?),

@@ -95,6 +95,8 @@ fn load_with(cli: &Cli, environment: &dyn Fn(&str) -> Option<String>) -> Result<
         | Command::Ports(_)
         | Command::Fdb(_)
         | Command::Port(_)
+        | Command::Expose(_)
+        | Command::Hide(_)
         | Command::Subnets(_)
         | Command::Nodes(_)
         | Command::Agent(_)

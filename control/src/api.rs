@@ -437,6 +437,8 @@ pub enum NetnsArg {
     Path(PathBuf),
     /// The namespace of a process.
     Pid(u32),
+    /// The agent's own: the host itself.
+    Host,
 }
 
 /// Connect a namespace to a network.

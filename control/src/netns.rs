@@ -23,6 +23,8 @@ use crate::api::NetnsArg;
 
 /// Where `ip netns` keeps its names.
 const NAMED_DIRS: [&str; 2] = ["/run/netns", "/var/run/netns"];
+/// The namespace that the agent was started in.
+const OWN: &str = "/proc/self/ns/net";
 /// Names that an error lists before it says "and N more".
 const LISTED_MAX: usize = 8;
 
@@ -117,6 +119,10 @@ impl Netns {
             NetnsArg::Name(name) => Self::open_name(name),
             NetnsArg::Path(path) => Self::open_path(path),
             NetnsArg::Pid(pid) => Self::open_pid(*pid),
+            NetnsArg::Host => {
+                let own = File::open(OWN).map_err(|error| explain("open", "host", error))?;
+                Self::from_fd(own.into(), "host")
+            }
         }
     }
 

@@ -132,6 +132,34 @@ pub(crate) struct Connect {
     pub(crate) rate: RateFlags,
 }
 
+/// Flags of `weft expose`.
+#[derive(Debug, Args)]
+pub(crate) struct Expose {
+    /// Name of the network
+    #[arg(value_name = "NETWORK", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) network: String,
+    /// Fixed address, one per subnet at most; repeat for several
+    #[arg(long = "ip", value_name = "IP")]
+    pub(crate) ips: Vec<IpAddr>,
+    /// Name of the interface [default: weft- and the network's name, as far as it fits]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) ifname: Option<String>,
+    /// Name of the endpoint, unique in the network [default: the node's name]
+    #[arg(long = "name", value_name = "N", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) endpoint: Option<String>,
+    /// Further name of the endpoint; repeat for several
+    #[arg(long = "alias", value_name = "A", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) aliases: Vec<String>,
+}
+
+/// `weft hide`.
+#[derive(Debug, Args)]
+pub(crate) struct Hide {
+    /// Name of the network
+    #[arg(value_name = "NETWORK", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) network: String,
+}
+
 /// Flags of `weft network disconnect`.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("container").args(["netns", "pid", "endpoint"]).required(true))]

@@ -179,6 +179,7 @@ fn not_connected(inner: &Inner, network: &str, request: &api::Disconnect) -> Api
         (None, Some(api::NetnsArg::Name(name))) => format!("namespace {name}"),
         (None, Some(api::NetnsArg::Path(path))) => format!("namespace {}", path.display()),
         (None, Some(api::NetnsArg::Pid(pid))) => format!("process {pid}"),
+        (None, Some(api::NetnsArg::Host)) => "this host".to_owned(),
         (None, None) => "nothing".to_owned(),
     };
     let elsewhere = request.name.as_ref().and_then(|name| {

@@ -14,6 +14,7 @@ pub(crate) mod agent;
 pub(crate) mod controller;
 pub(crate) mod network;
 pub(crate) mod port;
+pub(crate) mod uplink;
 pub(crate) mod values;
 
 const EXAMPLES: &str = "\
@@ -87,6 +88,9 @@ pub(crate) enum Command {
     Expose(network::Expose),
     /// Disconnect this host itself from a network
     Hide(network::Hide),
+    /// Links of this host in networks: containers appear on a physical LAN with MACs of their own
+    #[command(subcommand)]
+    Uplink(uplink::Uplink),
     /// One port of this host: limit its rate, impair it
     #[command(subcommand)]
     Port(port::Port),

@@ -19,6 +19,7 @@ mod port;
 mod ports;
 mod status;
 mod subnets;
+mod uplink;
 
 /// What the log shows when nobody says otherwise.
 const DAEMON_LOG: &str = "info";
@@ -58,6 +59,7 @@ pub(crate) fn run(command: Command, settings: Settings) -> Result<(), Vec<Failur
         Command::Ports(of) => Ok(ports::run(&session()?, &of)?),
         Command::Expose(flags) => Ok(expose::expose(&session()?, flags)?),
         Command::Hide(flags) => Ok(expose::hide(&session()?, &flags)?),
+        Command::Uplink(verb) => Ok(uplink::run(&session()?, &verb)?),
         Command::Port(verb) => Ok(port::run(&session()?, verb)?),
         Command::Fdb(of) => Ok(fdb::run(&session()?, &of)?),
         Command::Subnets(of) => Ok(subnets::run(&session()?, &of)?),

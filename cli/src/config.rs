@@ -97,6 +97,7 @@ fn load_with(cli: &Cli, environment: &dyn Fn(&str) -> Option<String>) -> Result<
         | Command::Port(_)
         | Command::Expose(_)
         | Command::Hide(_)
+        | Command::Uplink(_)
         | Command::Subnets(_)
         | Command::Nodes(_)
         | Command::Agent(_)

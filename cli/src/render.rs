@@ -22,6 +22,7 @@ pub(crate) mod status;
 pub(crate) mod subnet;
 mod table;
 pub(crate) mod token;
+pub(crate) mod uplink;
 mod units;
 
 /// Prints `value` as JSON, or the text that `text` makes of it.

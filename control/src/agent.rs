@@ -9,6 +9,7 @@
 //! | `session` | the control channel's events, and telling the controller what it missed |
 //! | `reconcile` | map and ports -> `plan` -> `assemble::Fabric` |
 //! | `ipam` | which address |
+//! | `uplink` | links of this host in networks |
 //! | `state` | what is on disk |
 //! | `requests`, `views` | the API's writing and reading half |
 //! | `serve` | the API's HTTP |
@@ -29,9 +30,10 @@ mod serve;
 mod session;
 mod startup;
 mod state;
+mod uplink;
 mod views;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -55,6 +57,7 @@ use crate::model::{ClusterId, ClusterMap, Endpoint, EndpointId, NetworkId, NodeI
 use assemble::Fabric;
 use keeper::Keeper;
 use state::{PortRecord, SavedPorts, StateDir};
+use uplink::UplinkRecord;
 
 /// How an agent is to run.
 #[derive(Clone, Debug)]
@@ -150,6 +153,8 @@ struct Inner {
     /// Addresses of our blocks promised to another node a moment ago.
     yielded: BTreeMap<(NetworkId, IpAddr), Instant>,
     channel: Channel,
+    /// Links of this host that are bridged into networks.
+    uplinks: BTreeSet<UplinkRecord>,
     /// Highest epoch given so far.
     epoch: u64,
     warnings: Vec<String>,
@@ -282,6 +287,7 @@ impl Inner {
         SavedPorts {
             ports: ports.collect(),
             yielded: self.yielded.keys().cloned().collect(),
+            uplinks: self.uplinks.iter().cloned().collect(),
         }
     }
 }

@@ -21,6 +21,8 @@
 //! | POST /v1/networks-prune | | [`Pruned`] |
 //! | GET /v1/networks/NAME/vteps | | `Vec<IpAddr>` |
 //! | PUT, DELETE /v1/networks/NAME/vteps/IP | | `{}` |
+//! | GET, POST /v1/uplinks | , [`UplinkAdd`] | `Vec<`[`Uplink`]`>`, [`Uplink`] |
+//! | DELETE /v1/uplinks/NETWORK/DEV | | [`Uplink`] (as it was) |
 //! | PATCH /v1/ports/NAME | [`PortChange`] | [`Port`] |
 //! | POST /v1/networks/NAME/connect | [`Connect`] | [`Port`] |
 //! | POST /v1/networks/NAME/disconnect | [`Disconnect`] | [`Port`] (as it was) |
@@ -41,8 +43,10 @@ mod attachment;
 
 pub use attachment::{Attachment, Detached, Route};
 mod line;
+mod uplink;
 
 pub use line::{Impairment, Impairments, Limits, LineTraffic, PortChange, PortLine, RateLimit};
+pub use uplink::{Uplink, UplinkAdd};
 
 /// Where the agent listens when nobody says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/weft/weft.sock";

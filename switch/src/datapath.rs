@@ -11,6 +11,7 @@ mod bridge;
 mod gateway;
 mod services;
 mod transmit;
+mod uplink;
 
 use weft_wire::FrameRef;
 
@@ -59,6 +60,10 @@ impl<'t> Datapath<'t> {
         actions: &mut Vec<Action>,
     ) -> Result<(), DropReason> {
         let admitted = admit::admit(self.tables, from, frame)?;
+        if let Some(port) = admitted.from_uplink {
+            let known = (self.tables, self.fdb);
+            return uplink::uplink(known, port, &admitted, now, actions);
+        }
         if admitted.from_services {
             return services::services(self.tables, self.fdb, &admitted, now, actions);
         }

@@ -23,7 +23,7 @@ use weft_wire::{
     FrameRef, MAX_COALESCED, MAX_HEADER_LEN, SegmentPlan, VNET_HDR_LEN, VnetError, VnetHdr,
 };
 
-pub use packet::open_link;
+pub use packet::{link_mac, open_link};
 pub use service::service_pair;
 pub use sys::{device_name, device_netns};
 pub use tap::{PortError, TapDevice, create_tap};

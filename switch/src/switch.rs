@@ -174,6 +174,12 @@ impl Switch {
         })
     }
 
+    /// Plugs in a link of the host ([`open_link`](crate::port::open_link)). It is removed with [`Self::remove_port`].
+    pub fn add_uplink(&self, network: Vni, link: Queue) -> PortId {
+        let queues = vec![Arc::new(link)];
+        self.plug_in(queues.clone(), |tables| tables.add_uplink(network, queues))
+    }
+
     /// Puts a port into the tables, then lets the workers read it.
     fn plug_in(&self, queues: Vec<Arc<Queue>>, add: impl FnOnce(&mut Tables) -> PortId) -> PortId {
         let order = self.changing();

@@ -84,6 +84,8 @@ pub(crate) enum PortRole {
     /// The host's own services behind the network's gateway: gets what ports have for the gateway, gives to ports of
     /// this host only, and is no part of a flood. One per network.
     Services,
+    /// A link of the host: its frames go to endpoints of this host only, and those of the endpoints go there, too.
+    Uplink,
 }
 
 /// A port in the table. Versions of it share what lives: counters, queues, whether it has gone.
@@ -108,6 +110,8 @@ pub(crate) struct NetworkEntry {
     pub(crate) ports: Vec<PortId>,
     /// The port of this host's services.
     pub(crate) services: Option<PortId>,
+    /// Links of this host.
+    pub(crate) uplinks: Vec<PortId>,
 }
 
 impl NetworkEntry {
@@ -115,6 +119,7 @@ impl NetworkEntry {
         match role {
             PortRole::Endpoint => self.ports.push(id),
             PortRole::Services => self.services = Some(id),
+            PortRole::Uplink => self.uplinks.push(id),
         }
     }
 }
@@ -153,6 +158,11 @@ impl Tables {
     /// Puts the port of a network's services into the first free place.
     pub fn add_services(&mut self, network: Vni, queues: Vec<Arc<Queue>>) -> PortId {
         self.add(network, PortRole::Services, None, queues)
+    }
+
+    /// Puts a link of the host into the first free place.
+    pub fn add_uplink(&mut self, network: Vni, queues: Vec<Arc<Queue>>) -> PortId {
+        self.add(network, PortRole::Uplink, None, queues)
     }
 
     fn add(
@@ -232,6 +242,7 @@ impl Tables {
         if let Some(network) = network.and_then(|vni| self.networks.get_mut(&vni)) {
             let network = Arc::make_mut(network);
             network.ports.retain(|member| *member != id);
+            network.uplinks.retain(|member| *member != id);
             network.services.take_if(|services| *services == id);
         }
     }
@@ -243,6 +254,7 @@ impl Tables {
             spec,
             ports: Vec::new(),
             services: None,
+            uplinks: Vec::new(),
         };
         for (id, port) in self.ports() {
             if port.network == Some(vni) {

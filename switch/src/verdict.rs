@@ -85,6 +85,8 @@ drop_reasons! {
     SameSide = "same_side",
     /// From a tunnel to an address behind a tunnel. Clears itself when the sender has learned the new place.
     SplitHorizon = "split_horizon",
+    /// By an uplink, from an endpoint of another host: the LAN brought it back, the tunnel has brought it. Nothing to do.
+    CameBack = "came_back",
     /// To everybody, and nobody else is there. Nothing to do.
     NoListener = "no_listener",
     /// To the gateway, for an address that it has no route to. Nothing routes between networks yet.

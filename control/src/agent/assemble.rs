@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
-use tracing::warn;
-use weft_switch::port::{Queue, service_pair};
+use tracing::{info, warn};
+use weft_switch::port::{Queue, link_mac, open_link, service_pair};
 use weft_switch::{
     FdbRow, NetworkMode, NetworkSpec, Place, PortEvent, PortGuard, PortSpec, Switch, SwitchConfig,
     SwitchError, TooBig, Uplink,
@@ -21,6 +21,7 @@ use weft_wire::{FrameRef, Mtu, PeerId, PortId, Vni};
 
 use super::plan::{Wanted, WantedNetwork, WantedPlace};
 use super::state::PortRecord;
+use super::uplink::UplinkRecord;
 use crate::api::{Strangers, Traffic};
 use crate::model::{EndpointId, NetworkId};
 
@@ -61,6 +62,8 @@ pub(super) struct Fabric {
     /// With the VNI that each was connected with.
     ports: BTreeMap<EndpointId, (PortId, Vni)>,
     services: Services,
+    /// Links in networks with their ports, or why they can't be had.
+    uplinks: BTreeMap<UplinkRecord, Result<PortId, String>>,
     applied: Wanted,
 }
 
@@ -145,6 +148,7 @@ impl Fabric {
             peer_ids: HashMap::new(),
             ports: BTreeMap::new(),
             services: Services::default(),
+            uplinks: BTreeMap::new(),
             applied: Wanted::default(),
         };
         Ok((fabric, received))
@@ -187,6 +191,72 @@ impl Fabric {
         self.applied = wanted;
         self.drop_peers();
         self.make_services();
+        self.make_uplinks();
+    }
+
+    /// Plugs in the links that are wanted, and pulls out those that aren't any more.
+    fn make_uplinks(&mut self) {
+        let wanted = &self.applied.uplinks;
+        self.uplinks.retain(|record, port| {
+            let stays = wanted.contains_key(record);
+            if let (false, Ok(port)) = (stays, port) {
+                self.switch.remove_port(*port);
+            }
+            stays
+        });
+        for (record, vni) in wanted {
+            if let Some(Ok(_)) = self.uplinks.get(record) {
+                continue;
+            }
+            let port = match open_link(&record.dev) {
+                Ok(queue) => {
+                    let port = self.switch.add_uplink(*vni, queue);
+                    // What is for the host itself is known to be there, and isn't looked for.
+                    if let Some(mac) = link_mac(&record.dev) {
+                        self.switch.own_mac(*vni, mac, Place::Port(port), 0);
+                    }
+                    Ok(port)
+                }
+                Err(error) => Err(format!("{} can't be had: {error}", record.dev)),
+            };
+            let before = self.uplinks.insert(record.clone(), port.clone());
+            match port {
+                Ok(_) => info!(dev = %record.dev, network = %record.network_name, "uplink is up"),
+                // Said once, tried every second.
+                Err(why) if before != Some(Err(why.clone())) => {
+                    warn!(network = %record.network_name, "uplink: {why}");
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// The port of an uplink, or why it has none.
+    pub(super) fn uplink(&self, record: &UplinkRecord) -> Option<&Result<PortId, String>> {
+        self.uplinks.get(record)
+    }
+
+    /// The link behind a port, if it is an uplink's.
+    pub(super) fn link_of(&self, port: PortId) -> Option<&str> {
+        let of = self.uplinks.iter().find(|(_, of)| **of == Ok(port))?;
+        Some(&of.0.dev)
+    }
+
+    /// Whether an uplink can't be had at the moment.
+    pub(super) fn lacks_uplinks(&self) -> bool {
+        self.uplinks.values().any(Result::is_err)
+    }
+
+    /// The link behind a port is down or gone: pulls the port out. False if it is no uplink.
+    pub(super) fn lose_uplink(&mut self, port: PortId) -> bool {
+        let lost = self.uplinks.iter_mut().find(|(_, of)| **of == Ok(port));
+        let Some((record, of)) = lost else {
+            return false;
+        };
+        *of = Err(format!("{} is down or gone", record.dev));
+        warn!(dev = %record.dev, network = %record.network_name, "uplink is down or gone");
+        self.switch.remove_port(port);
+        true
     }
 
     /// From now on services hear what ports have for the gateways of their networks, at what comes out of the channel.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use weft_wire::{MacAddr, Mtu, Vni};
 
+use super::uplink::UplinkRecord;
 use crate::model::{ClusterMap, EndpointId, Network, NetworkId, Node, NodeId, Transport};
 
 /// UDP port of a VTEP that no agent runs (RFC 7348 section 5).
@@ -67,6 +68,8 @@ pub(super) struct Wanted {
     pub(super) remote_stations: BTreeSet<(Vni, MacAddr)>,
     /// Ports of networks that are no more whose VNI another network has now: they are on none.
     pub(super) stranded: BTreeSet<EndpointId>,
+    /// Links that are bridged into networks, with the networks' VNIs.
+    pub(super) uplinks: BTreeMap<UplinkRecord, Vni>,
     /// What an operator should know about the map.
     pub(super) warnings: Vec<String>,
 }

@@ -11,6 +11,7 @@ use weft_wire::{Mtu, Vni};
 
 use super::plan::{LocalPort, WantedNetwork, plan};
 use super::state::SavedMap;
+use super::uplink::plan_uplinks;
 use super::{Agent, Applied, Inner};
 use crate::link;
 use crate::model::{EndpointId, Revision};
@@ -89,6 +90,7 @@ impl Agent {
             refused: port.trouble.is_some(),
         });
         let mut wanted = plan(&inner.map, &self.here(), ports);
+        plan_uplinks(&inner, &mut wanted);
         if self.facts.started.elapsed() < UNMEASURED {
             keep_mtus(&inner, &mut wanted.networks);
         }

@@ -123,6 +123,11 @@ fn router(door: Door) -> Router {
         .route("/v1/stop", post(stop))
         .route("/v1/peers", get(peers))
         .route("/v1/ports", get(ports))
+        .route("/v1/uplinks", get(uplinks).post(uplink_add))
+        .route(
+            "/v1/uplinks/{network}/{dev}",
+            axum::routing::delete(uplink_rm),
+        )
         .route("/v1/ports/{name}", axum::routing::patch(port_change))
         .route("/v1/fdb", get(fdb))
         .route("/v1/subnets", get(subnets))
@@ -221,6 +226,27 @@ async fn peers(State(door): State<Door>) -> Reply<api::Peers> {
 
 async fn ports(State(door): State<Door>) -> Reply<Vec<api::Port>> {
     Ok(Json(door.agent()?.ports()))
+}
+
+async fn uplinks(State(door): State<Door>) -> Reply<Vec<api::Uplink>> {
+    Ok(Json(door.agent()?.uplinks()))
+}
+
+async fn uplink_add(State(door): State<Door>, bytes: Bytes) -> Reply<api::Uplink> {
+    let (agent, wish) = (door.agent()?, body(&bytes)?);
+    Ok(Json(
+        own_task(async move { agent.uplink_add(wish).await }).await?,
+    ))
+}
+
+async fn uplink_rm(
+    State(door): State<Door>,
+    UrlPath((network, dev)): UrlPath<(String, String)>,
+) -> Reply<api::Uplink> {
+    let agent = door.agent()?;
+    Ok(Json(
+        own_task(async move { agent.uplink_rm(&network, &dev).await }).await?,
+    ))
 }
 
 async fn port_change(

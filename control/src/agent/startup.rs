@@ -3,7 +3,7 @@
 //! The order serves the gap that a restart leaves: what the last agent left (map, ports, the file descriptors in the
 //! holder) is forwarding again before the controller is even called.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
@@ -222,6 +222,7 @@ async fn bring_up(
     let SavedPorts {
         ports: records,
         yielded,
+        uplinks,
     } = state.load_ports()?;
     let keeper = Keeper::start(state.path("holder.sock"), config.exe.clone());
     let facts = Facts {
@@ -248,6 +249,7 @@ async fn bring_up(
     })?;
     let mut inner = Inner::starting(saved, &records, controllers);
     let now = Instant::now();
+    inner.uplinks = uplinks.into_iter().collect();
     inner.yielded = yielded.into_iter().map(|address| (address, now)).collect();
     let agent = Arc::new(Agent {
         facts,
@@ -304,6 +306,7 @@ fn spawn_tasks(
     tokio::spawn(follow_paths(Arc::clone(agent)));
     tokio::spawn(underlay::follow_link(Arc::clone(agent)));
     tokio::spawn(super::keeper::watch(Arc::clone(agent)));
+    tokio::spawn(super::uplink::watch(Arc::clone(agent)));
     agent.changed.notify_one();
 }
 
@@ -325,6 +328,13 @@ async fn follow_paths(agent: Arc<Agent>) {
 /// Takes down ports whose namespace died.
 async fn follow_ports(agent: Arc<Agent>, mut events: mpsc::UnboundedReceiver<PortEvent>) {
     while let Some(PortEvent::Gone(port)) = events.recv().await {
+        let again = Arc::clone(&agent);
+        // Waits for the workers.
+        let was_uplink = tokio::task::spawn_blocking(move || again.uplink_gone(port)).await;
+        if was_uplink.is_ok_and(|was| was) {
+            agent.changed.notify_one();
+            continue;
+        }
         let gone = {
             let inner = agent.inner();
             let gone = inner.ports.values().find(|candidate| candidate.id == port);
@@ -353,6 +363,7 @@ impl Inner {
             pending: BTreeMap::new(),
             leaving: BTreeMap::new(),
             yielded: BTreeMap::new(),
+            uplinks: BTreeSet::new(),
             channel: Channel::new(controllers),
             warnings: Vec::new(),
             stopping: false,

@@ -93,7 +93,10 @@ impl Agent {
                 let (via, name, address) = match row.place {
                     Place::Port(id) => {
                         let name = ports.get(&id).map(|port| port.record.endpoint.name.clone());
-                        ("port", name, None)
+                        match fabric.link_of(id) {
+                            Some(link) => ("uplink", Some(link.to_owned()), None),
+                            None => ("port", name, None),
+                        }
                     }
                     Place::Peer(id) => {
                         let address = fabric.peer_address(id);

@@ -21,6 +21,12 @@ pub(super) fn transmit(
             return Err(DropReason::SameSide);
         }
         (Next::To(Place::Peer(_)), Source::Peer { .. }) => return Err(DropReason::SplitHorizon),
+        // Each host reaches the LAN by a link of its own.
+        (Next::To(Place::Port(port)), Source::Peer { .. })
+            if frame.network.uplinks.contains(&port) =>
+        {
+            return Err(DropReason::SplitHorizon);
+        }
         (Next::To(Place::Port(port)), _) => actions.push(to_port(tables, frame.vni, port)?),
         (Next::To(Place::Peer(peer)), _) => {
             actions.push(Action::ToPeer {
@@ -52,6 +58,8 @@ fn flood(from: Source, frame: &Admitted<'_, '_>, actions: &mut Vec<Action>) {
         .filter(|port| from != Source::Port(**port));
     actions.extend(others.map(|port| Action::ToPort(*port)));
     if matches!(from, Source::Port(_)) {
+        let links = frame.network.uplinks.iter();
+        actions.extend(links.map(|link| Action::ToPort(*link)));
         let peers = frame.network.spec.flood_peers.iter();
         actions.extend(peers.map(|peer| Action::ToPeer {
             peer: *peer,

@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{setsockopt, sockopt};
-use weft_wire::{VNET_HDR_LEN, VnetHdr};
+use weft_wire::{MacAddr, VNET_HDR_LEN, VnetHdr};
 
 use super::{Medium, PortKind, Queue};
 
@@ -77,6 +77,14 @@ pub fn open_link(name: &str) -> io::Result<Queue> {
         medium: Medium::Link,
         takes_datagrams: true,
     })
+}
+
+/// The MAC of a link of the caller's network namespace; `None` if there is no such link, or it has none.
+pub fn link_mac(name: &str) -> Option<MacAddr> {
+    let links = nix::ifaddrs::getifaddrs().ok()?;
+    let mut named = links.filter(|link| link.interface_name == name);
+    let mac = named.find_map(|link| link.address?.as_link_addr()?.addr())?;
+    Some(MacAddr(mac))
 }
 
 fn set<T>(fd: &OwnedFd, option: c_int, value: &T) -> io::Result<()> {

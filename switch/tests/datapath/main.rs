@@ -13,5 +13,6 @@ mod learning;
 mod mtu;
 mod services;
 mod spoofing;
+mod uplink;
 mod vlan;
 mod world;

@@ -8,9 +8,9 @@ use tracing::info;
 
 use super::Core;
 use super::decide::block::Claim;
-use super::decide::{Decision, block, endpoint, network, node};
+use super::decide::{Decision, block, endpoint, network, node, router};
 use crate::channel::{Answer, Ask, Refusal, Reply, Request};
-use crate::model::{Change, ClusterMap, Endpoint, NetworkId, NodeId, Revision};
+use crate::model::{Change, ClusterMap, Endpoint, NetworkId, NodeId, Revision, RouterId};
 
 impl Core {
     /// Does what the node `from` asks.
@@ -50,6 +50,11 @@ impl Core {
             }
             Request::RemoveVtep { network, address } => {
                 self.change(|map| network::remove_vtep(map, &network, address))
+                    .await?
+            }
+            Request::ChangeRouter { name, change } => {
+                let new = RouterId(format!("{:016x}", rand::random::<u64>()));
+                self.change(|map| router::change(map, &name, &change, new))
                     .await?
             }
             Request::RemoveNode { name } => self.remove_node(from, &name).await?,
@@ -115,6 +120,7 @@ impl Core {
             | Request::PruneNetworks
             | Request::AddVtep { .. }
             | Request::RemoveVtep { .. }
+            | Request::ChangeRouter { .. }
             | Request::RemoveNode { .. }
             | Request::Presence => self.ledger.revision(),
         };

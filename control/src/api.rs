@@ -558,6 +558,9 @@ pub struct Connect {
     /// How fast it may be.
     #[serde(default)]
     pub limits: Limits,
+    /// It may send from any address but the gateway's.
+    #[serde(default)]
+    pub allow_spoof: bool,
 }
 
 /// Disconnect a namespace from a network: by namespace or by endpoint name.

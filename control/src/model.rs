@@ -389,6 +389,11 @@ impl ClusterMap {
     }
 }
 
+/// Whether a MAC is kept for gateways, now or later: the 256 around [`GATEWAY_MAC`](weft_switch::gateway::GATEWAY_MAC).
+pub fn is_reserved(mac: MacAddr) -> bool {
+    mac.octets()[..5] == weft_switch::gateway::GATEWAY_MAC.octets()[..5]
+}
+
 /// Checks a name of a node, network, endpoint or alias: 1 to 63 letters, digits, `_`, `.` and `-`, the first a letter
 /// or digit (what Docker takes, and short enough for a DNS label, RFC 1035 section 2.3.4).
 ///

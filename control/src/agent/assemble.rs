@@ -386,7 +386,8 @@ impl Fabric {
         record: &PortRecord,
         queues: Vec<Queue>,
     ) -> Result<PortId, SwitchError> {
-        let guard = (!record.addresses.is_empty()).then(|| PortGuard {
+        let guarded = !record.addresses.is_empty() && !record.allow_spoof;
+        let guard = guarded.then(|| PortGuard {
             mac: record.endpoint.mac,
             ips: record.endpoint.ips.clone(),
         });

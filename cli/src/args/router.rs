@@ -53,12 +53,28 @@ pub(crate) struct Names {
     pub(crate) names: Vec<String>,
 }
 
+/// A word behind the prefix of a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NextHopWord {
+    /// `via`.
+    Via,
+    /// The next hop.
+    Address(IpAddr),
+}
+
+fn next_hop_word(text: &str) -> Result<NextHopWord, String> {
+    if text == "via" {
+        return Ok(NextHopWord::Via);
+    }
+    let address = text.parse().map(NextHopWord::Address);
+    address.map_err(|_| "expected `via IP`, such as `via 10.32.0.9`".to_owned())
+}
+
 /// What can be done with static routes.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Route {
     /// Add a route to what lies behind an endpoint, or give it another next hop
     #[command(
-        allow_missing_positional = true,
         after_help = "Example: weft route add core 192.168.7.0/24 via 10.32.0.9\n\nThe endpoint that routes \
         needs `weft network connect --allow-spoof`: it sends what others wrote."
     )]
@@ -68,12 +84,9 @@ pub(crate) enum Route {
         router: String,
         /// The destinations
         prefix: IpNet,
-        /// The word `via`, as in ip-route(8); it may be left out
-        #[arg(value_name = "via", value_parser = ["via"], hide_possible_values = true)]
-        via: Option<String>,
-        /// Address of the endpoint that they lie behind
-        #[arg(value_name = "IP")]
-        next_hop: IpAddr,
+        /// Address of the endpoint that they lie behind; the word `via`, as in ip-route(8), may be left out
+        #[arg(required = true, num_args = 1..=2, value_names = ["via", "IP"], value_parser = next_hop_word)]
+        via: Vec<NextHopWord>,
     },
     /// Remove a route
     #[command(visible_alias = "remove")]

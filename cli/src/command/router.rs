@@ -5,7 +5,7 @@ use serde_json::json;
 use weft_control::api::{RouterCreate, RouterDetail, RouterInfo, RouterNetworks, StaticRoute};
 
 use super::Session;
-use crate::args::router::{self as args, Route, Router};
+use crate::args::router::{self as args, NextHopWord, Route, Router};
 use crate::client::ApiPath;
 use crate::failure::Failure;
 use crate::render;
@@ -84,16 +84,17 @@ pub(super) fn route(session: &Session, verb: Route) -> Result<(), Failure> {
         Route::Add {
             router,
             prefix,
-            via: _,
-            next_hop,
+            via,
         } => {
-            let route = StaticRoute {
-                prefix,
-                via: next_hop,
+            let ([NextHopWord::Address(via)] | [NextHopWord::Via, NextHopWord::Address(via)]) =
+                *via
+            else {
+                return Err(Failure::new("usage", "a route leads to PREFIX via one IP"));
             };
+            let route = StaticRoute { prefix, via };
             let path = of(&router).segment("routes");
             let _: serde_json::Value = session.client.send(Method::POST, &path, &route)?;
-            let done = json!({ "router": router, "prefix": prefix, "via": next_hop });
+            let done = json!({ "router": router, "prefix": prefix, "via": via });
             render::show(session.json, &done, |_| render::line(prefix))
         }
         Route::Rm { router, prefix } => {

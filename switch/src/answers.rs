@@ -3,13 +3,13 @@
 
 use std::net::IpAddr;
 
-use weft_wire::{EthernetFrame, IcmpError, PortId, echo_reply, icmp_error};
+use weft_wire::{EthernetFrame, IcmpError, Mtu, PortId, echo_reply, icmp_error};
 
 use crate::datapath::network_mtu;
 use crate::gateway::{GATEWAY_MAC, Heard, hear};
 use crate::table::Tables;
 use crate::table::fdb::Tick;
-use crate::verdict::DropReason;
+use crate::verdict::{Action, DropReason};
 
 /// Ports that are limited apart; beyond, some share a limit.
 const SLOTS: usize = 256;
@@ -70,13 +70,23 @@ impl Answers {
         }
     }
 
-    /// What a frame's sender is told that was dropped for `reason`, if anything.
-    pub(crate) fn dropped(
+    /// What the sender of a frame is told after `actions` were carried out; some way may have been too narrow for it.
+    pub(crate) fn answer(
         &mut self,
         from: Asker<'_>,
         frame: &[u8],
-        reason: DropReason,
+        (too_big, actions): (Option<Mtu>, &[Action]),
     ) -> Option<Vec<u8>> {
+        match (too_big, actions) {
+            (Some(mtu), _) => self.error(from, frame, IcmpError::TooBig(mtu)),
+            (None, [Action::Drop(reason)]) => self.dropped(from, frame, *reason),
+            (None, [Action::Answer]) => self.gateway(from, frame),
+            (None, _) => None,
+        }
+    }
+
+    /// What a frame's sender is told that was dropped for `reason`, if anything.
+    fn dropped(&mut self, from: Asker<'_>, frame: &[u8], reason: DropReason) -> Option<Vec<u8>> {
         let error = match reason {
             DropReason::TooBig => IcmpError::TooBig(network_mtu(from.tables, from.id, frame)?),
             DropReason::NoRoute => IcmpError::NoRoute,
@@ -105,12 +115,7 @@ impl Answers {
     }
 
     /// The gateway's error about a frame that it was to route, else that of whom the frame is for.
-    pub(crate) fn error(
-        &mut self,
-        from: Asker<'_>,
-        frame: &[u8],
-        error: IcmpError,
-    ) -> Option<Vec<u8>> {
+    fn error(&mut self, from: Asker<'_>, frame: &[u8], error: IcmpError) -> Option<Vec<u8>> {
         let bucket = &mut self.errors[from.slot()];
         if !bucket.has_one(from.now) {
             return None;
@@ -128,7 +133,7 @@ impl Answers {
     }
 
     /// What the gateway answers to a frame that is for it, if it isn't asked too often.
-    pub(crate) fn gateway(&mut self, from: Asker<'_>, frame: &[u8]) -> Option<Vec<u8>> {
+    fn gateway(&mut self, from: Asker<'_>, frame: &[u8]) -> Option<Vec<u8>> {
         let (last, answers) = &mut self.gateway[from.slot()];
         if *last != from.now {
             (*last, *answers) = (from.now, 0);

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::EventFd;
-use weft_wire::{EthernetFrame, FrameRef, IcmpError, Mtu, Offload, PortId, Rewrite};
+use weft_wire::{EthernetFrame, FrameRef, Mtu, Offload, PortId, Rewrite};
 
 use crate::answers::{Answers, Asker};
 use crate::burst::Burst;
@@ -253,18 +253,10 @@ impl Worker {
                 (out.carry_out(&self.actions, frame), frame.bytes)
             };
             let from = Asker { tables, id, now };
-            let answer = match (too_big, &*self.actions) {
-                (Some(mtu), _) => self.answers.error(from, bytes, IcmpError::TooBig(mtu)),
-                (None, [Action::Drop(reason)]) => self.answers.dropped(from, bytes, *reason),
-                (None, [Action::Answer]) => {
-                    let answer = self.answers.gateway(from, bytes);
-                    if answer.is_none() {
-                        port.counters.dropped(lane, DropReason::NotAnswered);
-                    }
-                    answer
-                }
-                (None, _) => None,
-            };
+            let answer = self.answers.answer(from, bytes, (too_big, &self.actions));
+            if answer.is_none() && matches!(*self.actions, [Action::Answer]) {
+                port.counters.dropped(lane, DropReason::NotAnswered);
+            }
             if let Some(answer) = answer {
                 out.write(port, FrameRef::plain(&answer));
             }

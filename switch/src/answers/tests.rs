@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket};
-use weft_wire::{ArpMessage, MacAddr, Mtu, Vni};
+use weft_wire::{ArpMessage, MacAddr, Vni};
 
 use super::*;
 use crate::table::{NetworkMode, NetworkSpec};

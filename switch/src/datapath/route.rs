@@ -105,10 +105,10 @@ pub(super) fn route(
         return Err(DropReason::TooBig);
     }
     let routed = next_hop((tables, fdb), (network, vni), hop, now)?;
-    if let (Source::Port(port), Action::ToPort(to)) = (from, routed.delivery()) {
-        if port == to {
-            return Err(DropReason::SameSide);
-        }
+    if let (Source::Port(port), Action::ToPort(to)) = (from, routed.delivery())
+        && port == to
+    {
+        return Err(DropReason::SameSide);
     }
     Ok(Way::Onward(routed))
 }

@@ -15,6 +15,7 @@ pub(crate) mod controller;
 pub(crate) mod network;
 pub(crate) mod port;
 pub(crate) mod uplink;
+pub(crate) mod router;
 pub(crate) mod values;
 
 const EXAMPLES: &str = "\
@@ -78,6 +79,12 @@ pub(crate) enum Command {
     /// Overlay networks: create, connect containers, inspect
     #[command(subcommand, visible_alias = "net")]
     Network(network::Network),
+    /// Routers: networks that reach each other
+    #[command(subcommand)]
+    Router(router::Router),
+    /// Static routes of routers
+    #[command(subcommand)]
+    Route(router::Route),
     /// How the agent is: controller, revision, ports, warnings
     Status(Status),
     /// Tunnel peers with their counters and drops

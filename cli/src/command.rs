@@ -17,6 +17,7 @@ mod nodes;
 mod peers;
 mod port;
 mod ports;
+mod router;
 mod status;
 mod subnets;
 mod uplink;
@@ -53,6 +54,8 @@ pub(crate) fn run(command: Command, settings: Settings) -> Result<(), Vec<Failur
     };
     match command {
         Command::Network(verb) => network::run(&session()?, verb),
+        Command::Router(verb) => router::run(&session()?, verb),
+        Command::Route(verb) => Ok(router::route(&session()?, verb)?),
         Command::Nodes(nodes) => nodes::run(&session()?, nodes),
         Command::Status(flags) => Ok(status::run(&session()?, &flags)?),
         Command::Peers => Ok(peers::run(&session()?)?),

@@ -90,6 +90,8 @@ fn load_with(cli: &Cli, environment: &dyn Fn(&str) -> Option<String>) -> Result<
     let file = match &cli.command {
         Command::FdHolder | Command::Completion { .. } | Command::Man { .. } => File::default(),
         Command::Network(_)
+        | Command::Router(_)
+        | Command::Route(_)
         | Command::Status(_)
         | Command::Peers
         | Command::Ports(_)

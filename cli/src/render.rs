@@ -18,6 +18,7 @@ pub(crate) mod node;
 pub(crate) mod peer;
 pub(crate) mod port;
 pub(crate) mod progress;
+pub(crate) mod router;
 pub(crate) mod status;
 pub(crate) mod subnet;
 mod table;

@@ -26,6 +26,7 @@ mod line;
 mod plan;
 mod reconcile;
 mod requests;
+mod routers;
 mod serve;
 mod session;
 mod startup;

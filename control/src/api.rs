@@ -24,6 +24,14 @@
 //! | GET, POST /v1/uplinks | , [`UplinkAdd`] | `Vec<`[`Uplink`]`>`, [`Uplink`] |
 //! | DELETE /v1/uplinks/NETWORK/DEV | | [`Uplink`] (as it was) |
 //! | PATCH /v1/ports/NAME | [`PortChange`] | [`Port`] |
+//! | GET /v1/routers | | `Vec<`[`RouterInfo`]`>` |
+//! | POST /v1/routers | [`RouterCreate`] | [`RouterInfo`] |
+//! | GET /v1/routers/NAME | | [`RouterDetail`] |
+//! | DELETE /v1/routers/NAME | | `{}` |
+//! | POST /v1/routers/NAME/connect, disconnect | [`RouterNetworks`] | [`RouterInfo`] |
+//! | GET /v1/routers/NAME/routes | | `Vec<`[`StaticRoute`]`>` |
+//! | POST /v1/routers/NAME/routes | [`StaticRoute`] | `{}` |
+//! | DELETE /v1/routers/NAME/routes/PREFIX | | `{}` |
 //! | POST /v1/networks/NAME/connect | [`Connect`] | [`Port`] |
 //! | POST /v1/networks/NAME/disconnect | [`Disconnect`] | [`Port`] (as it was) |
 //! | GET /v1/attachments?owner=O&container=C | | `Vec<`[`Port`]`>` (both filters may be left out) |
@@ -37,6 +45,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use weft_wire::{MacAddr, Mtu, Vni};
 
+pub use crate::model::StaticRoute;
 use crate::model::Transport;
 
 mod attachment;
@@ -335,6 +344,9 @@ pub struct NetworkCreate {
     /// No way out.
     #[serde(default)]
     pub internal: bool,
+    /// Endpoints reach the gateway and what is behind it, not each other.
+    #[serde(default)]
+    pub isolate: bool,
     /// Follows the underlay when `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<Mtu>,
@@ -383,6 +395,12 @@ pub struct NetworkInfo {
     pub encrypted: bool,
     /// No way out.
     pub internal: bool,
+    /// Endpoints reach the gateway and what is behind it, not each other.
+    #[serde(default)]
+    pub isolate: bool,
+    /// The router that it is on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub router: Option<String>,
     /// Inner MTU in force, in bytes.
     pub mtu: Mtu,
     /// It was set by the operator (else it follows the underlay).
@@ -429,6 +447,63 @@ pub struct EndpointInfo {
 pub struct Pruned {
     /// Names.
     pub removed: Vec<String>,
+}
+
+/// A router to be made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouterCreate {
+    /// Its name.
+    pub name: String,
+}
+
+/// Networks that a router gets or loses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouterNetworks {
+    /// Their names.
+    pub networks: Vec<String>,
+}
+
+/// A router.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouterInfo {
+    /// Name.
+    pub name: String,
+    /// Id.
+    pub id: String,
+    /// Names of its networks.
+    pub networks: Vec<String>,
+    /// Static routes, in order of prefix.
+    pub routes: Vec<StaticRoute>,
+}
+
+/// A router with all that its gateways do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouterDetail {
+    /// The router.
+    #[serde(flatten)]
+    pub router: RouterInfo,
+    /// Its whole table, in order of prefix.
+    pub table: Vec<RouterRoute>,
+}
+
+/// One route of a router's table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouterRoute {
+    /// The destinations.
+    pub prefix: IpNet,
+    /// `connected` (a subnet of one of its networks) or `static`.
+    pub kind: String,
+    /// The network that it leads to.
+    pub network: String,
+    /// The next hop of a static route.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<IpAddr>,
+    /// The gateway's address in a connected subnet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<IpAddr>,
+    /// Whether an endpoint has the next hop's address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reachable: Option<bool>,
 }
 
 /// Which network namespace.
@@ -487,6 +562,9 @@ pub struct Connect {
     /// How fast it may be.
     #[serde(default)]
     pub limits: Limits,
+    /// It may send from any address but the gateway's.
+    #[serde(default)]
+    pub allow_spoof: bool,
 }
 
 /// Disconnect a namespace from a network: by namespace or by endpoint name.

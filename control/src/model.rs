@@ -11,6 +11,10 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use weft_wire::{MacAddr, Mtu, Vni};
 
+mod router;
+
+pub use router::{Router, StaticRoute};
+
 /// Counts the changes of a cluster: 0 is the empty map, each accepted change has the next number.
 pub type Revision = u64;
 
@@ -49,6 +53,11 @@ text_id! {
 text_id! {
     /// An endpoint: 16 hexadecimal digits, minted by the agent that has its port.
     EndpointId
+}
+
+text_id! {
+    /// A router: 16 hexadecimal digits, minted by the controller.
+    RouterId
 }
 
 /// How frames travel between hosts.
@@ -147,6 +156,9 @@ pub struct Network {
     pub ageing_secs: u32,
     /// Static VTEPs: tunnel ends that no agent runs (a kernel VXLAN device, a hardware switch, OVS).
     pub vteps: BTreeSet<IpAddr>,
+    /// Its endpoints reach the gateway and what lies behind it, not each other.
+    #[serde(default)]
+    pub isolate: bool,
 }
 
 impl Network {
@@ -214,6 +226,8 @@ pub enum Key {
     Block(NetworkId, IpNet),
     /// An endpoint.
     Endpoint(EndpointId),
+    /// A router.
+    Router(RouterId),
 }
 
 /// Any object of the map.
@@ -228,6 +242,8 @@ pub enum Object {
     Block(Block),
     /// An endpoint.
     Endpoint(Endpoint),
+    /// A router.
+    Router(Router),
 }
 
 impl Object {
@@ -238,6 +254,7 @@ impl Object {
             Self::Network(network) => Key::Network(network.id.clone()),
             Self::Block(block) => Key::Block(block.network.clone(), block.prefix),
             Self::Endpoint(endpoint) => Key::Endpoint(endpoint.id.clone()),
+            Self::Router(router) => Key::Router(router.id.clone()),
         }
     }
 }
@@ -274,6 +291,9 @@ pub struct ClusterMap {
     pub blocks: BTreeMap<(NetworkId, IpNet), Versioned<Block>>,
     /// By id.
     pub endpoints: BTreeMap<EndpointId, Versioned<Endpoint>>,
+    /// By id.
+    #[serde(default)]
+    pub routers: BTreeMap<RouterId, Versioned<Router>>,
 }
 
 impl ClusterMap {
@@ -297,6 +317,10 @@ impl ClusterMap {
                 self.endpoints
                     .insert(object.id.clone(), Versioned { revision, object });
             }
+            Change::Put(Object::Router(object)) => {
+                self.routers
+                    .insert(object.id.clone(), Versioned { revision, object });
+            }
             Change::Delete(Key::Node(id)) => {
                 self.nodes.remove(&id);
             }
@@ -308,6 +332,9 @@ impl ClusterMap {
             }
             Change::Delete(Key::Endpoint(id)) => {
                 self.endpoints.remove(&id);
+            }
+            Change::Delete(Key::Router(id)) => {
+                self.routers.remove(&id);
             }
         }
     }
@@ -360,6 +387,11 @@ impl ClusterMap {
             .max_by_key(|((_, prefix), _)| prefix.prefix_len())
             .map(|(_, block)| &block.object)
     }
+}
+
+/// Whether a MAC is kept for gateways, now or later: the 256 around [`GATEWAY_MAC`](weft_switch::gateway::GATEWAY_MAC).
+pub fn is_reserved(mac: MacAddr) -> bool {
+    mac.octets()[..5] == weft_switch::gateway::GATEWAY_MAC.octets()[..5]
 }
 
 /// Checks a name of a node, network, endpoint or alias: 1 to 63 letters, digits, `_`, `.` and `-`, the first a letter

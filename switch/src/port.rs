@@ -132,6 +132,15 @@ impl Queue {
         self.kind
     }
 
+    /// Where in its buffer [`Self::recv`] puts the frame.
+    #[inline]
+    pub const fn frame_start(&self) -> usize {
+        match self.kind {
+            PortKind::Offload => VNET_HDR_LEN,
+            PortKind::Plain => 0,
+        }
+    }
+
     /// Whether a superframe of datagrams may be written, for the container's kernel to cut.
     #[inline]
     pub const fn takes_datagrams(&self) -> bool {

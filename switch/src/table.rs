@@ -2,6 +2,8 @@
 //! readers take without waiting; the [`fdb`] changes with every new station and is a table of its own.
 
 pub mod fdb;
+pub mod neighbors;
+pub mod routes;
 mod hash;
 
 use std::collections::HashMap;
@@ -16,6 +18,8 @@ use crate::port::Queue;
 use crate::stats::{Counters, PeerLedger, TrafficStats};
 use crate::verdict::Source;
 use hash::KeyedHash;
+use neighbors::Neighbors;
+use routes::Routes;
 
 /// How a network treats its ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +47,12 @@ pub struct NetworkSpec {
     pub flood_peers: Vec<PeerId>,
     /// The addresses that its gateway answers at on this host.
     pub gateways: Vec<IpAddr>,
+    /// Where those send packets that are not for them.
+    pub routes: Arc<Routes>,
+    /// What has no route stays in the cluster.
+    pub internal: bool,
+    /// Its ports don't reach each other, on no host.
+    pub isolate: bool,
 }
 
 /// What a port may send: its own MAC and addresses.
@@ -129,6 +139,7 @@ impl NetworkEntry {
 pub struct Tables {
     pub(crate) ports: Vec<Option<Arc<PortEntry>>>,
     pub(crate) networks: HashMap<Vni, Arc<NetworkEntry>, KeyedHash>,
+    neighbors: Arc<Neighbors>,
     peers: Arc<PeerLedger>,
     /// Workers that count.
     lanes: usize,
@@ -140,6 +151,7 @@ impl Tables {
         Self {
             ports: Vec::new(),
             networks: HashMap::default(),
+            neighbors: Arc::default(),
             peers: Arc::new(PeerLedger::new(workers)),
             lanes: workers,
         }
@@ -279,6 +291,12 @@ impl Tables {
         self.peers.sum(peer)
     }
 
+    /// Who has which address; all versions of the tables share it.
+    #[inline]
+    pub fn neighbors(&self) -> &Neighbors {
+        &self.neighbors
+    }
+
     #[inline]
     pub(crate) fn port(&self, id: PortId) -> Option<&PortEntry> {
         self.ports.get(id.index())?.as_deref()
@@ -294,11 +312,6 @@ impl Tables {
     #[inline]
     pub(crate) fn network(&self, vni: Vni) -> Option<&NetworkEntry> {
         self.networks.get(&vni).map(AsRef::as_ref)
-    }
-
-    /// The MTU of the network that a port is on.
-    pub(crate) fn mtu_of_port(&self, id: PortId) -> Option<Mtu> {
-        Some(self.network(self.port(id)?.network?)?.spec.mtu)
     }
 
     /// The addresses of the gateway of its network.

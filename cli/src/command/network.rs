@@ -45,6 +45,7 @@ fn create(session: &Session, flags: args::Create) -> Result<(), Failure> {
         vni: flags.vni,
         encrypted: flags.encrypted,
         internal: flags.internal,
+        isolate: flags.isolate,
         mtu: flags.mtu,
         ageing_secs: flags.ageing,
     };
@@ -122,6 +123,7 @@ fn connect(session: &Session, flags: args::Connect) -> Result<(), Failure> {
         aliases: flags.aliases,
         no_offload: flags.no_offload,
         limits: super::port::limits(flags.rate, Direction::Both),
+        allow_spoof: flags.allow_spoof,
     };
     let path = of(&flags.network).segment("connect");
     let port: Port = session.client.send(Method::POST, &path, &wish)?;

@@ -11,19 +11,22 @@ use tokio::sync::{Notify, mpsc};
 use tracing::{info, warn};
 use weft_switch::port::{Queue, link_mac, open_link, service_pair};
 use weft_switch::{
-    FdbRow, NetworkMode, NetworkSpec, Place, PortEvent, PortGuard, PortSpec, Switch, SwitchConfig,
-    SwitchError, TooBig, Uplink,
+    FdbRow, NetworkMode, NetworkSpec, Place, PortEvent, PortGuard, PortSpec, Routes, Switch,
+    SwitchConfig, SwitchError, TooBig, Uplink,
 };
 use weft_tunnel::{
     PeerNetworks, PeerSpec, Peers, SendError, TunnelError, VxlanConfig, VxlanTunnel, VxlanWorker,
 };
 use weft_wire::{FrameRef, Mtu, PeerId, PortId, Vni};
 
+use self::routing::RouteTables;
 use super::plan::{Wanted, WantedNetwork, WantedPlace};
 use super::state::PortRecord;
 use super::uplink::UplinkRecord;
 use crate::api::{Strangers, Traffic};
 use crate::model::{EndpointId, NetworkId};
+
+mod routing;
 
 /// Source ports that carry flow entropy: enough to spread over a receiver's queues.
 const SOURCE_PORTS: usize = 16;
@@ -177,12 +180,16 @@ impl Fabric {
         self.add_peers(&wanted);
         self.strand(&wanted.stranded);
         self.drop_replaced(&wanted);
+        let mut tables = RouteTables::default();
         for (vni, network) in &wanted.networks {
             if self.applied.networks.get(vni) != Some(network) {
-                self.switch.set_network(self.network_spec(*vni, network));
+                let routes = tables.get(&network.routes);
+                self.switch
+                    .set_network(self.network_spec(*vni, network, routes));
             }
         }
         self.apply_macs(&wanted);
+        self.apply_neighbors(&wanted);
         for vni in self.applied.networks.keys() {
             if !wanted.networks.contains_key(vni) {
                 self.switch.remove_network(*vni);
@@ -318,19 +325,20 @@ impl Fabric {
 
     /// Forgets networks whose VNI another one has now, with all that was known of their stations.
     fn drop_replaced(&mut self, wanted: &Wanted) {
-        let applied = &mut self.applied;
-        applied.networks.retain(|vni, network| {
-            let replaced = wanted
-                .networks
-                .get(vni)
-                .is_some_and(|now| now.id != network.id);
-            if replaced {
-                self.switch.remove_network(*vni);
-                applied.macs.retain(|(of, _), _| of != vni);
-                applied.remote_stations.retain(|(of, _)| of != vni);
-            }
-            !replaced
+        let networks = self.applied.networks.iter();
+        let replaced = networks.filter(|(vni, network)| {
+            let now = wanted.networks.get(vni);
+            now.is_some_and(|now| now.id != network.id)
         });
+        let replaced: Vec<Vni> = replaced.map(|(vni, _)| *vni).collect();
+        for vni in replaced {
+            self.switch.remove_network(vni);
+            self.forget_neighbors(vni);
+            let applied = &mut self.applied;
+            applied.networks.remove(&vni);
+            applied.macs.retain(|(of, _), _| *of != vni);
+            applied.remote_stations.retain(|(of, _)| *of != vni);
+        }
     }
 
     fn add_peers(&mut self, wanted: &Wanted) {
@@ -388,7 +396,7 @@ impl Fabric {
         }
     }
 
-    fn network_spec(&self, vni: Vni, network: &WantedNetwork) -> NetworkSpec {
+    fn network_spec(&self, vni: Vni, network: &WantedNetwork, routes: Arc<Routes>) -> NetworkSpec {
         NetworkSpec {
             vni,
             name: network.name.clone(),
@@ -405,6 +413,9 @@ impl Fabric {
                 .filter_map(|address| self.peer_ids.get(address).copied())
                 .collect(),
             gateways: network.gateways.clone(),
+            routes,
+            internal: network.internal,
+            isolate: network.isolate,
         }
     }
 
@@ -445,7 +456,8 @@ impl Fabric {
         record: &PortRecord,
         queues: Vec<Queue>,
     ) -> Result<PortId, SwitchError> {
-        let guard = (!record.addresses.is_empty()).then(|| PortGuard {
+        let guarded = !record.addresses.is_empty() && !record.allow_spoof;
+        let guard = guarded.then(|| PortGuard {
             mac: record.endpoint.mac,
             ips: record.endpoint.ips.clone(),
         });

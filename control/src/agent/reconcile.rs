@@ -87,6 +87,7 @@ impl Agent {
             vni: port.record.vni,
             mac: port.record.endpoint.mac,
             epoch: port.record.endpoint.epoch,
+            ips: &port.record.endpoint.ips,
             refused: port.trouble.is_some(),
         });
         let mut wanted = plan(&inner.map, &self.here(), ports);

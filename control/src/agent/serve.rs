@@ -26,6 +26,8 @@ use tokio::sync::watch;
 use super::{Agent, ApiError};
 use crate::api;
 
+mod routers;
+
 /// Mode of the socket: its owner and group may speak to the agent.
 const SOCKET_MODE: u32 = 0o660;
 /// The longest time that a `status?wait=` may wait.
@@ -150,6 +152,7 @@ fn router(door: Door) -> Router {
         .route("/v1/networks/{name}/disconnect", post(disconnect))
         .route("/v1/attachments", get(attachments))
         .route("/v1/attachments/detach", post(detach))
+        .merge(routers::routes())
         .fallback(unknown_route)
         .with_state(door)
 }

@@ -113,6 +113,9 @@ pub(super) struct PortRecord {
     /// What its frames suffer.
     #[serde(default)]
     pub(super) impairments: Impairments,
+    /// It may send from any address.
+    #[serde(default)]
+    pub(super) allow_spoof: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -433,6 +436,7 @@ mod tests {
             routes: vec![Route::new("0.0.0.0/0".parse().unwrap(), None)],
             limits: Limits::default(),
             impairments: Impairments::default(),
+            allow_spoof: false,
         }
     }
 

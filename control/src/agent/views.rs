@@ -161,6 +161,8 @@ impl Agent {
             transport: network.transport,
             encrypted: network.transport == Transport::Quic,
             internal: network.internal,
+            isolate: network.isolate,
+            router: map.router_of(&network.id).map(|router| router.name.clone()),
             mtu: effective_mtu(map, &self.here(), network),
             mtu_set: network.mtu.is_some(),
             ageing_secs: network.ageing_secs,

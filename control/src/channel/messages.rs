@@ -10,8 +10,8 @@ use weft_wire::Mtu;
 
 use crate::api;
 use crate::model::{
-    Change, ClusterId, Endpoint, EndpointId, NetworkId, NodeId, Object, Revision, Transport,
-    Versioned,
+    Change, ClusterId, Endpoint, EndpointId, NetworkId, NodeId, Object, Revision, StaticRoute,
+    Transport, Versioned,
 };
 
 /// The protocols this build speaks.
@@ -261,6 +261,13 @@ pub enum Request {
         /// All of them.
         endpoints: Vec<Endpoint>,
     },
+    /// Make, change or remove a router.
+    ChangeRouter {
+        /// Which.
+        name: String,
+        /// What.
+        change: RouterChange,
+    },
     /// Remove a node with all that is on it; its session ends and its certificate is refused from then on.
     RemoveNode {
         /// Which.
@@ -272,7 +279,7 @@ pub enum Request {
 
 impl Request {
     /// The kinds of requests as they are on the wire.
-    pub const KINDS: [&str; 14] = [
+    pub const KINDS: [&str; 15] = [
         "create_network",
         "change_network",
         "remove_network",
@@ -287,6 +294,7 @@ impl Request {
         "sync_endpoints",
         "remove_node",
         "presence",
+        "change_router",
     ];
 
     /// Its kind, for logs.
@@ -306,9 +314,40 @@ impl Request {
             Self::SyncEndpoints { .. } => 11,
             Self::RemoveNode { .. } => 12,
             Self::Presence => 13,
+            Self::ChangeRouter { .. } => 14,
         };
         Self::KINDS[index]
     }
+}
+
+/// What becomes of a router.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RouterChange {
+    /// It is new.
+    Create,
+    /// It goes, with its routes; its networks stay.
+    Remove,
+    /// It gets these networks.
+    Connect {
+        /// Their names.
+        networks: Vec<String>,
+    },
+    /// It loses these networks.
+    Disconnect {
+        /// Their names.
+        networks: Vec<String>,
+    },
+    /// It gets a route, or that to the same prefix another next hop.
+    AddRoute {
+        /// The route.
+        route: StaticRoute,
+    },
+    /// It loses a route.
+    RemoveRoute {
+        /// To which prefix.
+        prefix: IpNet,
+    },
 }
 
 /// The controller did what was asked. Which fields say something depends on the request.

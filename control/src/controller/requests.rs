@@ -8,9 +8,10 @@ use tracing::info;
 
 use super::Core;
 use super::decide::block::Claim;
-use super::decide::{Decision, block, endpoint, network, node};
-use crate::channel::{Answer, Ask, Refusal, Reply, Request};
-use crate::model::{Change, ClusterMap, Endpoint, NetworkId, NodeId, Revision};
+use super::decide::{Decision, block, endpoint, network, node, router};
+use crate::api::NetworkCreate;
+use crate::channel::{Answer, Ask, Refusal, Reply, Request, RouterChange};
+use crate::model::{Change, ClusterMap, Endpoint, NetworkId, NodeId, Revision, RouterId};
 
 impl Core {
     /// Does what the node `from` asks.
@@ -19,13 +20,7 @@ impl Core {
         self.ledger.read(|map| member(map, from))?;
         let kind = request.kind();
         let revision = match request {
-            Request::CreateNetwork { create } => {
-                let id = NetworkId(format!("{:016x}", rand::random::<u64>()));
-                let name = create.name.clone();
-                let done = self.change(|map| network::create(map, &create, id)).await?;
-                info!(network = %name, "network created");
-                done
-            }
+            Request::CreateNetwork { create } => self.create_network(&create).await?,
             Request::ChangeNetwork { name, change } => {
                 self.change(|map| network::change(map, &name, &change))
                     .await?
@@ -52,6 +47,7 @@ impl Core {
                 self.change(|map| network::remove_vtep(map, &network, address))
                     .await?
             }
+            Request::ChangeRouter { name, change } => self.change_router(&name, &change).await?,
             Request::RemoveNode { name } => self.remove_node(from, &name).await?,
             Request::Presence => {
                 let connected = self.sessions.connected();
@@ -73,6 +69,22 @@ impl Core {
             revision,
             ..Reply::default()
         })
+    }
+
+    async fn create_network(&self, create: &NetworkCreate) -> Decision<Revision> {
+        let id = NetworkId(format!("{:016x}", rand::random::<u64>()));
+        let decide = |map: &ClusterMap| network::create(map, create, id.clone());
+        let done = self.change(decide).await?;
+        info!(network = %create.name, "network created");
+        Ok(done)
+    }
+
+    async fn change_router(&self, name: &str, change: &RouterChange) -> Decision<Revision> {
+        let new = RouterId(format!("{:016x}", rand::random::<u64>()));
+        let decide = |map: &ClusterMap| router::change(map, name, change, new.clone());
+        let done = self.change(decide).await?;
+        info!(router = name, ?change, "router changed");
+        Ok(done)
     }
 
     /// What a node asks for itself. It must still be a member: its removal may have come first.
@@ -115,6 +127,7 @@ impl Core {
             | Request::PruneNetworks
             | Request::AddVtep { .. }
             | Request::RemoveVtep { .. }
+            | Request::ChangeRouter { .. }
             | Request::RemoveNode { .. }
             | Request::Presence => self.ledger.revision(),
         };

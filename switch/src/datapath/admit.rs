@@ -79,7 +79,10 @@ pub(super) fn admit<'t, 'f>(
 }
 
 /// Bytes of the layer 3 packet; of a superframe, of its largest segment.
-fn packet_len(frame: FrameRef<'_>, ethernet: &EthernetFrame<'_>) -> Result<usize, DropReason> {
+pub(super) fn packet_len(
+    frame: FrameRef<'_>,
+    ethernet: &EthernetFrame<'_>,
+) -> Result<usize, DropReason> {
     let payload = ethernet.payload_offset();
     let (Some(gso), Some(checksum)) = (frame.offload.gso, frame.offload.checksum) else {
         return Ok(frame.len() - payload);

@@ -5,6 +5,7 @@ use weft_wire::{PortId, Vni};
 
 use super::admit::Admitted;
 use super::bridge::Next;
+use crate::gateway::GATEWAY_MAC;
 use crate::table::Tables;
 use crate::table::fdb::Place;
 use crate::verdict::{Action, DropReason, Source};
@@ -16,6 +17,13 @@ pub(super) fn transmit(
     next: Next,
     actions: &mut Vec<Action>,
 ) -> Result<(), DropReason> {
+    if frame.network.spec.isolate {
+        // What a router of another host sends comes from outside the network: it sends nothing back into it.
+        let from_router = frame.ethernet.source() == GATEWAY_MAC;
+        if !(from_router && matches!(from, Source::Peer { .. })) {
+            return Err(DropReason::Isolated);
+        }
+    }
     match (next, from) {
         (Next::To(Place::Port(port)), Source::Port(source)) if port == source => {
             return Err(DropReason::SameSide);

@@ -20,6 +20,7 @@ fn network(cidr: &str, gateway: &str) -> Network {
         mtu: None,
         ageing_secs: 300,
         vteps: BTreeSet::new(),
+        isolate: false,
     }
 }
 

@@ -10,6 +10,7 @@ use super::{Decision, describe, find_network_by_id, node_name};
 use crate::channel::Refusal;
 use crate::model::{
     Change, ClusterMap, Endpoint, EndpointId, Key, Network, NetworkId, NodeId, Object, check_name,
+    is_reserved,
 };
 
 /// Most addresses and aliases of one endpoint.
@@ -87,6 +88,15 @@ fn check_shape(network: &Network, endpoint: &Endpoint) -> Decision<()> {
         );
         return Err(Refusal::new("bad_mac", message)
             .hint("take a unicast address, such as 02:00:00:00:00:01"));
+    }
+    if is_reserved(endpoint.mac) {
+        let message = format!(
+            "MAC {} of endpoint {name} is kept for gateways",
+            endpoint.mac
+        );
+        return Err(
+            Refusal::new("bad_mac", message).hint("take another, such as 02:00:00:00:00:01")
+        );
     }
     if network.is_plain_l2() && !endpoint.ips.is_empty() {
         let message = format!(

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use weft_wire::{Mtu, Vni};
 
-use super::{Decision, enumerate, find_network, node_name, subnet};
+use super::{Decision, enumerate, find_network, node_name, router, subnet};
 use crate::api::{NetworkChange, NetworkCreate};
 use crate::channel::Refusal;
 use crate::model::{
@@ -24,7 +24,7 @@ const MAX_VTEPS: usize = 256;
 /// A new network with that id.
 ///
 /// # Errors
-/// `bad_name`, `name_taken`, `unsupported`, `vni_taken`, `vni_exhausted`, `bad_mtu`, `bad_ageing` and those of
+/// `bad_name`, `name_taken`, `unsupported`, `no_subnet`, `vni_taken`, `vni_exhausted`, `bad_mtu`, `bad_ageing` and those of
 /// [`subnet::plan`].
 pub fn create(map: &ClusterMap, create: &NetworkCreate, id: NetworkId) -> Decision<Vec<Change>> {
     check_name("network", &create.name)
@@ -46,6 +46,13 @@ pub fn create(map: &ClusterMap, create: &NetworkCreate, id: NetworkId) -> Decisi
         )
         .hint("leave out --encrypted if its frames may cross the underlay in clear"));
     }
+    if create.isolate && create.subnets.is_empty() {
+        let message = format!(
+            "network {} can't be isolated: without a subnet it has no gateway, and its ports would reach nothing",
+            create.name
+        );
+        return Err(Refusal::new("no_subnet", message).hint("give it a --subnet"));
+    }
     let network = Network {
         id,
         name: create.name.clone(),
@@ -56,6 +63,7 @@ pub fn create(map: &ClusterMap, create: &NetworkCreate, id: NetworkId) -> Decisi
         mtu: create.mtu,
         ageing_secs: create.ageing_secs.unwrap_or(DEFAULT_AGEING_SECS),
         vteps: BTreeSet::new(),
+        isolate: create.isolate,
     };
     check_settings(&network)?;
     Ok(vec![Change::Put(Object::Network(network))])
@@ -132,7 +140,7 @@ pub fn change(map: &ClusterMap, name: &str, change: &NetworkChange) -> Decision<
     Ok(vec![Change::Put(Object::Network(network))])
 }
 
-/// Removes a network that nothing is on, with its blocks.
+/// Removes a network that nothing and no router is on, with its blocks.
 ///
 /// # Errors
 /// `unknown_network`, `network_in_use`.
@@ -157,6 +165,7 @@ pub fn remove(map: &ClusterMap, name: &str) -> Decision<Vec<Change>> {
             "disconnect them first: `weft network disconnect {name} --name ENDPOINT` on their nodes"
         )));
     }
+    router::check_removable(map, network)?;
     Ok(removal(map, network))
 }
 
@@ -169,7 +178,7 @@ fn removal(map: &ClusterMap, network: &Network) -> Vec<Change> {
         .collect()
 }
 
-/// Removes all networks that nothing is on; tells their names, sorted.
+/// Removes all networks that nothing and no router is on; tells their names, sorted.
 pub fn prune(map: &ClusterMap) -> (Vec<Change>, Vec<String>) {
     let used: BTreeSet<&NetworkId> = map
         .endpoints
@@ -180,7 +189,7 @@ pub fn prune(map: &ClusterMap) -> (Vec<Change>, Vec<String>) {
         .networks
         .values()
         .map(|network| &network.object)
-        .filter(|network| !used.contains(&network.id))
+        .filter(|network| !used.contains(&network.id) && map.router_of(&network.id).is_none())
         .collect();
     let mut names: Vec<String> = unused.iter().map(|network| network.name.clone()).collect();
     names.sort();
@@ -197,11 +206,17 @@ pub fn prune(map: &ClusterMap) -> (Vec<Change>, Vec<String>) {
 /// the same host, in test beds mostly.
 ///
 /// # Errors
-/// `unknown_network`, `bad_vtep`, `vtep_is_node`.
+/// `unknown_network`, `isolated`, `bad_vtep`, `vtep_is_node`, `too_many_vteps`.
 pub fn add_vtep(map: &ClusterMap, name: &str, address: IpAddr) -> Decision<Vec<Change>> {
     let network = find_network(map, name)?;
     if network.vteps.contains(&address) {
         return Ok(Vec::new());
+    }
+    if network.isolate {
+        let message =
+            format!("network {name} is isolated: a static VTEP would reach none of its ports");
+        return Err(Refusal::new("isolated", message)
+            .hint("make a network without --isolate for what is behind the VTEP"));
     }
     let broadcast = address == IpAddr::V4(std::net::Ipv4Addr::BROADCAST);
     if address.is_unspecified() || address.is_multicast() || broadcast {

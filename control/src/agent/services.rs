@@ -1,0 +1,1 @@
+//! What the gateway of a network does beyond routing: names.

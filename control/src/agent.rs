@@ -9,6 +9,7 @@
 //! | `session` | the control channel's events, and telling the controller what it missed |
 //! | `reconcile` | map and ports -> `plan` -> `assemble::Fabric` |
 //! | `ipam` | which address |
+//! | `services` | what a network's gateway does for ports: names |
 //! | `state` | what is on disk |
 //! | `requests`, `views` | the API's writing and reading half |
 //! | `serve` | the API's HTTP |
@@ -26,6 +27,7 @@ mod plan;
 mod reconcile;
 mod requests;
 mod serve;
+pub(crate) mod services;
 mod session;
 mod startup;
 mod state;
@@ -35,7 +37,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -54,6 +56,7 @@ use crate::channel::Link;
 use crate::model::{ClusterId, ClusterMap, Endpoint, EndpointId, NetworkId, NodeId, Revision};
 use assemble::Fabric;
 use keeper::Keeper;
+use services::Services;
 use state::{PortRecord, SavedPorts, StateDir};
 
 /// How an agent is to run.
@@ -79,6 +82,8 @@ pub struct AgentConfig {
     pub vxlan_port: Option<u16>,
     /// Hand trains of datagrams to the kernel (UDP_SEGMENT).
     pub gso: bool,
+    /// Name servers that are asked for names of the outside; the host's own when empty.
+    pub dns_upstreams: Vec<SocketAddr>,
     /// The `weft` program, to start the fd holder with.
     pub exe: PathBuf,
 }
@@ -107,6 +112,7 @@ pub struct Agent {
     keeper: Keeper,
     inner: Mutex<Inner>,
     fabric: Mutex<Fabric>,
+    services: Arc<Services>,
     /// MTU of the link that has the underlay address.
     underlay_mtu: ArcSwap<Mtu>,
     /// Path MTUs as they were planned with last.

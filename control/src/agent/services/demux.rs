@@ -184,7 +184,10 @@ mod tests {
             assert_eq!(datagram.payload, b"question");
             assert_eq!(datagram.mac, MacAddr(HOST));
             assert_eq!(datagram.source.port(), 5000);
-            assert_eq!(datagram.destination.ip(), gateway.parse::<IpAddr>().unwrap());
+            assert_eq!(
+                datagram.destination.ip(),
+                gateway.parse::<IpAddr>().unwrap()
+            );
         }
         let frame = tcp([10, 1, 0, 1], 53);
         let class = classify(&frame, &gateways());
@@ -209,10 +212,16 @@ mod tests {
     #[test]
     fn dhcp_is_known_by_its_ports() {
         for to in ["255.255.255.255", "10.1.0.1"] {
-            assert!(matches!(classify(&udp(to, 67), &gateways()), Class::Dhcp4(_)));
+            assert!(matches!(
+                classify(&udp(to, 67), &gateways()),
+                Class::Dhcp4(_)
+            ));
         }
         for to in ["ff02::1:2", "fd01::1"] {
-            assert!(matches!(classify(&udp(to, 547), &gateways()), Class::Dhcp6(_)));
+            assert!(matches!(
+                classify(&udp(to, 547), &gateways()),
+                Class::Dhcp6(_)
+            ));
         }
     }
 
@@ -232,7 +241,11 @@ mod tests {
 
     #[test]
     fn no_beginning_of_a_frame_and_no_fragment_is_taken_for_one() {
-        for whole in [udp("10.1.0.1", 53), udp("fd01::1", 547), tcp([10, 1, 0, 1], 53)] {
+        for whole in [
+            udp("10.1.0.1", 53),
+            udp("fd01::1", 547),
+            tcp([10, 1, 0, 1], 53),
+        ] {
             for len in 0..whole.len() {
                 assert_eq!(classify(&whole[..len], &gateways()), Class::Other, "{len}");
             }

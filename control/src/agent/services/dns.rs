@@ -7,6 +7,7 @@
 //! asker that means it asks again.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -15,10 +16,12 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::rr::{Name, RecordType};
 use tokio::sync::{Semaphore, broadcast};
 use weft_wire::MacAddr;
 
 use super::names::Names;
+use crate::api;
 use crate::model::NetworkId;
 
 mod cache;
@@ -41,6 +44,9 @@ const MAX_WAITING_PER_PORT: usize = 64;
 /// Longest answer over TCP (RFC 1035 section 4.2.2).
 const TCP_MAX: u16 = u16::MAX;
 
+/// How many names can have a turn of their own.
+const TURNS: u64 = 1024;
+
 /// Who asks: the network it asks on and its MAC, which the switch has checked.
 pub(super) type Asker = (NetworkId, MacAddr);
 
@@ -55,21 +61,21 @@ pub(super) enum Room {
 
 /// What the name server has done since it started.
 #[derive(Debug, Default)]
-pub(super) struct Counters {
+struct Counters {
     /// Questions that could be read.
-    pub(super) questions: AtomicU64,
+    questions: AtomicU64,
     /// Answered from the index.
-    pub(super) known: AtomicU64,
+    known: AtomicU64,
     /// Answered from the cache.
-    pub(super) cached: AtomicU64,
+    cached: AtomicU64,
     /// Asked on.
-    pub(super) asked: AtomicU64,
+    asked: AtomicU64,
     /// Nobody answered in time.
-    pub(super) failed: AtomicU64,
+    failed: AtomicU64,
     /// Refused: no question, or one that isn't answered.
-    pub(super) refused: AtomicU64,
+    refused: AtomicU64,
     /// Dropped beyond a bound.
-    pub(super) dropped: AtomicU64,
+    dropped: AtomicU64,
 }
 
 fn count(counter: &AtomicU64) {
@@ -89,8 +95,32 @@ pub(super) struct NameServer {
     asked: Mutex<HashMap<Key, broadcast::Sender<Heard>>>,
     may_ask: Arc<Semaphore>,
     waiting: Mutex<HashMap<Asker, usize>>,
-    turn: AtomicUsize,
-    pub(super) counters: Counters,
+    turns: Turns,
+    counters: Counters,
+}
+
+/// Whose turn it is among several of one name. Resolvers ask for both families at once: each has its own turn. Names may
+/// share one, which they then take by turns.
+#[derive(Debug)]
+struct Turns {
+    places: Vec<AtomicUsize>,
+    hasher: RandomState,
+}
+
+impl Turns {
+    fn new() -> Self {
+        Self {
+            places: (0..TURNS).map(|_| AtomicUsize::new(0)).collect(),
+            hasher: RandomState::new(),
+        }
+    }
+
+    fn next(&self, (name, record_type): (&Name, RecordType)) -> usize {
+        // A name's hash doesn't depend on its spelling.
+        let hash = self.hasher.hash_one((name, record_type));
+        let place = usize::try_from(hash % TURNS).unwrap_or(0);
+        self.places[place].fetch_add(1, Ordering::Relaxed)
+    }
 }
 
 /// What became of a question.
@@ -115,7 +145,7 @@ impl NameServer {
             asked: Mutex::default(),
             may_ask: Arc::new(Semaphore::new(MAX_ASKED)),
             waiting: Mutex::default(),
-            turn: AtomicUsize::new(0),
+            turns: Turns::new(),
             counters: Counters::default(),
         })
     }
@@ -124,6 +154,26 @@ impl NameServer {
     pub(super) fn publish(&self, names: Names, own: Vec<IpAddr>) {
         self.names.store(Arc::new(names));
         self.own.store(Arc::new(own));
+    }
+
+    /// What was dropped before it was read.
+    pub(super) fn count_dropped(&self) {
+        count(&self.counters.dropped);
+    }
+
+    /// What was done, and whom is asked.
+    pub(super) fn view(&self) -> api::Dns {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        api::Dns {
+            upstreams: self.upstreams.servers(&self.own.load()),
+            questions: read(&self.counters.questions),
+            known: read(&self.counters.known),
+            cached: read(&self.counters.cached),
+            asked: read(&self.counters.asked),
+            failed: read(&self.counters.failed),
+            refused: read(&self.counters.refused),
+            dropped: read(&self.counters.dropped),
+        }
     }
 
     /// Takes a question.
@@ -143,11 +193,14 @@ impl NameServer {
         let limit = limit(Some(&question), room);
         let names = self.names.load();
         let view = names.seen_by(&asker.0, asker.1);
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let port = |service: &str, protocol: &str| self.ports.lookup(service, protocol);
         let asked = (question.query.name(), question.query.query_type());
+        let turn = self.turns.next(asked);
         let code = match zone::look_up(&view, asked, turn, &port) {
-            Known::Records { answers, additionals } => {
+            Known::Records {
+                answers,
+                additionals,
+            } => {
                 count(&self.counters.known);
                 let mut message = question.reply(ResponseCode::NoError);
                 message.metadata.authoritative = true;
@@ -157,14 +210,18 @@ impl NameServer {
             }
             Known::NoData => ResponseCode::NoError,
             Known::NoName => ResponseCode::NXDomain,
-            Known::Elsewhere if view.has_way_out() => return self.elsewhere(asker, question, limit),
+            Known::Elsewhere if view.has_way_out() => {
+                return self.elsewhere(asker, question, limit);
+            }
             // There is nothing but what is known here.
             Known::Elsewhere => ResponseCode::NXDomain,
         };
         count(&self.counters.known);
         let mut message = question.reply(code);
         message.metadata.authoritative = true;
-        message.authorities.push(zone::start_of_authority(question.query.name()));
+        message
+            .authorities
+            .push(zone::start_of_authority(question.query.name()));
         sent(message, limit)
     }
 
@@ -178,11 +235,18 @@ impl NameServer {
         if servers.is_empty() {
             // Nobody could know it.
             let mut message = question.reply(ResponseCode::NXDomain);
-            message.authorities.push(zone::start_of_authority(question.query.name()));
+            message
+                .authorities
+                .push(zone::start_of_authority(question.query.name()));
             return sent(message, limit);
         }
         match self.ask_on(asker, key, (&question, servers)) {
-            Some((answer, turn)) => Outcome::Wait(Waiting { question, limit, answer, _turn: turn }),
+            Some((answer, turn)) => Outcome::Wait(Waiting {
+                question,
+                limit,
+                answer,
+                _turn: turn,
+            }),
             None => {
                 count(&self.counters.dropped);
                 Outcome::Nothing
@@ -210,7 +274,11 @@ impl NameServer {
         let (server, question) = (Arc::clone(self), question.clone());
         tokio::spawn(async move {
             let _may_ask = may_ask;
-            let heard = server.upstreams.ask(&servers, &question).await.map(Arc::new);
+            let heard = server
+                .upstreams
+                .ask(&servers, &question)
+                .await
+                .map(Arc::new);
             if heard.is_none() {
                 count(&server.counters.failed);
             }

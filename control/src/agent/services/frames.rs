@@ -47,7 +47,10 @@ mod tests {
 
     #[test]
     fn what_is_said_can_be_read() {
-        for (from, to) in [("10.1.0.1:53", "10.1.0.2:5000"), ("[fd01::1]:53", "[fd01::2]:5000")] {
+        for (from, to) in [
+            ("10.1.0.1:53", "10.1.0.2:5000"),
+            ("[fd01::1]:53", "[fd01::2]:5000"),
+        ] {
             let (from, to): (SocketAddr, SocketAddr) = (from.parse().unwrap(), to.parse().unwrap());
             let mac = MacAddr([2, 0x57, 10, 1, 0, 2]);
             let frame = datagram(mac, from, to, b"answer").unwrap();
@@ -60,7 +63,9 @@ mod tests {
                     assert_eq!(ip.header_checksum, ip.calc_header_checksum());
                     udp.calc_checksum_ipv4(&ip, b"answer").unwrap()
                 }
-                etherparse::NetHeaders::Ipv6(ip, _) => udp.calc_checksum_ipv6(&ip, b"answer").unwrap(),
+                etherparse::NetHeaders::Ipv6(ip, _) => {
+                    udp.calc_checksum_ipv6(&ip, b"answer").unwrap()
+                }
                 other => panic!("{other:?}"),
             };
             assert_eq!(udp.checksum, expected);
@@ -71,7 +76,10 @@ mod tests {
     #[test]
     fn what_cannot_be_said_is_not() {
         let mac = MacAddr([2, 0, 0, 0, 0, 1]);
-        let (v4, v6) = ("10.1.0.1:53".parse().unwrap(), "[fd01::1]:53".parse().unwrap());
+        let (v4, v6) = (
+            "10.1.0.1:53".parse().unwrap(),
+            "[fd01::1]:53".parse().unwrap(),
+        );
         assert_eq!(datagram(mac, v4, v6, b""), None);
         assert_eq!(datagram(mac, v6, v4, b""), None);
         assert_eq!(datagram(mac, v4, v4, &vec![0; 65_600]), None);
@@ -82,7 +90,10 @@ mod tests {
     #[test]
     fn an_answer_goes_the_way_of_the_question() {
         let mac = MacAddr([2, 0x57, 10, 1, 0, 2]);
-        let (from, to) = ("10.1.0.2:99".parse().unwrap(), "10.1.0.1:53".parse().unwrap());
+        let (from, to) = (
+            "10.1.0.2:99".parse().unwrap(),
+            "10.1.0.1:53".parse().unwrap(),
+        );
         let frame = datagram(mac, from, to, b"x").unwrap();
         let Class::DnsUdp(question) = classify(&frame, &["10.1.0.1".parse().unwrap()]) else {
             panic!();

@@ -77,7 +77,10 @@ impl NetworkNames {
     }
 
     /// All that are called `name` (lower case).
-    pub(crate) fn hosts<'a>(&'a self, name: &str) -> impl ExactSizeIterator<Item = &'a Host> + use<'a> {
+    pub(crate) fn hosts<'a>(
+        &'a self,
+        name: &str,
+    ) -> impl ExactSizeIterator<Item = &'a Host> + use<'a> {
         let places = self.by_name.get(name).map_or(&[][..], Vec::as_slice);
         places.iter().map(|place| &self.hosts[*place])
     }
@@ -107,7 +110,7 @@ impl Names {
     pub(crate) fn new<'a>(
         map: &ClusterMap,
         elsewhere: impl Iterator<Item = &'a Endpoint>,
-        here: &[LocalName<'_>],
+        here: &[LocalName<'a>],
     ) -> Self {
         let networks = map.networks.values().map(|network| &network.object);
         let mut networks: BTreeMap<NetworkId, NetworkNames> = networks
@@ -163,16 +166,24 @@ impl<'a> View<'a> {
 
     /// Every network on which `name` (lower case, without the last dot) is known, and what it is called there: `NAME` on
     /// all of them, `NAME.NETWORK` on that one.
-    pub(crate) fn places<'n>(&self, name: &'n str) -> impl Iterator<Item = (&'a NetworkNames, &'n str)> {
+    pub(crate) fn places<'n>(
+        &self,
+        name: &'n str,
+    ) -> impl Iterator<Item = (&'a NetworkNames, &'n str)> {
         let known = move |network: &'a NetworkNames, name: &'n str| {
             (network.hosts(name).len() > 0).then_some((network, name))
         };
-        self.networks.clone().into_iter().filter_map(move |network| {
-            known(network, name).or_else(|| {
-                let name = name.strip_suffix(network.name.as_str())?.strip_suffix('.')?;
-                known(network, name)
+        self.networks
+            .clone()
+            .into_iter()
+            .filter_map(move |network| {
+                known(network, name).or_else(|| {
+                    let name = name
+                        .strip_suffix(network.name.as_str())?
+                        .strip_suffix('.')?;
+                    known(network, name)
+                })
             })
-        })
     }
 }
 

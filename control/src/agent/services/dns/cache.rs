@@ -107,7 +107,11 @@ impl Cache {
         let Some((number, key)) = self.order.pop_front() else {
             return;
         };
-        if self.entries.get(&key).is_some_and(|entry| entry.number == number) {
+        if self
+            .entries
+            .get(&key)
+            .is_some_and(|entry| entry.number == number)
+        {
             self.entries.remove(&key);
         }
     }
@@ -115,7 +119,13 @@ impl Cache {
 
 /// How long an answer holds; zero: it isn't to be kept.
 fn lifetime(message: &Message) -> Duration {
-    let records = || message.answers.iter().chain(&message.authorities).chain(&message.additionals);
+    let records = || {
+        message
+            .answers
+            .iter()
+            .chain(&message.authorities)
+            .chain(&message.additionals)
+    };
     if message.metadata.truncation || records().count() > MAX_RECORDS {
         return Duration::ZERO;
     }
@@ -136,15 +146,19 @@ fn lifetime(message: &Message) -> Duration {
 
 /// RFC 2308 section 5: the lesser of the SOA record's own time and its minimum field.
 fn negative_ttl(record: &Record) -> Option<u32> {
-    match &record.data {
-        RData::SOA(soa) => Some(sane(record.ttl).min(sane(soa.minimum))),
-        _ => None,
+    if let RData::SOA(soa) = &record.data {
+        return Some(sane(record.ttl).min(sane(soa.minimum)));
     }
+    None
 }
 
 /// RFC 2181 section 8: with the highest bit set it means zero.
 fn sane(ttl: u32) -> u32 {
-    if ttl > i32::MAX.unsigned_abs() { 0 } else { ttl }
+    if ttl > i32::MAX.unsigned_abs() {
+        0
+    } else {
+        ttl
+    }
 }
 
 #[cfg(test)]

@@ -84,7 +84,10 @@ pub(crate) fn parse(bytes: &[u8]) -> Parsed {
         return refuse(ResponseCode::BADVERS);
     }
     let class = question.query.query_class();
-    let transfer = matches!(question.query.query_type(), RecordType::AXFR | RecordType::IXFR);
+    let transfer = matches!(
+        question.query.query_type(),
+        RecordType::AXFR | RecordType::IXFR
+    );
     if !matches!(class, DNSClass::IN | DNSClass::ANY) || transfer {
         return refuse(ResponseCode::Refused);
     }
@@ -143,7 +146,12 @@ impl Question {
 /// The bytes of a message, at most `limit`. What is too long loses all but as many answers as fit, and says so (TC): some
 /// resolvers never ask again over TCP, and take what they got.
 pub(crate) fn encode(mut message: Message, limit: u16) -> Option<Vec<u8>> {
-    let fits = |message: &Message| message.to_vec().ok().filter(|bytes| bytes.len() <= usize::from(limit));
+    let fits = |message: &Message| {
+        message
+            .to_vec()
+            .ok()
+            .filter(|bytes| bytes.len() <= usize::from(limit))
+    };
     if let Some(bytes) = fits(&message) {
         return Some(bytes);
     }

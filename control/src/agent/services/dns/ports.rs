@@ -63,8 +63,14 @@ mod tests {
         let port = |name: &str, protocol: &str| {
             ports.get(&(name.to_owned(), protocol.to_owned())).copied()
         };
-        assert_eq!((port("http", "tcp"), port("www", "tcp")), (Some(80), Some(80)));
-        assert_eq!((port("domain", "udp"), port("http", "udp")), (Some(53), None));
+        assert_eq!(
+            (port("http", "tcp"), port("www", "tcp")),
+            (Some(80), Some(80))
+        );
+        assert_eq!(
+            (port("domain", "udp"), port("http", "udp")),
+            (Some(53), None)
+        );
         assert_eq!((port("bad", "tcp"), port("worse", "tcp")), (None, None));
         let none = WellKnownPorts::new(Path::new("/nowhere"));
         assert_eq!(none.lookup("http", "tcp"), None);

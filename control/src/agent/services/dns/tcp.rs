@@ -111,8 +111,18 @@ impl TcpStack {
         interface.set_any_ip(true);
         let routes = interface.routes_mut();
         for (added, what) in [
-            (routes.add_default_ipv4_route(std::net::Ipv4Addr::UNSPECIFIED).is_ok(), "IPv4"),
-            (routes.add_default_ipv6_route(std::net::Ipv6Addr::UNSPECIFIED).is_ok(), "IPv6"),
+            (
+                routes
+                    .add_default_ipv4_route(std::net::Ipv4Addr::UNSPECIFIED)
+                    .is_ok(),
+                "IPv4",
+            ),
+            (
+                routes
+                    .add_default_ipv6_route(std::net::Ipv6Addr::UNSPECIFIED)
+                    .is_ok(),
+                "IPv6",
+            ),
         ] {
             debug_assert!(added, "the stack has room for two routes: {what}");
         }
@@ -132,7 +142,10 @@ impl TcpStack {
         let Some(segment) = look_at(packet) else {
             return true;
         };
-        let known = self.connections.values_mut().find(|known| known.ends == segment.ends);
+        let known = self
+            .connections
+            .values_mut()
+            .find(|known| known.ends == segment.ends);
         let listening = match known {
             Some(known) => {
                 known.heard = now;
@@ -254,6 +267,11 @@ impl TcpStack {
         frames.collect()
     }
 
+    /// Whether nobody is connected and nothing is to be sent.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.connections.is_empty() && self.wire.outgoing.is_empty()
+    }
+
     /// How long nothing needs to be done when nothing comes in; `None`: for ever.
     pub(crate) fn pause(&mut self, now: Instant) -> Option<Duration> {
         let idle = self.connections.values().map(|known| {
@@ -324,7 +342,12 @@ impl Connection {
     }
 
     /// Takes whole questions out of what came in; `false`: it isn't DNS.
-    fn read_questions(&mut self, id: ConnectionId, asked: &mut Vec<Asked>, busy: &mut bool) -> bool {
+    fn read_questions(
+        &mut self,
+        id: ConnectionId,
+        asked: &mut Vec<Asked>,
+        busy: &mut bool,
+    ) -> bool {
         while self.asking < MAX_PIPELINED
             && let Some((length, rest)) = self.inbox.split_first_chunk::<LENGTH_LEN>()
         {

@@ -102,8 +102,13 @@ impl Upstreams {
             } else if running.is_empty() {
                 return refusal;
             }
-            let head_start = if waiting.len() > 0 { HEAD_START } else { PATIENCE };
-            let Ok(Some(Ok((place, answer)))) = timeout(head_start, running.join_next()).await else {
+            let head_start = if waiting.len() > 0 {
+                HEAD_START
+            } else {
+                PATIENCE
+            };
+            let Ok(Some(Ok((place, answer)))) = timeout(head_start, running.join_next()).await
+            else {
                 continue;
             };
             match answer {
@@ -126,11 +131,16 @@ fn settles(answer: &Message) -> bool {
 
 impl Followed {
     fn look(&mut self, path: &Path) {
-        if self.looked.is_some_and(|looked| looked.elapsed() < LOOK_AGAIN) {
+        if self
+            .looked
+            .is_some_and(|looked| looked.elapsed() < LOOK_AGAIN)
+        {
             return;
         }
         self.looked = Some(Instant::now());
-        let changed = std::fs::metadata(path).and_then(|meta| meta.modified()).ok();
+        let changed = std::fs::metadata(path)
+            .and_then(|meta| meta.modified())
+            .ok();
         if changed.is_some() && changed == self.changed {
             return;
         }
@@ -235,7 +245,9 @@ async fn ask_tcp(server: SocketAddr, question: &Question) -> std::io::Result<Mes
     let bytes = asked.to_vec().map_err(std::io::Error::other)?;
     let len = u16::try_from(bytes.len()).map_err(std::io::Error::other)?;
     let mut stream = TcpStream::connect(server).await?;
-    stream.write_all(&[&len.to_be_bytes()[..], &bytes].concat()).await?;
+    stream
+        .write_all(&[&len.to_be_bytes()[..], &bytes].concat())
+        .await?;
     let len = stream.read_u16().await?;
     let mut bytes = vec![0; usize::from(len)];
     stream.read_exact(&mut bytes).await?;

@@ -69,11 +69,13 @@ pub(crate) fn look_up(
     if places.peek().is_none() {
         return Known::Elsewhere;
     }
-    let wanted = |ip: &IpAddr| match record_type {
-        RecordType::A => ip.is_ipv4(),
-        RecordType::AAAA => ip.is_ipv6(),
-        RecordType::ANY => true,
-        _ => false,
+    let wanted = |ip: &IpAddr| {
+        let family = if ip.is_ipv4() {
+            RecordType::A
+        } else {
+            RecordType::AAAA
+        };
+        record_type == family || record_type == RecordType::ANY
     };
     for (network, called) in places {
         let ips = network.hosts(called).flat_map(|host| &host.ips);
@@ -93,15 +95,7 @@ pub(crate) fn look_up(
 /// The record that says how long an answer of "no data" or "no such name" may be kept.
 pub(crate) fn start_of_authority(name: &Name) -> Record {
     let retry = i32::try_from(TTL_SECS).unwrap_or(i32::MAX);
-    let soa = SOA::new(
-        name.clone(),
-        Name::root(),
-        1,
-        retry,
-        retry,
-        retry,
-        TTL_SECS,
-    );
+    let soa = SOA::new(name.clone(), Name::root(), 1, retry, retry, retry, TTL_SECS);
     record(name, RData::SOA(soa))
 }
 
@@ -157,7 +151,11 @@ fn backwards(view: &View<'_>, name: &Name, ip: IpAddr, record_type: RecordType) 
     let Some((host, network)) = owner else {
         // Nobody else can know who has an address of these networks.
         let ours = view.networks.iter().any(|network| network.contains(ip));
-        return if ours { Known::NoName } else { Known::Elsewhere };
+        return if ours {
+            Known::NoName
+        } else {
+            Known::Elsewhere
+        };
     };
     match (record_type, full_name(host, network)) {
         (RecordType::PTR | RecordType::ANY, Some(full)) => Known::Records {
@@ -170,10 +168,12 @@ fn backwards(view: &View<'_>, name: &Name, ip: IpAddr, record_type: RecordType) 
 
 /// Not for anybody else to say (RFC 6761 section 6.3).
 fn localhost(name: &Name, record_type: RecordType) -> Known {
-    let ip = match record_type {
-        RecordType::A => IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
-        RecordType::AAAA => IpAddr::V6(std::net::Ipv6Addr::LOCALHOST),
-        _ => return Known::NoData,
+    let ip = if record_type == RecordType::A {
+        IpAddr::V4(std::net::Ipv4Addr::LOCALHOST)
+    } else if record_type == RecordType::AAAA {
+        IpAddr::V6(std::net::Ipv6Addr::LOCALHOST)
+    } else {
+        return Known::NoData;
     };
     Known::Records {
         answers: vec![record(name, RData::from(ip))],

@@ -2,9 +2,12 @@ use super::*;
 use crate::model::{Change, EndpointId, NodeId, Object, Subnet, Transport};
 use weft_wire::Vni;
 
+/// An endpoint of this host and its namespace.
+pub(crate) type Here = (Endpoint, (u64, u64));
+
 /// Networks blue (10.1.0.0/24, fd01::/64), green (10.2.0.0/24, internal) and red (10.3.0.0/24). On this host: c1 on blue
 /// and green, c2 on blue. Elsewhere: web1, web2 with alias `web` on blue, db on green, far on red.
-pub(crate) fn world() -> (ClusterMap, Vec<Endpoint>, Vec<(Endpoint, (u64, u64))>) {
+pub(crate) fn world() -> (ClusterMap, Vec<Endpoint>, Vec<Here>) {
     let mut map = ClusterMap::default();
     let networks: [(&str, u32, &[&str], bool); 3] = [
         ("blue", 1, &["10.1.0.0/24", "fd01::/64"], false),
@@ -42,7 +45,10 @@ pub(crate) fn world() -> (ClusterMap, Vec<Endpoint>, Vec<(Endpoint, (u64, u64))>
         endpoint("red", "far", &["web"], &["10.3.0.9"]),
     ];
     let here = vec![
-        (endpoint("blue", "c1", &["C1-Alias"], &["10.1.0.2", "fd01::2"]), (4, 1)),
+        (
+            endpoint("blue", "c1", &["C1-Alias"], &["10.1.0.2", "fd01::2"]),
+            (4, 1),
+        ),
         (endpoint("green", "c1", &[], &["10.2.0.2"]), (4, 1)),
         (endpoint("blue", "c2", &[], &["10.1.0.3"]), (4, 2)),
     ];
@@ -105,7 +111,10 @@ fn names_and_aliases_of_all_hosts_are_known() {
     assert_eq!(found(&names, c2, "web"), [on("blue", &["web1", "web2"])]);
     assert_eq!(found(&names, c2, "c1-alias"), [on("blue", &["c1"])]);
     assert_eq!(found(&names, c2, "c2"), [on("blue", &["c2"])]);
-    assert_eq!(found(&names, c2, "web.blue"), [on("blue", &["web1", "web2"])]);
+    assert_eq!(
+        found(&names, c2, "web.blue"),
+        [on("blue", &["web1", "web2"])]
+    );
     for nobody in ["web3", "web.red", "web.", ".blue", "blue", "", "webxblue"] {
         assert_eq!(found(&names, c2, nobody), [], "{nobody}");
     }
@@ -115,14 +124,23 @@ fn names_and_aliases_of_all_hosts_are_known() {
 fn what_an_asker_knows_is_on_the_networks_of_its_namespace() {
     let names = names();
     assert_eq!(found(&names, ("blue", "10.1.0.3"), "db"), []);
-    assert_eq!(found(&names, ("blue", "10.1.0.2"), "db"), [on("green", &["db"])]);
-    assert_eq!(found(&names, ("blue", "10.1.0.2"), "db.green"), [on("green", &["db"])]);
+    assert_eq!(
+        found(&names, ("blue", "10.1.0.2"), "db"),
+        [on("green", &["db"])]
+    );
+    assert_eq!(
+        found(&names, ("blue", "10.1.0.2"), "db.green"),
+        [on("green", &["db"])]
+    );
     // Where it asked comes first.
     let both = found(&names, ("green", "10.2.0.2"), "c1");
     assert_eq!(both, [on("green", &["c1"]), on("blue", &["c1"])]);
     // A MAC of another network is nobody here.
     assert_eq!(found(&names, ("blue", "10.2.0.2"), "db"), []);
-    assert_eq!(found(&names, ("blue", "9.9.9.9"), "web1"), [on("blue", &["web1"])]);
+    assert_eq!(
+        found(&names, ("blue", "9.9.9.9"), "web1"),
+        [on("blue", &["web1"])]
+    );
     assert_eq!(found(&names, ("grey", "10.1.0.2"), "web1"), []);
 }
 
@@ -142,7 +160,12 @@ fn addresses_lead_back_to_names() {
     let names = names();
     let view = names.seen_by(&NetworkId("blue".into()), mac("10.1.0.3"));
     let blue = view.networks[0];
-    assert_eq!(blue.owner("fd01::11".parse().unwrap()).unwrap().name, "web1");
+    assert_eq!(
+        blue.owner("fd01::11".parse().unwrap()).unwrap().name,
+        "web1"
+    );
     assert_eq!(blue.owner("10.1.0.200".parse().unwrap()), None);
-    assert!(blue.contains("10.1.0.200".parse().unwrap()) && !blue.contains("10.2.0.5".parse().unwrap()));
+    assert!(
+        blue.contains("10.1.0.200".parse().unwrap()) && !blue.contains("10.2.0.5".parse().unwrap())
+    );
 }

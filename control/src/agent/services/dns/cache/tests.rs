@@ -1,3 +1,5 @@
+#![expect(clippy::disallowed_methods, reason = "a test has a clock")]
+
 use hickory_proto::op::{MessageType, OpCode, Query};
 use hickory_proto::rr::rdata::SOA;
 
@@ -24,11 +26,15 @@ fn answer(code: ResponseCode, answers: &[u32], soa: Option<(u32, u32)>) -> Messa
     let name = Name::from_ascii("example.com.").unwrap();
     for ttl in answers {
         let data = RData::from(std::net::Ipv4Addr::LOCALHOST);
-        message.answers.push(Record::from_rdata(name.clone(), *ttl, data));
+        message
+            .answers
+            .push(Record::from_rdata(name.clone(), *ttl, data));
     }
     if let Some((ttl, minimum)) = soa {
         let soa = SOA::new(name.clone(), name.clone(), 1, 1, 1, 1, minimum);
-        message.authorities.push(Record::from_rdata(name, ttl, RData::SOA(soa)));
+        message
+            .authorities
+            .push(Record::from_rdata(name, ttl, RData::SOA(soa)));
     }
     message
 }
@@ -64,7 +70,10 @@ fn what_is_kept_is_found_until_its_time() {
     let heard = Some(Arc::new(answer(ResponseCode::NoError, &[60], None)));
     cache.insert(key("Example.com."), heard.clone(), now);
     let after = |secs| now + Duration::from_secs(secs);
-    assert_eq!(cache.lookup(&key("example.COM."), after(10)), Some((heard, 10)));
+    assert_eq!(
+        cache.lookup(&key("example.COM."), after(10)),
+        Some((heard, 10))
+    );
     assert_eq!(cache.lookup(&key("example.com."), after(60)), None);
     let mut other = question("example.com.");
     other.checking_disabled = true;

@@ -6,27 +6,30 @@ use super::*;
 fn asked(change: impl FnOnce(&mut Message)) -> Vec<u8> {
     let mut message = Message::new(77, MessageType::Query, OpCode::Query);
     message.metadata.recursion_desired = true;
-    message.add_query(Query::query(Name::from_ascii("Web.").unwrap(), RecordType::A));
+    message.add_query(Query::query(
+        Name::from_ascii("Web.").unwrap(),
+        RecordType::A,
+    ));
     change(&mut message);
     message.to_vec().unwrap()
 }
 
 fn question(bytes: &[u8]) -> Question {
-    match parse(bytes) {
-        Parsed::Question(question) => question,
-        other => panic!("{other:?}"),
-    }
+    let parsed = parse(bytes);
+    let Parsed::Question(question) = parsed else {
+        panic!("{parsed:?}")
+    };
+    question
 }
 
 fn refusal(bytes: &[u8]) -> ResponseCode {
-    match parse(bytes) {
-        Parsed::Refused(message) => {
-            assert_eq!(message.metadata.id, 77);
-            assert_eq!(message.metadata.message_type, MessageType::Response);
-            message.metadata.response_code
-        }
-        other => panic!("{other:?}"),
-    }
+    let parsed = parse(bytes);
+    let Parsed::Refused(message) = parsed else {
+        panic!("{parsed:?}")
+    };
+    assert_eq!(message.metadata.id, 77);
+    assert_eq!(message.metadata.message_type, MessageType::Response);
+    message.metadata.response_code
 }
 
 fn with_edns(payload: u16, dnssec_ok: bool) -> impl FnOnce(&mut Message) {
@@ -40,7 +43,10 @@ fn with_edns(payload: u16, dnssec_ok: bool) -> impl FnOnce(&mut Message) {
 #[test]
 fn a_question_is_read_with_what_its_asker_takes() {
     let plain = question(&asked(|_| {}));
-    assert_eq!((plain.id, plain.recursion_desired, plain.edns), (77, true, None));
+    assert_eq!(
+        (plain.id, plain.recursion_desired, plain.edns),
+        (77, true, None)
+    );
     assert_eq!(plain.query.name().to_ascii(), "Web.");
     assert_eq!(plain.udp_limit(9000), 512);
     let edns = question(&asked(with_edns(4096, true)));
@@ -59,8 +65,16 @@ fn an_answer_repeats_the_question_and_answers_edns_with_edns() {
     assert_eq!(read.metadata.response_code, ResponseCode::NXDomain);
     assert_eq!(read.queries[0].name().to_ascii(), "Web.");
     let edns = read.edns.unwrap();
-    assert_eq!((edns.max_payload(), edns.flags().dnssec_ok), (UDP_MAX, true));
-    assert_eq!(super::tests::question(&asked(|_| {})).reply(ResponseCode::NoError).edns, None);
+    assert_eq!(
+        (edns.max_payload(), edns.flags().dnssec_ok),
+        (UDP_MAX, true)
+    );
+    assert_eq!(
+        super::tests::question(&asked(|_| {}))
+            .reply(ResponseCode::NoError)
+            .edns,
+        None
+    );
 }
 
 #[test]

@@ -1,3 +1,5 @@
+#![expect(clippy::disallowed_methods, reason = "a test has a clock")]
+
 use smoltcp::wire::IpCidr;
 
 use super::*;
@@ -28,7 +30,9 @@ impl Client {
         let zero = smoltcp::time::Instant::ZERO;
         let mut interface = Interface::new(Config::new(HardwareAddress::Ip), &mut wire, zero);
         interface.update_ip_addrs(|addresses| {
-            addresses.push(IpCidr::new(IpAddr::from(ip).into(), 24)).unwrap();
+            addresses
+                .push(IpCidr::new(IpAddr::from(ip).into(), 24))
+                .unwrap();
         });
         Self {
             interface,
@@ -43,7 +47,9 @@ impl Client {
         let handle = self.sockets.add(Socket::new(buffer(), buffer()));
         let socket = self.sockets.get_mut::<Socket<'_>>(handle);
         let remote = (IpAddress::from(IpAddr::from(SERVER)), DNS_PORT);
-        socket.connect(self.interface.context(), remote, port).unwrap();
+        socket
+            .connect(self.interface.context(), remote, port)
+            .unwrap();
         handle
     }
 
@@ -61,7 +67,9 @@ impl Client {
         let socket = self.socket(handle);
         let mut all = Vec::new();
         while socket.can_recv() {
-            socket.recv(|bytes| (bytes.len(), all.extend_from_slice(bytes))).unwrap();
+            socket
+                .recv(|bytes| (bytes.len(), all.extend_from_slice(bytes)))
+                .unwrap();
         }
         all
     }
@@ -72,7 +80,9 @@ fn talk(client: &mut Client, server: &mut TcpStack, now: Instant) -> Vec<Asked> 
     let mut asked = Vec::new();
     for _ in 0..200 {
         let time = server.time(now);
-        client.interface.poll(time, &mut client.wire, &mut client.sockets);
+        client
+            .interface
+            .poll(time, &mut client.wire, &mut client.sockets);
         let mut quiet = true;
         while let Some(packet) = client.wire.outgoing.pop_front() {
             server.take(mac(client.ip[3]), &packet, now);
@@ -145,7 +155,10 @@ fn what_is_no_dns_or_says_nothing_is_ended() {
     let (mut client, mut server) = (Client::new(2), TcpStack::new(MTU, 7, now));
     let garbage = client.connect(5000);
     talk(&mut client, &mut server, now);
-    client.socket(garbage).send_slice(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    client
+        .socket(garbage)
+        .send_slice(b"GET / HTTP/1.1\r\n\r\n")
+        .unwrap();
     assert_eq!(talk(&mut client, &mut server, now), []);
     assert_eq!(client.socket(garbage).state(), State::Closed);
     assert!(server.connections.is_empty());
@@ -217,7 +230,9 @@ fn what_belongs_to_no_connection_is_reset_and_garbage_is_nothing() {
     let mut client = Client::new(2);
     client.connect(5000);
     let time = server.time(now);
-    client.interface.poll(time, &mut client.wire, &mut client.sockets);
+    client
+        .interface
+        .poll(time, &mut client.wire, &mut client.sockets);
     let mut ack = client.wire.outgoing.pop_front().unwrap();
     for len in 0..ack.len() {
         server.take(mac(2), &ack[..len], now);

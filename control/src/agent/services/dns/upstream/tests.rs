@@ -108,17 +108,24 @@ async fn ask(manners: &[Manner]) -> Option<Message> {
 }
 
 fn last_byte(answer: Option<Message>) -> u8 {
-    match answer.unwrap().answers[0].data {
-        RData::A(a) => a.octets()[3],
-        ref other => panic!("{other:?}"),
-    }
+    let answer = answer.unwrap();
+    let RData::A(a) = answer.answers[0].data else {
+        panic!("{answer}")
+    };
+    a.octets()[3]
 }
 
 #[tokio::test]
 async fn the_first_that_answers_is_heard() {
     assert_eq!(last_byte(ask(&[Manner::Answers(1)]).await), 1);
-    assert_eq!(last_byte(ask(&[Manner::Silent, Manner::Answers(2)]).await), 2);
-    assert_eq!(last_byte(ask(&[Manner::Refuses, Manner::Answers(3)]).await), 3);
+    assert_eq!(
+        last_byte(ask(&[Manner::Silent, Manner::Answers(2)]).await),
+        2
+    );
+    assert_eq!(
+        last_byte(ask(&[Manner::Refuses, Manner::Answers(3)]).await),
+        3
+    );
     assert_eq!(last_byte(ask(&[Manner::Lies(4)]).await), 4);
     assert_eq!(last_byte(ask(&[Manner::Cuts(5)]).await), 5);
 }
@@ -128,14 +135,21 @@ async fn a_refusal_is_heard_when_nobody_has_better() {
     let answer = ask(&[Manner::Refuses, Manner::Refuses]).await.unwrap();
     assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
     assert_eq!(ask(&[]).await, None);
-    let nobody = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let nobody = UdpSocket::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap();
     let upstreams = Upstreams::new(vec![nobody], Path::new("/nowhere"));
     assert_eq!(upstreams.ask(&[nobody], &question()).await, None);
 }
 
 #[tokio::test]
 async fn who_answered_begins_the_next_time() {
-    let servers = vec![server(Manner::Silent).await, server(Manner::Answers(7)).await];
+    let servers = vec![
+        server(Manner::Silent).await,
+        server(Manner::Answers(7)).await,
+    ];
     let upstreams = Arc::new(Upstreams::new(servers.clone(), Path::new("/nowhere")));
     assert_eq!(last_byte(upstreams.ask(&servers, &question()).await), 7);
     let before = Instant::now();
@@ -155,8 +169,15 @@ fn a_resolv_conf_is_followed() {
         panic!()
     };
     followed.lock().unwrap().looked = None;
-    let servers: Vec<String> = upstreams.servers(&[]).iter().map(SocketAddr::to_string).collect();
-    assert_eq!(servers, ["127.0.0.53:53", "[fd00::53]:53", "[fe80::1%1]:53"]);
+    let servers: Vec<String> = upstreams
+        .servers(&[])
+        .iter()
+        .map(SocketAddr::to_string)
+        .collect();
+    assert_eq!(
+        servers,
+        ["127.0.0.53:53", "[fd00::53]:53", "[fe80::1%1]:53"]
+    );
     // Our own address would ask itself.
     assert_eq!(upstreams.servers(&["127.0.0.53".parse().unwrap()]).len(), 2);
     std::fs::remove_file(&path).unwrap();

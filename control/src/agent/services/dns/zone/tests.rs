@@ -19,16 +19,14 @@ fn ask(question: &str, record_type: RecordType) -> Known {
 }
 
 fn data(known: Known) -> Vec<String> {
-    match known {
-        Known::Records { answers, .. } => answers
-            .iter()
-            .map(|record| {
-                assert!(record.ttl <= 1);
-                record.data.to_string()
-            })
-            .collect(),
-        other => panic!("{other:?}"),
-    }
+    let Known::Records { answers, .. } = known else {
+        panic!("{known:?}")
+    };
+    assert!(answers.iter().all(|record| record.ttl <= 1));
+    answers
+        .iter()
+        .map(|record| record.data.to_string())
+        .collect()
 }
 
 #[test]
@@ -55,7 +53,15 @@ fn a_missing_family_is_no_missing_name() {
 
 #[test]
 fn what_is_not_on_a_shared_network_is_elsewhere() {
-    for name in ["db.", "db.green.", "far.", "example.com.", ".", "web.red.", "we\\.b1."] {
+    for name in [
+        "db.",
+        "db.green.",
+        "far.",
+        "example.com.",
+        ".",
+        "web.red.",
+        "we\\.b1.",
+    ] {
         assert_eq!(ask(name, RecordType::A), Known::Elsewhere, "{name}");
     }
     let known = ask_as(&names(), "10.1.0.2", ("db.", RecordType::A), 0);
@@ -92,11 +98,23 @@ fn addresses_lead_back_to_names_that_lead_to_them() {
     assert_eq!(data(ask(v6, PTR)), ["web1.blue."]);
     assert_eq!(data(ask("web1.blue.", RecordType::A)), ["10.1.0.11"]);
     assert_eq!(ask("99.0.1.10.in-addr.arpa.", PTR), Known::NoName);
-    assert_eq!(ask("11.0.1.10.in-addr.arpa.", RecordType::TXT), Known::NoData);
-    for not_ours in ["5.0.2.10.in-addr.arpa.", "8.8.8.8.in-addr.arpa.", "1.10.in-addr.arpa."] {
+    assert_eq!(
+        ask("11.0.1.10.in-addr.arpa.", RecordType::TXT),
+        Known::NoData
+    );
+    for not_ours in [
+        "5.0.2.10.in-addr.arpa.",
+        "8.8.8.8.in-addr.arpa.",
+        "1.10.in-addr.arpa.",
+    ] {
         assert_eq!(ask(not_ours, PTR), Known::Elsewhere, "{not_ours}");
     }
-    for odd in ["1.2.3.4.5.in-addr.arpa.", "x.0.1.10.in-addr.arpa.", "1.ip6.arpa.", "arpa."] {
+    for odd in [
+        "1.2.3.4.5.in-addr.arpa.",
+        "x.0.1.10.in-addr.arpa.",
+        "1.ip6.arpa.",
+        "arpa.",
+    ] {
         assert_eq!(ask(odd, PTR), Known::Elsewhere, "{odd}");
     }
 }
@@ -104,7 +122,11 @@ fn addresses_lead_back_to_names_that_lead_to_them() {
 #[test]
 fn services_are_where_the_name_is() {
     use RecordType::{A, SRV};
-    let Known::Records { answers, additionals } = ask("_http._tcp.web.", SRV) else {
+    let Known::Records {
+        answers,
+        additionals,
+    } = ask("_http._tcp.web.", SRV)
+    else {
         panic!()
     };
     let text = |records: &[Record]| -> Vec<String> {
@@ -113,11 +135,21 @@ fn services_are_where_the_name_is() {
     };
     assert_eq!(
         text(&answers),
-        ["_http._tcp.web. 0 0 80 web1.blue.", "_http._tcp.web. 0 0 80 web2.blue."]
+        [
+            "_http._tcp.web. 0 0 80 web1.blue.",
+            "_http._tcp.web. 0 0 80 web2.blue."
+        ]
     );
-    let addresses = ["web1.blue. 10.1.0.11", "web1.blue. fd01::11", "web2.blue. 10.1.0.12"];
+    let addresses = [
+        "web1.blue. 10.1.0.11",
+        "web1.blue. fd01::11",
+        "web2.blue. 10.1.0.12",
+    ];
     assert_eq!(text(&additionals), addresses);
-    assert_eq!(data(ask("_8080._tcp.web2.blue.", SRV)), ["0 0 8080 web2.blue."]);
+    assert_eq!(
+        data(ask("_8080._tcp.web2.blue.", SRV)),
+        ["0 0 8080 web2.blue."]
+    );
     assert_eq!(ask("_nonsense._tcp.web.", SRV), Known::NoName);
     assert_eq!(ask("_80._sctp.web.", SRV), Known::NoName);
     assert_eq!(ask("_http.tcp.web.", SRV), Known::NoName);
@@ -136,6 +168,8 @@ fn localhost_is_answered_here() {
 #[test]
 fn no_data_says_for_how_long() {
     let soa = start_of_authority(&Name::from_ascii("web2.").unwrap());
-    let RData::SOA(data) = &soa.data else { panic!() };
+    let RData::SOA(data) = &soa.data else {
+        panic!()
+    };
     assert!(soa.ttl <= 1 && data.minimum <= 1);
 }

@@ -185,6 +185,7 @@ fn one_port_does_not_take_the_connections_of_others() {
     }
     assert_eq!(server.connections.len(), MAX_PER_PORT);
     let handle = other.connect(5000);
+    talk(&mut other, &mut server, now);
     other.say(handle, b"hello");
     assert_eq!(talk(&mut other, &mut server, now).len(), 1);
     // Half-open ones end as well.

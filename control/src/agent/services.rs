@@ -37,7 +37,7 @@ use names::{LocalName, Names};
 
 pub(crate) mod demux;
 pub(crate) mod dns;
-mod frames;
+pub(crate) mod frames;
 mod names;
 mod network;
 

@@ -59,7 +59,10 @@ fn upstream(ns: &Namespace) -> Arc<AtomicUsize> {
     let asked = Arc::new(AtomicUsize::new(0));
     let (udp, tcp) = ns.enter(|| {
         let address: SocketAddr = UPSTREAM.parse().unwrap();
-        (UdpSocket::bind(address).unwrap(), TcpListener::bind(address).unwrap())
+        (
+            UdpSocket::bind(address).unwrap(),
+            TcpListener::bind(address).unwrap(),
+        )
     });
     let counter = Arc::clone(&asked);
     thread::spawn(move || {
@@ -137,7 +140,14 @@ fn world() -> (Pair, Arc<AtomicUsize>) {
     let subnets = ["--subnet", "10.32.0.0/16", "--subnet", "fd32:1::/64"];
     let blue = [&["network", "create", "blue"], &subnets[..]].concat();
     pair.host1.weft(&blue);
-    let green = ["network", "create", "green", "--subnet", "10.33.0.0/16", "--internal"];
+    let green = [
+        "network",
+        "create",
+        "green",
+        "--subnet",
+        "10.33.0.0/16",
+        "--internal",
+    ];
     pair.host1.weft(&green);
     pair.wait_in_sync();
     (pair, asked)
@@ -160,14 +170,22 @@ fn containers_find_each_other_by_name_on_both_hosts() {
     assert_eq!(dig(&c1, &["web1", "AAAA"]), [web1.v6().to_string()]);
     assert_eq!(dig(&web2, &["c1"]), [c1.v4().to_string()]);
     // By IPv6 and over TCP it is the same server.
-    for way in [&["@fd32:1::1"][..], &["+tcp"], &["+tcp", "@fd32:1::1"], &["+noedns"]] {
+    for way in [
+        &["@fd32:1::1"][..],
+        &["+tcp"],
+        &["+tcp", "@fd32:1::1"],
+        &["+noedns"],
+    ] {
         let found = dig(&c1, &[way, &["web2"]].concat());
         assert_eq!(found, [web2.v4().to_string()], "{way:?}");
     }
     // Several of one name, in turn.
     let first = |words: &[&str]| dig(&c1, words)[0].clone();
     let turns: Vec<String> = (0..4).map(|_| first(&["web"])).collect();
-    assert!(turns[0] != turns[1] && turns[0] == turns[2] && turns[1] == turns[3], "{turns:?}");
+    assert!(
+        turns[0] != turns[1] && turns[0] == turns[2] && turns[1] == turns[3],
+        "{turns:?}"
+    );
     assert_eq!(dig(&c1, &["web"]).len(), 2);
     // Backwards, and services.
     assert_eq!(dig(&c1, &["-x", &web2.v4().to_string()]), ["web2.blue."]);
@@ -184,7 +202,11 @@ fn containers_find_each_other_by_name_on_both_hosts() {
     let nobody = std::net::Ipv4Addr::from_bits(nobody).to_string();
     assert_eq!(header(&["-x", &nobody]), "status: NXDOMAIN");
     let text = dig_all(&c1, &["web1"]);
-    assert!(text.lines().any(|line| line.starts_with("web1.\t") && line.contains("\t1\tIN\tA\t")), "{text}");
+    assert!(
+        text.lines()
+            .any(|line| line.starts_with("web1.\t") && line.contains("\t1\tIN\tA\t")),
+        "{text}"
+    );
     assert_eq!(asked.load(Ordering::SeqCst), 0, "all of this is known here");
     // What is on no shared network isn't.
     assert_eq!(dig(&c1, &["db.green"]), ["192.0.2.7"]);
@@ -210,10 +232,17 @@ fn the_outside_is_asked_for_the_rest_and_by_internal_networks_never() {
     let inside = lab.container(&pair.host1, "green", "inside", &[]);
     assert_eq!(dig(&c1, &["example.com"]), ["192.0.2.7"]);
     assert_eq!(dig(&c1, &["example.com"]), ["192.0.2.7"]);
-    assert_eq!(asked.load(Ordering::SeqCst), 1, "the second time it was remembered");
+    assert_eq!(
+        asked.load(Ordering::SeqCst),
+        1,
+        "the second time it was remembered"
+    );
     // What an upstream says over TCP only.
     assert_eq!(dig(&c1, &["big.example.com"]), ["192.0.2.7"]);
-    let text = inside.ns.run("dig", &["@10.33.0.1", "+time=3", "+tries=1", "other.example.com"]);
+    let text = inside.ns.run(
+        "dig",
+        &["@10.33.0.1", "+time=3", "+tries=1", "other.example.com"],
+    );
     let text = text.expect_done();
     assert!(text.contains("status: NXDOMAIN"), "{text}");
     let before = asked.load(Ordering::SeqCst);
@@ -231,9 +260,16 @@ fn the_outside_is_asked_for_the_rest_and_by_internal_networks_never() {
         let _ = sender.send_to(&message, (GATEWAY, 53));
     }
     let started = Instant::now();
-    assert_eq!(dig(&inside, &["@10.33.0.1", "inside"]), [inside.v4().to_string()]);
+    assert_eq!(
+        dig(&inside, &["@10.33.0.1", "inside"]),
+        [inside.v4().to_string()]
+    );
     assert_eq!(dig(&c1, &["c1"]), [c1.v4().to_string()]);
-    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        started.elapsed()
+    );
     wait_until(SOON, "the flood is over", || {
         dig(&c1, &["after.example.com"]) == ["192.0.2.7"]
     });
@@ -253,7 +289,11 @@ fn the_resolvers_of_glibc_musl_and_busybox_find_names_also_after_a_restart_of_th
     );
     let musl = musl_resolver(lab);
     let musl = musl.to_str().unwrap();
-    let (web4, web6, db4) = (web.v4().to_string(), web.v6().to_string(), db.v4().to_string());
+    let (web4, web6, db4) = (
+        web.v4().to_string(),
+        web.v6().to_string(),
+        db.v4().to_string(),
+    );
     wait_until(SOON, "the names are known", || {
         !dig(&c1, &["web"]).is_empty() && !dig(&c1, &["db"]).is_empty()
     });
@@ -270,7 +310,10 @@ fn the_resolvers_of_glibc_musl_and_busybox_find_names_also_after_a_restart_of_th
         let found = exec(&c1.ns, &[musl, "web"]).expect_done();
         assert!(found.contains(&web4) && found.contains(&web6), "{found}");
         assert_eq!(exec(&c1.ns, &[musl, "db"]).expect_done().trim(), db4);
-        assert_eq!(exec(&c1.ns, &[musl, "example.com"]).expect_done().trim(), "192.0.2.7");
+        assert_eq!(
+            exec(&c1.ns, &[musl, "example.com"]).expect_done().trim(),
+            "192.0.2.7"
+        );
         let busybox = exec(&c1.ns, &["busybox", "nslookup", "web", GATEWAY]).expect_done();
         assert!(busybox.contains(&web4), "{busybox}");
         let ping = exec(&c1.ns, &["ping", "-c1", "-W3", "web"]);

@@ -27,7 +27,7 @@ use crate::model::NetworkId;
 mod cache;
 mod message;
 mod ports;
-pub(super) mod tcp;
+pub(crate) mod tcp;
 mod upstream;
 mod zone;
 
@@ -48,11 +48,11 @@ const TCP_MAX: u16 = u16::MAX;
 const TURNS: u64 = 1024;
 
 /// Who asks: the network it asks on and its MAC, which the switch has checked.
-pub(super) type Asker = (NetworkId, MacAddr);
+pub(crate) type Asker = (NetworkId, MacAddr);
 
 /// How an answer goes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Room {
+pub(crate) enum Room {
     /// In a datagram; the network's packets have that many bytes for it.
     Udp(u16),
     /// Over a connection.
@@ -84,7 +84,7 @@ fn count(counter: &AtomicU64) {
 
 /// The name server of this host, for all its networks.
 #[derive(Debug)]
-pub(super) struct NameServer {
+pub(crate) struct NameServer {
     names: ArcSwap<Names>,
     /// The gateways' addresses: to ask them would be to ask ourselves.
     own: ArcSwap<Vec<IpAddr>>,
@@ -124,7 +124,7 @@ impl Turns {
 }
 
 /// What became of a question.
-pub(super) enum Outcome {
+pub(crate) enum Outcome {
     /// This is the answer.
     Answer(Vec<u8>),
     /// It has to be asked on: [`Waiting::answer`].
@@ -135,7 +135,7 @@ pub(super) enum Outcome {
 
 impl NameServer {
     /// A server without names yet. Without `upstreams` those of the resolv.conf(5) `file` are asked.
-    pub(super) fn new(upstreams: Vec<SocketAddr>, file: &Path) -> Arc<Self> {
+    pub(crate) fn new(upstreams: Vec<SocketAddr>, file: &Path) -> Arc<Self> {
         Arc::new(Self {
             names: ArcSwap::default(),
             own: ArcSwap::default(),
@@ -151,18 +151,18 @@ impl NameServer {
     }
 
     /// From now on these are the names, and these the gateways' addresses.
-    pub(super) fn publish(&self, names: Names, own: Vec<IpAddr>) {
+    pub(crate) fn publish(&self, names: Names, own: Vec<IpAddr>) {
         self.names.store(Arc::new(names));
         self.own.store(Arc::new(own));
     }
 
     /// What was dropped before it was read.
-    pub(super) fn count_dropped(&self) {
+    pub(crate) fn count_dropped(&self) {
         count(&self.counters.dropped);
     }
 
     /// What was done, and whom is asked.
-    pub(super) fn view(&self) -> api::Dns {
+    pub(crate) fn view(&self) -> api::Dns {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         api::Dns {
             upstreams: self.upstreams.servers(&self.own.load()),
@@ -177,7 +177,7 @@ impl NameServer {
     }
 
     /// Takes a question.
-    pub(super) fn handle(self: &Arc<Self>, asker: &Asker, bytes: &[u8], room: Room) -> Outcome {
+    pub(crate) fn handle(self: &Arc<Self>, asker: &Asker, bytes: &[u8], room: Room) -> Outcome {
         let question = match message::parse(bytes) {
             Parsed::Question(question) => question,
             Parsed::Refused(message) => {
@@ -330,7 +330,7 @@ fn pass_on(question: &Question, heard: Option<&Message>, age: u32) -> Message {
 }
 
 /// A question that waits for others' answer.
-pub(super) struct Waiting {
+pub(crate) struct Waiting {
     question: Question,
     limit: u16,
     answer: broadcast::Receiver<Heard>,
@@ -339,7 +339,7 @@ pub(super) struct Waiting {
 
 impl Waiting {
     /// The answer, when it is there: within some seconds, be it that there is none.
-    pub(super) async fn answer(mut self) -> Option<Vec<u8>> {
+    pub(crate) async fn answer(mut self) -> Option<Vec<u8>> {
         let heard = self.answer.recv().await.unwrap_or(None);
         let message = pass_on(&self.question, heard.as_deref(), 0);
         message::encode(message, self.limit)

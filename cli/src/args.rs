@@ -32,7 +32,7 @@ Config file:
     socket = \"/run/weft/weft.sock\"            json = false      log = \"info\"
     join = [\"10.99.0.1:6783\"]                  token = \"...\"    token-file = \"/etc/weft/token\"
     node = \"host2\"   underlay = \"10.99.0.2\"   state = \"/var/lib/weft\"
-    standalone = false   workers = 4   vxlan-port = 4789   no-gso = false
+    standalone = false   workers = 4   vxlan-port = 4789   no-gso = false   dns-upstream = [\"9.9.9.9\"]
     data = \"/var/lib/weft-controller\"   listen = \"0.0.0.0:6783\"   store = \"etcd://...\"   ttl = \"24h\"   uses = 1
 
 Exit codes: 0 done, 1 refused or failed, 2 usage.";
@@ -105,6 +105,8 @@ pub(crate) enum Command {
     Fdb(OfNetwork),
     /// The subnet map: which node gives out which addresses
     Subnets(OfNetwork),
+    /// The name server of this host: whom it asks, and what it has answered
+    Dns,
     /// Nodes of the cluster
     #[command(alias = "node")]
     Nodes(Nodes),

@@ -9,6 +9,7 @@ use crate::logging;
 
 mod agent;
 mod controller;
+mod dns;
 mod docs;
 mod expose;
 mod fdb;
@@ -65,6 +66,7 @@ pub(crate) fn run(command: Command, settings: Settings) -> Result<(), Vec<Failur
         Command::Uplink(verb) => Ok(uplink::run(&session()?, &verb)?),
         Command::Port(verb) => Ok(port::run(&session()?, verb)?),
         Command::Fdb(of) => Ok(fdb::run(&session()?, &of)?),
+        Command::Dns => Ok(dns::run(&session()?)?),
         Command::Subnets(of) => Ok(subnets::run(&session()?, &of)?),
         Command::Agent(Agent::Run(flags)) => Ok(agent::run(&settings, *flags)?),
         Command::Agent(Agent::Stop(flags)) => Ok(agent::stop(&session()?, flags)?),

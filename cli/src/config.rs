@@ -57,6 +57,8 @@ pub(crate) struct AgentSettings {
     /// The one assigned to VXLAN, when `None`.
     pub(crate) vxlan_port: Option<u16>,
     pub(crate) no_gso: bool,
+    /// The host's own when empty.
+    pub(crate) dns_upstreams: Vec<SocketAddr>,
 }
 
 /// What `weft controller run` was asked to do.
@@ -101,6 +103,7 @@ fn load_with(cli: &Cli, environment: &dyn Fn(&str) -> Option<String>) -> Result<
         | Command::Hide(_)
         | Command::Uplink(_)
         | Command::Subnets(_)
+        | Command::Dns
         | Command::Nodes(_)
         | Command::Agent(_)
         | Command::Controller(_) => {
@@ -181,6 +184,10 @@ impl Settings {
                 .map_or_else(cores, usize::from),
             vxlan_port: flags.vxlan_port.or(file.vxlan_port),
             no_gso: flags.no_gso || file.no_gso.unwrap_or_default(),
+            dns_upstreams: match flags.dns_upstreams.is_empty() {
+                true => file.dns_upstreams.clone().unwrap_or_default(),
+                false => flags.dns_upstreams,
+            },
         })
     }
 

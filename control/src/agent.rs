@@ -10,6 +10,7 @@
 //! | `reconcile` | map and ports -> `plan` -> `assemble::Fabric` |
 //! | `ipam` | which address |
 //! | `uplink` | links of this host in networks |
+//! | `services` | what a network's gateway does for ports: names |
 //! | `state` | what is on disk |
 //! | `requests`, `views` | the API's writing and reading half |
 //! | `serve` | the API's HTTP |
@@ -28,6 +29,7 @@ mod reconcile;
 mod requests;
 mod routers;
 mod serve;
+pub(crate) mod services;
 mod session;
 mod startup;
 mod state;
@@ -38,7 +40,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -57,6 +59,7 @@ use crate::channel::Link;
 use crate::model::{ClusterId, ClusterMap, Endpoint, EndpointId, NetworkId, NodeId, Revision};
 use assemble::Fabric;
 use keeper::Keeper;
+use services::Services;
 use state::{PortRecord, SavedPorts, StateDir};
 use uplink::UplinkRecord;
 
@@ -83,6 +86,8 @@ pub struct AgentConfig {
     pub vxlan_port: Option<u16>,
     /// Hand trains of datagrams to the kernel (UDP_SEGMENT).
     pub gso: bool,
+    /// Name servers that are asked for names of the outside; the host's own when empty.
+    pub dns_upstreams: Vec<SocketAddr>,
     /// The `weft` program, to start the fd holder with.
     pub exe: PathBuf,
 }
@@ -111,6 +116,7 @@ pub struct Agent {
     keeper: Keeper,
     inner: Mutex<Inner>,
     fabric: Mutex<Fabric>,
+    services: Arc<Services>,
     /// MTU of the link that has the underlay address.
     underlay_mtu: ArcSwap<Mtu>,
     /// Path MTUs as they were planned with last.

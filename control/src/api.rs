@@ -11,6 +11,7 @@
 //! | GET /v1/ports | | `Vec<`[`Port`]`>` |
 //! | GET /v1/fdb | | `Vec<`[`FdbEntry`]`>` |
 //! | GET /v1/subnets | | `Vec<`[`SubnetBlock`]`>` |
+//! | GET /v1/dns | | [`Dns`] |
 //! | GET /v1/nodes | | `Vec<`[`NodeInfo`]`>` |
 //! | DELETE /v1/nodes/NAME | | `{}` |
 //! | GET /v1/networks | | `Vec<`[`NetworkInfo`]`>` |
@@ -296,6 +297,27 @@ pub struct SubnetBlock {
     pub underlay: Option<IpAddr>,
     /// Addresses of it that endpoints have.
     pub used: u64,
+}
+
+/// The name server of this host: what it has done since the agent started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dns {
+    /// Name servers that are asked for names of the outside; none, and there is no outside.
+    pub upstreams: Vec<SocketAddr>,
+    /// Questions of this host's ports.
+    pub questions: u64,
+    /// Of those, answered by what the cluster knows.
+    pub known: u64,
+    /// Answered by what was heard from upstreams before.
+    pub cached: u64,
+    /// Asked on.
+    pub asked: u64,
+    /// Asked on without any answer in time.
+    pub failed: u64,
+    /// Messages that are no question, or one that isn't answered (a zone transfer).
+    pub refused: u64,
+    /// Dropped because a port or all together asked too much at once.
+    pub dropped: u64,
 }
 
 /// A node of the cluster.

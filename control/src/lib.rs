@@ -11,3 +11,5 @@ pub mod channel;
 pub mod store;
 pub mod controller;
 pub mod agent;
+#[doc(hidden)]
+pub mod fuzz;

@@ -66,4 +66,9 @@ pub(crate) struct Run {
     /// Send every datagram by itself (no UDP_SEGMENT): for kernels that mangle trains, such as 7.0 to 7.1.4
     #[arg(long)]
     pub(crate) no_gso: bool,
+    /// Name server to ask for names of the outside, several times for several: the first to answer is heard
+    /// [default: those of the host's /etc/resolv.conf, also when that changes]
+    #[arg(long = "dns-upstream", value_name = "IP[:PORT]", value_delimiter = ',')]
+    #[arg(value_parser = values::name_server)]
+    pub(crate) dns_upstreams: Vec<SocketAddr>,
 }

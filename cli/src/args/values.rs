@@ -11,6 +11,9 @@ use crate::config::CONTROLLER_PORT;
 /// The longest wait; the agent holds no request longer.
 const MAX_WAIT: Duration = Duration::from_secs(3600);
 
+/// Port of a name server that says none (RFC 1035 section 4.2).
+const DNS_PORT: u16 = 53;
+
 /// Seconds as a number (`30`) or with units (`1m 30s`), at most an hour.
 pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     let wait = match text.parse() {
@@ -80,16 +83,27 @@ pub(crate) fn log_filter(text: &str) -> Result<String, String> {
 
 /// `IP:PORT`, or an `IP` alone with the controller's usual port.
 pub(crate) fn controller_address(text: &str) -> Result<SocketAddr, String> {
+    address(text, CONTROLLER_PORT)
+        .ok_or_else(|| "want IP:PORT, like 10.99.0.1:6783 or [fd00::1]:6783".to_owned())
+}
+
+/// `IP:PORT`, or an `IP` alone with the port of name servers.
+pub(crate) fn name_server(text: &str) -> Result<SocketAddr, String> {
+    address(text, DNS_PORT)
+        .filter(|address| !address.ip().is_unspecified() && address.port() != 0)
+        .ok_or_else(|| "want an IP address, like 9.9.9.9, 9.9.9.9:53 or [fd00::1]:53".to_owned())
+}
+
+fn address(text: &str, port: u16) -> Option<SocketAddr> {
     if let Ok(address) = text.parse() {
-        return Ok(address);
+        return Some(address);
     }
     let bare = text
         .strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'))
         .unwrap_or(text);
-    bare.parse::<IpAddr>()
-        .map(|ip| SocketAddr::new(ip, CONTROLLER_PORT))
-        .map_err(|_| "want IP:PORT, like 10.99.0.1:6783 or [fd00::1]:6783".to_owned())
+    let ip = bare.parse::<IpAddr>().ok()?;
+    Some(SocketAddr::new(ip, port))
 }
 
 /// A network namespace: a value with a `/` is the path of a namespace file (made absolute, as the agent runs
@@ -146,6 +160,19 @@ mod tests {
         assert_eq!(part("0.5"), Ok(0.5));
         for wrong in ["101%", "2", "-1%", "%", "nan"] {
             assert!(part(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_name_server_is_an_address_and_no_name() {
+        let v4 = |port| Ok(SocketAddr::new([9, 9, 9, 9].into(), port));
+        assert_eq!(
+            (name_server("9.9.9.9"), name_server("9.9.9.9:5353")),
+            (v4(53), v4(5353))
+        );
+        assert_eq!(name_server("fd00::1"), name_server("[fd00::1]:53"));
+        for wrong in ["dns.example", "0.0.0.0", "9.9.9.9:0", ""] {
+            assert!(name_server(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -49,6 +49,7 @@ pub(super) fn run(settings: &Settings, flags: args::Run) -> Result<(), Failure> 
         workers: wish.workers,
         vxlan_port: wish.vxlan_port,
         gso: !wish.no_gso,
+        dns_upstreams: wish.dns_upstreams,
         exe,
     };
     agent::run(config).map_err(|error| Failure::from_error("agent", &error))

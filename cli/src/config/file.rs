@@ -12,7 +12,7 @@ use crate::args::values;
 use crate::failure::Failure;
 
 /// Every key the file may have, in the order of the manual.
-pub(super) const KEYS: [&str; 18] = [
+pub(super) const KEYS: [&str; 19] = [
     "socket",
     "json",
     "log",
@@ -26,6 +26,7 @@ pub(super) const KEYS: [&str; 18] = [
     "workers",
     "vxlan-port",
     "no-gso",
+    "dns-upstream",
     "data",
     "listen",
     "store",
@@ -49,6 +50,7 @@ pub(super) struct File {
     pub(super) workers: Option<u16>,
     pub(super) vxlan_port: Option<u16>,
     pub(super) no_gso: Option<bool>,
+    pub(super) dns_upstreams: Option<Vec<SocketAddr>>,
     pub(super) data: Option<PathBuf>,
     pub(super) listen: Option<SocketAddr>,
     pub(super) store: Option<String>,
@@ -111,6 +113,7 @@ impl File {
             workers: keys.number("workers", 1024)?,
             vxlan_port: keys.number("vxlan-port", u16::MAX)?,
             no_gso: keys.flag("no-gso")?,
+            dns_upstreams: keys.list("dns-upstream", values::name_server)?,
             data: keys.path("data")?,
             listen: keys.parsed("listen", values::controller_address)?,
             store: keys.text("store")?,

@@ -100,6 +100,7 @@ impl Agent {
             revision: inner.map.revision,
             behind: behind(&inner),
         };
+        self.services.publish(&self.facts.node, &inner, &wanted);
         self.fabric().apply(wanted);
         drop(inner);
         self.set_mtus(stale_mtus);

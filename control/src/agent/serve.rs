@@ -133,6 +133,7 @@ fn router(door: Door) -> Router {
         .route("/v1/ports/{name}", axum::routing::patch(port_change))
         .route("/v1/fdb", get(fdb))
         .route("/v1/subnets", get(subnets))
+        .route("/v1/dns", get(dns))
         .route("/v1/nodes", get(nodes))
         .route("/v1/nodes/{name}", axum::routing::delete(node_rm))
         .route("/v1/networks", get(networks).post(network_create))
@@ -266,6 +267,10 @@ async fn port_change(
 
 async fn fdb(State(door): State<Door>) -> Reply<Vec<api::FdbEntry>> {
     Ok(Json(door.agent()?.fdb()))
+}
+
+async fn dns(State(door): State<Door>) -> Reply<api::Dns> {
+    Ok(Json(door.agent()?.services.dns()))
 }
 
 async fn subnets(State(door): State<Door>) -> Reply<Vec<api::SubnetBlock>> {

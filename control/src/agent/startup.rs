@@ -21,6 +21,7 @@ use weft_tunnel::TunnelError;
 
 use super::assemble::{Fabric, FabricConfig, FabricError};
 use super::serve::{self, Phase};
+use super::services::{self, Services};
 use super::state::{PortRecord, SavedMap, SavedPorts, StateDir};
 use super::{Agent, AgentConfig, Applied, Channel, Facts, Inner, keeper::Keeper};
 use super::{reconcile, session};
@@ -258,6 +259,7 @@ async fn bring_up(
         keeper,
         inner: Mutex::new(inner),
         fabric: Mutex::new(fabric),
+        services: Arc::new(Services::new(config.dns_upstreams.clone())),
         underlay_mtu: ArcSwap::from_pointee(underlay.mtu),
         measured: ArcSwap::default(),
         saving: Mutex::new(()),
@@ -307,6 +309,8 @@ fn spawn_tasks(
     tokio::spawn(underlay::follow_link(Arc::clone(agent)));
     tokio::spawn(super::keeper::watch(Arc::clone(agent)));
     tokio::spawn(super::uplink::watch(Arc::clone(agent)));
+    let service_ports = agent.fabric().services();
+    tokio::spawn(services::serve(Arc::clone(&agent.services), service_ports));
     agent.changed.notify_one();
 }
 

@@ -1,0 +1,175 @@
+//! What the gateway of a network does for this host's ports beyond what the switch answers itself: names (`dns`).
+//!
+//! Frames come from the inside port of each network (`assemble::ServicePort`). `demux` says whose a frame is; each network
+//! has a task of its own that hears it (`network`). Answers go back through the inside port, which reaches ports of this
+//! host only: every host's gateway speaks for itself.
+//!
+//! | file | what |
+//! |---|---|
+//! | `demux` | frame -> name server, DHCP, or neither; pure |
+//! | `frames` | what is said, as frames; pure |
+//! | `names` | the index of endpoints that the name server answers from; pure |
+//! | `dns` | the name server |
+//! | `network` | the task of a network |
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::io::Interest;
+use tokio::net::UnixDatagram;
+use tokio::sync::mpsc;
+use tracing::warn;
+use weft_switch::port::{Queue, RECV_BUFFER_LEN, RecvError};
+use weft_wire::Mtu;
+
+use super::Inner;
+use super::assemble::ServicePort;
+use super::plan::Wanted;
+use crate::api;
+use crate::model::{NetworkId, NodeId};
+use dns::NameServer;
+use names::{LocalName, Names};
+
+pub(crate) mod demux;
+pub(crate) mod dns;
+pub(crate) mod frames;
+mod names;
+mod network;
+
+/// Frames that wait for a network's task; what comes beyond is dropped, and asked again by whoever means it.
+const MAX_WAITING: usize = 256;
+/// The host's resolver configuration.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// A network as its services see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Place {
+    /// The gateway's addresses.
+    gateways: Vec<IpAddr>,
+    /// What its packets may have, in bytes.
+    mtu: Mtu,
+}
+
+/// The services of this host.
+#[derive(Debug)]
+pub(super) struct Services {
+    names: Arc<NameServer>,
+    places: ArcSwap<BTreeMap<NetworkId, Place>>,
+}
+
+impl Services {
+    /// Services that know nothing yet. Without `dns_upstreams` the host's resolver configuration says whom to ask.
+    pub(super) fn new(dns_upstreams: Vec<SocketAddr>) -> Self {
+        Self {
+            names: NameServer::new(dns_upstreams, Path::new(RESOLV_CONF)),
+            places: ArcSwap::default(),
+        }
+    }
+
+    /// From now on this is how things are.
+    pub(super) fn publish(&self, node: &NodeId, inner: &Inner, wanted: &Wanted) {
+        let map = &inner.map;
+        let elsewhere = map.endpoints.values().map(|endpoint| &endpoint.object);
+        let here: Vec<LocalName<'_>> = inner
+            .ports
+            .values()
+            .map(|port| LocalName {
+                endpoint: &port.record.endpoint,
+                netns: port.record.netns_id,
+            })
+            .collect();
+        let names = Names::new(
+            map,
+            elsewhere.filter(|endpoint| endpoint.node != *node),
+            &here,
+        );
+        let places: BTreeMap<NetworkId, Place> = wanted
+            .networks
+            .values()
+            .map(|network| {
+                let place = Place {
+                    gateways: network.gateways.clone(),
+                    mtu: network.mtu,
+                };
+                (network.id.clone(), place)
+            })
+            .collect();
+        let own = places.values().flat_map(|place| place.gateways.clone());
+        self.names.publish(names, own.collect());
+        self.places.store(Arc::new(places));
+    }
+
+    fn place(&self, network: &NetworkId) -> Option<Place> {
+        self.places.load().get(network).cloned()
+    }
+
+    /// A frame, if it is for one of the services: what is for nobody goes no further.
+    fn heard(&self, network: &NetworkId, frame: &[u8]) -> Option<Vec<u8>> {
+        let places = self.places.load();
+        let place = places.get(network)?;
+        let class = demux::classify(frame, &place.gateways);
+        (class != demux::Class::Other).then(|| frame.to_vec())
+    }
+
+    /// What the name server has done, and whom it asks.
+    pub(super) fn dns(&self) -> api::Dns {
+        self.names.view()
+    }
+}
+
+/// Serves every network whose inside port comes out of the channel, until the agent stops.
+pub(super) async fn serve(
+    services: Arc<Services>,
+    mut ports: mpsc::UnboundedReceiver<ServicePort>,
+) {
+    while let Some(ServicePort { network, queue }) = ports.recv().await {
+        let queue = Arc::new(queue);
+        let (frames, heard) = mpsc::channel(MAX_WAITING);
+        let task = network::Task::new(Arc::clone(&services), network.clone(), Arc::clone(&queue));
+        tokio::spawn(task.run(heard));
+        tokio::spawn(read(Arc::clone(&services), network, queue, frames));
+    }
+}
+
+/// Reads an inside port until its network goes.
+async fn read(
+    services: Arc<Services>,
+    network: NetworkId,
+    queue: Arc<Queue>,
+    frames: mpsc::Sender<Vec<u8>>,
+) {
+    let socket = match watched(&queue) {
+        Ok(socket) => socket,
+        Err(error) => {
+            warn!(%error, %network, "the network's services hear nothing");
+            return;
+        }
+    };
+    let mut buffer = vec![0; RECV_BUFFER_LEN];
+    while socket.readable().await.is_ok() {
+        let heard = socket.try_io(Interest::READABLE, || match queue.recv(&mut buffer) {
+            Ok(frame) => Ok(services.heard(&network, frame.bytes)),
+            Err(RecvError::Malformed(_)) => Ok(None),
+            Err(RecvError::Empty) => Err(ErrorKind::WouldBlock.into()),
+            Err(RecvError::Gone) => Err(ErrorKind::UnexpectedEof.into()),
+        });
+        match heard {
+            // What a task has no time for is dropped.
+            Ok(Some(frame)) => drop(frames.try_send(frame)),
+            Ok(None) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(_) => return,
+        }
+    }
+}
+
+/// The same end, to be waited on: it is a socket whatever is said over it.
+fn watched(queue: &Queue) -> std::io::Result<UnixDatagram> {
+    let fd = queue.as_fd().try_clone_to_owned()?;
+    UnixDatagram::from_std(fd.into())
+}

@@ -1,0 +1,50 @@
+//! What the fuzz targets (testbed/fuzz) run on their input, here so that `cargo test` replays the corpus through the same
+//! functions. Not for use by weft itself: a broken promise panics.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Instant;
+
+use weft_wire::MacAddr;
+
+use crate::agent::services::demux::{Class, classify};
+use crate::agent::services::dns::tcp::TcpStack;
+use crate::agent::services::dns::{NameServer, Outcome, Room};
+use crate::model::NetworkId;
+
+const MTU: usize = 1450;
+/// The shortest answer that is taken for one: less than any asker's limit.
+const ROOM: u16 = 512;
+
+/// A message to the name server, over UDP and over TCP.
+///
+/// # Panics
+/// If an answer is longer than the asker takes.
+pub fn dns(data: &[u8]) {
+    let server = NameServer::new(Vec::new(), Path::new("/nowhere"));
+    let asker = (NetworkId(String::new()), MacAddr::ZERO);
+    for (room, limit) in [(Room::Udp(ROOM), ROOM), (Room::Tcp, u16::MAX)] {
+        match server.handle(&asker, data, room) {
+            Outcome::Answer(answer) => assert!(answer.len() <= usize::from(limit)),
+            Outcome::Nothing => {}
+            Outcome::Wait(_) => panic!("there is nobody to ask"),
+        }
+    }
+}
+
+/// A frame to the gateway: whose it is, and if it is a segment, the stack that hears it.
+///
+/// # Panics
+/// If what is answered to a single segment is more than one frame, or longer than the network's packets.
+pub fn demux(data: &[u8]) {
+    let gateways: [IpAddr; 2] = [[10, 1, 0, 1].into(), [0xfd01, 0, 0, 0, 0, 0, 0, 1].into()];
+    let Class::DnsTcp(mac, packet) = classify(data, &gateways) else {
+        return;
+    };
+    let now = Instant::now();
+    let mut stack = TcpStack::new(MTU, 0, now);
+    stack.take(mac, packet, now);
+    assert!(stack.poll(now).is_empty(), "nobody is connected yet");
+    let frames = stack.frames();
+    assert!(frames.len() <= 1 && frames.iter().all(|frame| frame.len() <= 14 + MTU));
+}

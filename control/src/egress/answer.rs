@@ -19,8 +19,11 @@ use super::tcp::Segment;
 const MAX_HEAD: usize = ETHERNET_HEADER_LEN + IPV6_HEADER_LEN + 60;
 /// Hops of what is sent into a network. It takes none.
 const TTL: u8 = 64;
-/// IPv4's "don't fragment".
+/// IPv4's "don't fragment" and "more fragments".
 const DONT_FRAGMENT: u16 = 0x4000;
+const MORE_FRAGMENTS: u16 = 0x2000;
+/// What announces a fragment in IPv6 (RFC 8200 section 4.5).
+const FRAGMENT_HEADER: IpProtocol = IpProtocol(44);
 /// RFC 1812 section 4.3.2.3, RFC 4443 section 2.4 (c): an error quotes as much as keeps it below these sizes.
 const MAX_ERROR_V4: usize = 576;
 const MAX_ERROR_V6: usize = 1280;
@@ -57,6 +60,12 @@ pub(super) struct Head {
 }
 
 impl Head {
+    const EMPTY: Self = Self {
+        bytes: [0; MAX_HEAD],
+        len: 0,
+        offload: Offload::NONE,
+    };
+
     /// The header bytes.
     pub(super) fn bytes(&self) -> &[u8] {
         self.bytes.get(..self.len).unwrap_or_default()
@@ -64,28 +73,25 @@ impl Head {
 
     /// Ethernet and IP header for `len` bytes of payload.
     fn ip(ends: &Ends, protocol: IpProtocol, len: usize) -> Self {
-        let mut head = Self {
-            bytes: [0; MAX_HEAD],
-            len: 0,
-            offload: Offload::NONE,
-        };
+        let mut head = Self::EMPTY;
         let ethertype = match ends.destination {
             IpAddr::V4(_) => EtherType::IPV4,
             IpAddr::V6(_) => EtherType::IPV6,
         };
         head.push(&ethernet_header(ends.mac, ends.source_mac, ethertype));
-        head.push_ip(ends, protocol, len, DONT_FRAGMENT, 0);
+        head.push_ip(ends, protocol, len, (DONT_FRAGMENT, 0));
         head
     }
 
-    fn push_ip(&mut self, ends: &Ends, protocol: IpProtocol, len: usize, fragment: u16, id: u16) {
+    /// `fragment`: IPv4's flags with offset, and identification.
+    fn push_ip(&mut self, ends: &Ends, protocol: IpProtocol, len: usize, fragment: (u16, u16)) {
         match (ends.source, ends.destination) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
                 let mut header = [0; IPV4_HEADER_LEN];
                 header[0] = 0x45;
                 header[2..4].copy_from_slice(&be16(IPV4_HEADER_LEN + len));
-                header[4..6].copy_from_slice(&id.to_be_bytes());
-                header[6..8].copy_from_slice(&fragment.to_be_bytes());
+                header[4..6].copy_from_slice(&fragment.1.to_be_bytes());
+                header[6..8].copy_from_slice(&fragment.0.to_be_bytes());
                 header[8] = TTL;
                 header[9] = protocol.0;
                 header[12..16].copy_from_slice(&source.octets());
@@ -200,19 +206,23 @@ pub(super) fn whole_frame(ends: &Ends, protocol: IpProtocol, upper: &[u8]) -> Ve
     [head.bytes(), upper].concat()
 }
 
-/// A UDP datagram that is longer than `mtu` as fragments (RFC 791 section 3.2, RFC 8200 section 4.5).
-pub(super) fn fragments(
-    ends: &Ends,
-    key: &FlowKey,
-    payload: &[u8],
-    mtu: usize,
-    id: u32,
-) -> Vec<Vec<u8>> {
+/// A UDP datagram with its checksum, without an IP header.
+pub(super) fn datagram(ends: &Ends, key: &FlowKey, payload: &[u8]) -> Vec<u8> {
     let whole = UDP_HEADER_LEN + payload.len();
     let pseudo = pseudo_header(ends.source, ends.destination, IpProtocol::UDP, whole);
     let header = udp_header(key, whole, 0);
     let checksum = pseudo.and(&header).and(payload).finish_nonzero();
-    let upper = [&udp_header(key, whole, checksum)[..], payload].concat();
+    [&udp_header(key, whole, checksum)[..], payload].concat()
+}
+
+/// The payload of a packet that is longer than `mtu` as fragments (RFC 791 section 3.2, RFC 8200 section 4.5).
+pub(super) fn fragments(
+    ends: &Ends,
+    protocol: IpProtocol,
+    upper: &[u8],
+    mtu: usize,
+    id: u32,
+) -> Vec<Vec<u8>> {
     let headers = match ends.destination {
         IpAddr::V4(_) => IPV4_HEADER_LEN,
         IpAddr::V6(_) => IPV6_HEADER_LEN + 8,
@@ -221,32 +231,30 @@ pub(super) fn fragments(
     let count = upper.len().div_ceil(size);
     let pieces = upper.chunks(size).enumerate();
     pieces
-        .map(|(i, piece)| fragment(ends, piece, i * size, i + 1 < count, id))
+        .map(|(i, piece)| {
+            let more = if i + 1 < count { MORE_FRAGMENTS } else { 0 };
+            let units = u16::try_from(i * size / 8).unwrap_or(u16::MAX);
+            fragment(ends, protocol, piece, units | more, id)
+        })
         .collect()
 }
 
-fn fragment(ends: &Ends, piece: &[u8], offset: usize, more: bool, id: u32) -> Vec<u8> {
-    let units = u16::try_from(offset / 8).unwrap_or(u16::MAX);
-    let [_, _, id_high, id_low] = id.to_be_bytes();
-    let id4 = u16::from_be_bytes([id_high, id_low]);
-    let mut head = Head {
-        bytes: [0; MAX_HEAD],
-        len: 0,
-        offload: Offload::NONE,
-    };
+/// `place`: offset in units of eight bytes, with IPv4's flag for "more".
+fn fragment(ends: &Ends, protocol: IpProtocol, piece: &[u8], place: u16, id: u32) -> Vec<u8> {
+    let mut head = Head::EMPTY;
     match ends.destination {
         IpAddr::V4(_) => {
             head.push(&ethernet_header(ends.mac, ends.source_mac, EtherType::IPV4));
-            let flags = units | if more { 0x2000 } else { 0 };
-            head.push_ip(ends, IpProtocol::UDP, piece.len(), flags, id4);
+            let [_, _, high, low] = id.to_be_bytes();
+            let id = u16::from_be_bytes([high, low]);
+            head.push_ip(ends, protocol, piece.len(), (place, id));
         }
         IpAddr::V6(_) => {
             head.push(&ethernet_header(ends.mac, ends.source_mac, EtherType::IPV6));
-            let fragment_header = IpProtocol(44);
-            head.push_ip(ends, fragment_header, piece.len() + 8, 0, 0);
-            let place = (units << 3) | u16::from(more);
-            head.push(&[IpProtocol::UDP.0, 0]);
-            head.push(&place.to_be_bytes());
+            head.push_ip(ends, FRAGMENT_HEADER, piece.len() + 8, (0, 0));
+            let more = u16::from(place & MORE_FRAGMENTS != 0);
+            head.push(&[protocol.0, 0]);
+            head.push(&((place << 3) | more).to_be_bytes());
             head.push(&id.to_be_bytes());
         }
     }
@@ -318,8 +326,8 @@ impl IcmpError {
     }
 }
 
-/// An echo reply to a container: `rest` is identifier, sequence number and data.
-pub(super) fn echo_reply(ends: &Ends, rest: &[u8]) -> Vec<u8> {
+/// An echo reply to a container, without an IP header: `rest` is identifier, sequence number and data.
+pub(super) fn echo_reply(ends: &Ends, rest: &[u8]) -> (IpProtocol, Vec<u8>) {
     let (protocol, kind) = match ends.destination {
         IpAddr::V4(_) => (IpProtocol::ICMP4, 0),
         IpAddr::V6(_) => (IpProtocol::ICMP6, 129),
@@ -327,7 +335,7 @@ pub(super) fn echo_reply(ends: &Ends, rest: &[u8]) -> Vec<u8> {
     let mut message = vec![kind, 0, 0, 0];
     message.extend_from_slice(rest);
     finish_icmp(ends, protocol, &mut message);
-    whole_frame(ends, protocol, &message)
+    (protocol, message)
 }
 
 fn finish_icmp(ends: &Ends, protocol: IpProtocol, message: &mut [u8]) {
@@ -346,18 +354,14 @@ fn finish_icmp(ends: &Ends, protocol: IpProtocol, message: &mut [u8]) {
 /// The beginning of a packet that a container sent some time ago, to be quoted: its IP header and the first eight bytes
 /// behind it. `len` is of transport header and payload.
 pub(super) fn quote(key: &FlowKey, protocol: IpProtocol, transport: [u8; 8], len: usize) -> Vec<u8> {
-    let mut head = Head {
-        bytes: [0; MAX_HEAD],
-        len: 0,
-        offload: Offload::NONE,
-    };
+    let mut head = Head::EMPTY;
     let ends = Ends {
         source_mac: MacAddr::ZERO,
         mac: MacAddr::ZERO,
         source: key.inside.ip(),
         destination: key.outside.ip(),
     };
-    head.push_ip(&ends, protocol, len, DONT_FRAGMENT, 0);
+    head.push_ip(&ends, protocol, len, (DONT_FRAGMENT, 0));
     head.push(&transport);
     head.bytes().to_vec()
 }

@@ -7,7 +7,7 @@ macro_rules! refusals {
         /// Why a packet did not get out (docs/egress.md tells causes and cures).
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(u8)]
-        pub(super) enum Refusal {
+        pub(crate) enum Refusal {
             $($(#[$doc])* $variant,)+
         }
 
@@ -65,7 +65,7 @@ refusals! {
 
 /// Counters of refusals, one per reason.
 #[derive(Debug)]
-pub(super) struct Refusals([AtomicU64; Refusal::ALL.len()]);
+pub(crate) struct Refusals([AtomicU64; Refusal::ALL.len()]);
 
 impl Default for Refusals {
     fn default() -> Self {

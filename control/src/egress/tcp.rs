@@ -19,7 +19,6 @@ mod send;
 mod sequence;
 mod transmit;
 
-use std::io;
 use std::time::Instant;
 
 use weft_wire::{Tcp, TcpFlags};
@@ -29,6 +28,7 @@ use options::SynOptions;
 pub(super) use receive::Outside;
 use receive::ReceiveBuffer;
 pub(super) use segment::Segment;
+pub(super) use transmit::MAX_PIECES;
 use send::SendBuffer;
 use sequence::{ahead, length};
 
@@ -221,6 +221,11 @@ impl Connection {
                 ..Due::default()
             };
         }
+    }
+
+    /// The dial has failed otherwise than by a refusal: the container was told by ICMP.
+    pub(super) fn give_up(&mut self) {
+        self.die(End::ByOutside);
     }
 
     /// The container has said everything, and the outside has all of it: it is to be told so.

@@ -54,7 +54,8 @@ fn fragments_are_put_together_to_the_datagram() {
     for v6 in [false, true] {
         let (ends, key) = flow(v6);
         let payload: Vec<u8> = (0..4000u32).map(|i| u8::try_from(i % 251).unwrap()).collect();
-        let frames = fragments(&ends, &key, &payload, 1280, 77);
+        let datagram = datagram(&ends, &key, &payload);
+        let frames = fragments(&ends, IpProtocol::UDP, &datagram, 1280, 77);
         assert_eq!(frames.len(), 4);
         let mut upper = vec![0; 8 + payload.len()];
         let (mut seen, mut last) = (0, false);
@@ -111,7 +112,8 @@ fn an_error_quotes_what_was_sent_and_is_not_too_long() {
 #[test]
 fn an_echo_reply_keeps_identifier_and_data() {
     let (ends, _) = flow(true);
-    let frame = echo_reply(&ends, &[1, 2, 0, 9, b'x']);
+    let (protocol, message) = echo_reply(&ends, &[1, 2, 0, 9, b'x']);
+    let frame = whole_frame(&ends, protocol, &message);
     let packet = Packet::parse(&FrameRef::plain(&frame)).unwrap();
     assert_eq!(packet.upper[0], 129);
     assert_eq!(&packet.upper[4..], [1, 2, 0, 9, b'x']);

@@ -181,10 +181,12 @@ impl ReceiveBuffer {
             return;
         }
         let from = from.wrapping_add(length(skip));
-        match at.checked_sub(1).and_then(|i| self.early.get_mut(i)) {
-            Some(before) if before.to() == from => before.bytes.extend_from_slice(new),
-            Some(_) | None if self.early.len() >= MAX_EARLY => return,
-            Some(_) | None => self.early.insert(
+        let full = self.early.len() >= MAX_EARLY;
+        let before = at.checked_sub(1).and_then(|i| self.early.get_mut(i));
+        match before.filter(|before| before.to() == from) {
+            Some(before) => before.bytes.extend_from_slice(new),
+            None if full => return,
+            None => self.early.insert(
                 at,
                 Early {
                     from,

@@ -36,6 +36,21 @@ pub(in crate::egress) struct Segment {
 }
 
 impl Segment {
+    /// A reset that belongs to no connection.
+    pub(in crate::egress) fn reset(sequence: u32, acknowledgment: u32, flags: TcpFlags) -> Self {
+        Self {
+            purpose: Purpose::Reset,
+            sequence,
+            acknowledgment,
+            flags,
+            window: 0,
+            options: OptionBytes::default(),
+            offset: 0,
+            len: 0,
+            mss: 0,
+        }
+    }
+
     /// The option bytes, whole words.
     pub(in crate::egress) fn options(&self) -> &[u8] {
         self.options.as_slice()

@@ -21,6 +21,7 @@ mod inside;
 mod packet;
 mod policy;
 mod pool;
+mod reassembly;
 mod refusal;
 mod relay;
 mod shared;
@@ -28,5 +29,5 @@ mod tcp;
 mod timers;
 mod token;
 
-pub(crate) use engine::{Engine, Others};
+pub(crate) use engine::Engine;
 pub(crate) use inside::{Counters, NetworkSpec};

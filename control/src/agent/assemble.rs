@@ -75,7 +75,6 @@ struct Services {
 /// The services' end of a network's inside port. When the network goes, or this host's last port on it, the switch closes
 /// its end: reading says [`Gone`](weft_switch::port::RecvError::Gone).
 #[derive(Debug)]
-#[expect(dead_code, reason = "the first service is not there yet")]
 pub(super) struct ServicePort {
     /// The network.
     pub(super) network: NetworkId,
@@ -190,7 +189,6 @@ impl Fabric {
     }
 
     /// From now on services hear what ports have for the gateways of their networks, at what comes out of the channel.
-    #[expect(dead_code, reason = "the first service is not there yet")]
     pub(super) fn services(&mut self) -> mpsc::UnboundedReceiver<ServicePort> {
         let (to, ends) = mpsc::unbounded_channel();
         self.services.to = Some(to);

@@ -97,6 +97,7 @@ impl Agent {
             revision: inner.map.revision,
             behind: behind(&inner),
         };
+        self.outside.publish(&inner.map, &wanted);
         self.fabric().apply(wanted);
         drop(inner);
         self.set_mtus(stale_mtus);

@@ -125,6 +125,7 @@ fn router(door: Door) -> Router {
         .route("/v1/ports", get(ports))
         .route("/v1/ports/{name}", axum::routing::patch(port_change))
         .route("/v1/fdb", get(fdb))
+        .route("/v1/egress", get(egress))
         .route("/v1/subnets", get(subnets))
         .route("/v1/nodes", get(nodes))
         .route("/v1/nodes/{name}", axum::routing::delete(node_rm))
@@ -237,6 +238,10 @@ async fn port_change(
 
 async fn fdb(State(door): State<Door>) -> Reply<Vec<api::FdbEntry>> {
     Ok(Json(door.agent()?.fdb()))
+}
+
+async fn egress(State(door): State<Door>) -> Reply<Vec<api::NetworkEgress>> {
+    Ok(Json(door.agent()?.outside.view()))
 }
 
 async fn subnets(State(door): State<Door>) -> Reply<Vec<api::SubnetBlock>> {

@@ -20,6 +20,7 @@ use weft_switch::PortEvent;
 use weft_tunnel::TunnelError;
 
 use super::assemble::{Fabric, FabricConfig, FabricError};
+use super::outside::{self, Outside};
 use super::serve::{self, Phase};
 use super::state::{PortRecord, SavedMap, SavedPorts, StateDir};
 use super::{Agent, AgentConfig, Applied, Channel, Facts, Inner, keeper::Keeper};
@@ -256,6 +257,10 @@ async fn bring_up(
         keeper,
         inner: Mutex::new(inner),
         fabric: Mutex::new(fabric),
+        outside: Outside::start().map_err(|source| AgentError::System {
+            what: "start the way out",
+            source,
+        })?,
         underlay_mtu: ArcSwap::from_pointee(underlay.mtu),
         measured: ArcSwap::default(),
         saving: Mutex::new(()),
@@ -304,6 +309,8 @@ fn spawn_tasks(
     tokio::spawn(follow_paths(Arc::clone(agent)));
     tokio::spawn(underlay::follow_link(Arc::clone(agent)));
     tokio::spawn(super::keeper::watch(Arc::clone(agent)));
+    let service_ports = agent.fabric().services();
+    tokio::spawn(outside::serve(Arc::clone(agent), service_ports));
     agent.changed.notify_one();
 }
 

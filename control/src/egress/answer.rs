@@ -206,6 +206,23 @@ pub(super) fn whole_frame(ends: &Ends, protocol: IpProtocol, upper: &[u8]) -> Ve
     [head.bytes(), upper].concat()
 }
 
+/// An IP header and `upper`, as a container sent it in fragments.
+pub(super) fn whole_packet(
+    (source, destination): (IpAddr, IpAddr),
+    protocol: IpProtocol,
+    upper: &[u8],
+) -> Vec<u8> {
+    let ends = Ends {
+        source_mac: MacAddr::ZERO,
+        mac: MacAddr::ZERO,
+        source,
+        destination,
+    };
+    let mut head = Head::EMPTY;
+    head.push_ip(&ends, protocol, upper.len(), (0, 0));
+    [head.bytes(), upper].concat()
+}
+
 /// A UDP datagram with its checksum, without an IP header.
 pub(super) fn datagram(ends: &Ends, key: &FlowKey, payload: &[u8]) -> Vec<u8> {
     let whole = UDP_HEADER_LEN + payload.len();
@@ -341,9 +358,7 @@ pub(super) fn echo_reply(ends: &Ends, rest: &[u8]) -> (IpProtocol, Vec<u8>) {
 fn finish_icmp(ends: &Ends, protocol: IpProtocol, message: &mut [u8]) {
     let sum = match ends.destination {
         IpAddr::V4(_) => Sum::ZERO,
-        IpAddr::V6(_) => {
-            pseudo_header(ends.source, ends.destination, protocol, message.len())
-        }
+        IpAddr::V6(_) => pseudo_header(ends.source, ends.destination, protocol, message.len()),
     };
     let checksum = sum.and(message).finish().to_be_bytes();
     if let Some(field) = message.get_mut(2..4) {
@@ -353,7 +368,12 @@ fn finish_icmp(ends: &Ends, protocol: IpProtocol, message: &mut [u8]) {
 
 /// The beginning of a packet that a container sent some time ago, to be quoted: its IP header and the first eight bytes
 /// behind it. `len` is of transport header and payload.
-pub(super) fn quote(key: &FlowKey, protocol: IpProtocol, transport: [u8; 8], len: usize) -> Vec<u8> {
+pub(super) fn quote(
+    key: &FlowKey,
+    protocol: IpProtocol,
+    transport: [u8; 8],
+    len: usize,
+) -> Vec<u8> {
     let mut head = Head::EMPTY;
     let ends = Ends {
         source_mac: MacAddr::ZERO,

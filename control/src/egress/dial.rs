@@ -19,7 +19,11 @@ const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
 /// # Errors
 /// What is known to fail at once.
 pub(super) fn connect(to: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(to), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(to),
+        Type::STREAM.nonblocking(),
+        Some(Protocol::TCP),
+    )?;
     prepare(&socket)?;
     match socket.connect(&SockAddr::from(to)) {
         Err(error) if error.raw_os_error() != Some(Errno::EINPROGRESS as i32) => Err(error),
@@ -44,7 +48,11 @@ pub(super) fn prepare(socket: &Socket) -> io::Result<()> {
 /// # Errors
 /// The kernel's; no route among them.
 pub(super) fn datagrams(to: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(to), Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
+    let socket = Socket::new(
+        Domain::for_address(to),
+        Type::DGRAM.nonblocking(),
+        Some(Protocol::UDP),
+    )?;
     match to {
         SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?,
         SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?,
@@ -56,10 +64,16 @@ pub(super) fn datagrams(to: SocketAddr) -> io::Result<Socket> {
 /// What a container is to be told of an error; `None`: the host's own trouble, nothing to tell.
 pub(super) fn explain(error: &io::Error, about: IpAddr) -> Option<IcmpError> {
     let errno = error.raw_os_error().map(Errno::from_raw)?;
-    if matches!(errno, Errno::ENETUNREACH | Errno::EADDRNOTAVAIL | Errno::EAFNOSUPPORT) {
+    if matches!(
+        errno,
+        Errno::ENETUNREACH | Errno::EADDRNOTAVAIL | Errno::EAFNOSUPPORT
+    ) {
         return Some(IcmpError::no_route(about));
     }
-    if matches!(errno, Errno::EHOSTUNREACH | Errno::ETIMEDOUT | Errno::EHOSTDOWN) {
+    if matches!(
+        errno,
+        Errno::EHOSTUNREACH | Errno::ETIMEDOUT | Errno::EHOSTDOWN
+    ) {
         return Some(IcmpError::unreachable(about));
     }
     if matches!(errno, Errno::EACCES | Errno::EPERM) {

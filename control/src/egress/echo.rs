@@ -114,7 +114,11 @@ const fn family(address: IpAddr) -> u64 {
 impl Echo {
     /// Whether an ICMP packet is an echo request.
     pub(super) fn is_request(packet: &Packet<'_>) -> bool {
-        let request = if packet.protocol == IpProtocol::ICMP4 { 8 } else { 128 };
+        let request = if packet.protocol == IpProtocol::ICMP4 {
+            8
+        } else {
+            128
+        };
         matches!(packet.upper, [kind, 0, ..] if *kind == request)
     }
 
@@ -166,11 +170,16 @@ impl Echo {
 
     fn send(&mut self, to: IpAddr, ttl: u8, message: &[u8], shared: &Shared) -> io::Result<()> {
         let family = family(to);
-        let raw = if family == V4 { &mut self.v4 } else { &mut self.v6 };
+        let raw = if family == V4 {
+            &mut self.v4
+        } else {
+            &mut self.v6
+        };
         if raw.is_none() {
             *raw = Some(Raw::open(family, shared)?);
         }
-        raw.as_mut().map_or(Ok(()), |raw| raw.send(to, ttl, message))
+        raw.as_mut()
+            .map_or(Ok(()), |raw| raw.send(to, ttl, message))
     }
 
     /// Our identifier for a ping, an old or a new one.
@@ -362,7 +371,9 @@ fn quoted_request(family: u64, quoted: &[u8]) -> Option<(IpAddr, u16, [u8; 2])> 
             let header_len = usize::from(quoted.first()? & 0x0f) * 4;
             let to = *quoted.get(16..)?.first_chunk::<4>()?;
             let protocol = IpProtocol(*quoted.get(9)?);
-            let upper = quoted.get(header_len..).filter(|_| protocol == IpProtocol::ICMP4)?;
+            let upper = quoted
+                .get(header_len..)
+                .filter(|_| protocol == IpProtocol::ICMP4)?;
             (IpAddr::from(to), upper, 8)
         }
         _ => {
@@ -431,7 +442,9 @@ mod tests {
 
     #[test]
     fn replies_and_errors_are_told_apart() {
-        let mut reply = vec![0x45, 0, 0, 31, 0, 0, 0, 0, 64, 1, 0, 0, 192, 0, 2, 1, 10, 0, 0, 1];
+        let mut reply = vec![
+            0x45, 0, 0, 31, 0, 0, 0, 0, 64, 1, 0, 0, 192, 0, 2, 1, 10, 0, 0, 1,
+        ];
         reply.extend([0, 0, 0, 0, 0x12, 0x34, 0, 7, b'a', b'b', b'c']);
         let rest: &[u8] = &[0, 7, b'a', b'b', b'c'];
         assert_eq!(

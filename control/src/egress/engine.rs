@@ -16,14 +16,16 @@ use tracing::{error, warn};
 use weft_switch::port::{Queue, RECV_BUFFER_LEN, RecvError};
 use weft_wire::{FrameRef, IpProtocol};
 
-use super::answer::IcmpError;
+use super::answer::{IcmpError, whole_packet};
 use super::datagrams::Datagrams;
 use super::echo::Echo;
 use super::inside::{Counters, Inside, NetworkSpec};
-use super::packet::{NoPacket, Packet};
+use super::packet::{Fragment, NoPacket, Packet};
+use super::reassembly::Reassembly;
 use super::refusal::Refusal;
 use super::relay::Relay;
 use super::shared::Shared;
+use super::timers::Armed;
 use super::token::Token;
 use crate::model::NetworkId;
 
@@ -86,6 +88,8 @@ impl Engine {
             relay: Relay::default(),
             datagrams: Datagrams::default(),
             echo: Echo::default(),
+            reassembly: Reassembly::default(),
+            fragments: Armed::default(),
         };
         let thread = std::thread::Builder::new()
             .name("weft-egress".to_owned())
@@ -156,6 +160,8 @@ struct Core {
     relay: Relay,
     datagrams: Datagrams,
     echo: Echo,
+    reassembly: Reassembly,
+    fragments: Armed,
 }
 
 impl Core {
@@ -306,7 +312,7 @@ impl Core {
                 self.echo
                     .handle_event(family, &mut self.networks, &mut self.shared);
             }
-            Token::Wake | Token::Listener(_) | Token::Fragments(_) => {}
+            Token::Wake | Token::Listener(_) | Token::Fragments => {}
         }
     }
 
@@ -318,7 +324,16 @@ impl Core {
                     .handle_timer(id, at, &self.networks, &mut self.shared);
             }
             Token::Echo(_) => self.echo.handle_timer(at, &self.networks, &mut self.shared),
-            Token::Wake | Token::Inside(_) | Token::Listener(_) | Token::Fragments(_) => {}
+            Token::Fragments => {
+                if self.fragments.disarm(at) {
+                    for network in self.reassembly.expire(self.shared.now) {
+                        if let Some(inside) = self.networks.get(&network) {
+                            inside.counters.refusals.count(Refusal::Unfinished);
+                        }
+                    }
+                }
+            }
+            Token::Wake | Token::Inside(_) | Token::Listener(_) => {}
         }
     }
 
@@ -355,12 +370,19 @@ impl Core {
                     relay: &mut self.relay,
                     datagrams: &mut self.datagrams,
                     echo: &mut self.echo,
+                    reassembly: &mut self.reassembly,
                 };
                 kinds.handle_frame(*number, inside, &frame, &mut self.shared);
             }
         }
         for number in gone {
             self.unplug(number);
+        }
+        if !self.fragments.is_armed()
+            && let Some(at) = self.reassembly.next_timeout()
+        {
+            self.fragments
+                .arm(Token::Fragments, at, &mut self.shared.timers);
         }
     }
 }
@@ -370,6 +392,7 @@ struct Kinds<'a> {
     relay: &'a mut Relay,
     datagrams: &'a mut Datagrams,
     echo: &'a mut Echo,
+    reassembly: &'a mut Reassembly,
 }
 
 impl Kinds<'_> {
@@ -384,7 +407,28 @@ impl Kinds<'_> {
             Ok(packet) => self.handle_packet(network, inside, &packet, shared),
             Err(NoPacket::NotIp) => {}
             Err(NoPacket::Refused(why)) => inside.counters.refusals.count(why),
-            Err(NoPacket::Fragment) => inside.counters.refusals.count(Refusal::Fragment),
+            Err(NoPacket::Fragment(fragment)) => {
+                self.handle_fragment(network, inside, &fragment, shared);
+            }
+        }
+    }
+
+    fn handle_fragment(
+        &mut self,
+        network: u64,
+        inside: &mut Inside,
+        fragment: &Fragment<'_>,
+        shared: &mut Shared,
+    ) {
+        match self.reassembly.handle(network, fragment, shared.now) {
+            Ok(None) => {}
+            Ok(Some(upper)) => {
+                let ends = (fragment.source, fragment.destination);
+                let ip = whole_packet(ends, fragment.protocol, &upper);
+                let packet = Packet::reassembled(fragment, &ip);
+                self.handle_packet(network, inside, &packet, shared);
+            }
+            Err(why) => inside.counters.refusals.count(why),
         }
     }
 

@@ -40,7 +40,8 @@ pub(super) fn next(socket: &impl AsRawFd) -> Option<Told> {
 fn read(control: &ControlMessageOwned) -> Option<Told> {
     match control {
         ControlMessageOwned::Ipv4RecvErr(error, from) => {
-            let from = from.map(|from| IpAddr::from(u32::from_be(from.sin_addr.s_addr).to_be_bytes()));
+            let from =
+                from.map(|from| IpAddr::from(u32::from_be(from.sin_addr.s_addr).to_be_bytes()));
             told(error, from, TOO_BIG)
         }
         ControlMessageOwned::Ipv6RecvErr(error, from) => {

@@ -31,19 +31,24 @@ pub(crate) struct NetworkSpec {
 /// Counters of a network's way out. Flows are those that are there now.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
-    pub(super) tcp: AtomicU64,
-    pub(super) udp: AtomicU64,
-    pub(super) echo: AtomicU64,
+    pub(crate) tcp: AtomicU64,
+    pub(crate) udp: AtomicU64,
+    pub(crate) echo: AtomicU64,
     /// Flows since the start.
-    pub(super) opened: AtomicU64,
+    pub(crate) opened: AtomicU64,
     /// Bytes that went out.
-    pub(super) out_bytes: AtomicU64,
+    pub(crate) out_bytes: AtomicU64,
     /// Bytes that came in.
-    pub(super) in_bytes: AtomicU64,
+    pub(crate) in_bytes: AtomicU64,
     pub(super) refusals: Refusals,
 }
 
 impl Counters {
+    /// What was refused, by reason.
+    pub(crate) fn refused(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.refusals.named()
+    }
+
     pub(super) fn add(counter: &AtomicU64, count: usize) {
         let count = u64::try_from(count).unwrap_or(u64::MAX);
         counter.fetch_add(count, Ordering::Relaxed);
@@ -65,7 +70,12 @@ pub(super) struct Inside {
 }
 
 impl Inside {
-    pub(super) fn new(queue: Queue, spec: NetworkSpec, counters: Arc<Counters>, now: Instant) -> Self {
+    pub(super) fn new(
+        queue: Queue,
+        spec: NetworkSpec,
+        counters: Arc<Counters>,
+        now: Instant,
+    ) -> Self {
         Self {
             queue,
             spec,
@@ -93,7 +103,9 @@ impl Inside {
     /// The gateway's address of that family.
     pub(super) fn gateway(&self, like: IpAddr) -> Option<IpAddr> {
         let gateways = self.spec.gateways.iter().copied();
-        gateways.into_iter().find(|gateway| gateway.is_ipv4() == like.is_ipv4())
+        gateways
+            .into_iter()
+            .find(|gateway| gateway.is_ipv4() == like.is_ipv4())
     }
 
     /// Writes headers and payload as one frame.
@@ -135,9 +147,22 @@ impl Inside {
     }
 
     /// Counts a refused packet and says so to who sent it.
-    pub(super) fn refuse(&mut self, packet: &Packet<'_>, why: Refusal, error: IcmpError, now: Instant) {
+    pub(super) fn refuse(
+        &mut self,
+        packet: &Packet<'_>,
+        why: Refusal,
+        error: IcmpError,
+        now: Instant,
+    ) {
         self.counters.refusals.count(why);
-        self.say(packet.mac, packet.source, packet.destination, error, packet.ip, now);
+        self.say(
+            packet.mac,
+            packet.source,
+            packet.destination,
+            error,
+            packet.ip,
+            now,
+        );
     }
 
     /// Sends an ICMP error from the gateway, about `quoted`, a packet to `about`.

@@ -33,40 +33,69 @@ pub(super) struct Packet<'a> {
 
 /// Why a frame is no [`Packet`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NoPacket {
+pub(super) enum NoPacket<'a> {
     /// Not IP: nothing for the way out.
     NotIp,
     /// Refused without an answer.
     Refused(Refusal),
     /// Part of a larger packet.
-    Fragment,
+    Fragment(Fragment<'a>),
+}
+
+/// A fragment of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Fragment<'a> {
+    pub(super) mac: MacAddr,
+    pub(super) source: IpAddr,
+    pub(super) destination: IpAddr,
+    pub(super) ttl: u8,
+    pub(super) protocol: IpProtocol,
+    pub(super) identification: u32,
+    /// Where it belongs in the payload.
+    pub(super) offset: usize,
+    /// Others follow.
+    pub(super) more: bool,
+    pub(super) bytes: &'a [u8],
 }
 
 impl<'a> Packet<'a> {
+    /// The packet whose last missing fragment was `last`; `ip` is all of it, from its header on.
+    pub(super) fn reassembled(last: &Fragment<'_>, ip: &'a [u8]) -> Self {
+        let header = if last.source.is_ipv4() { 20 } else { 40 };
+        Self {
+            mac: last.mac,
+            source: last.source,
+            destination: last.destination,
+            ttl: last.ttl,
+            protocol: last.protocol,
+            ip,
+            upper: ip.get(header..).unwrap_or_default(),
+            datagram: None,
+            unfinished: false,
+        }
+    }
+
     /// Parses a frame in one piece.
     ///
     /// # Errors
     /// [`NoPacket`].
-    pub(super) fn parse(frame: &FrameRef<'a>) -> Result<Self, NoPacket> {
+    pub(super) fn parse(frame: &FrameRef<'a>) -> Result<Self, NoPacket<'a>> {
         let malformed = |_| NoPacket::Refused(Refusal::Malformed);
         let ethernet = EthernetFrame::new(frame.bytes).map_err(malformed)?;
         if ethernet.vlan().is_some() {
             return Err(NoPacket::NotIp);
         }
-        let bytes = frame
-            .bytes
-            .get(ETHERNET_HEADER_LEN..)
-            .unwrap_or_default();
+        let bytes = frame.bytes.get(ETHERNET_HEADER_LEN..).unwrap_or_default();
         let gso = frame.offload.gso;
         let mut packet = match ethernet.ethertype() {
             EtherType::IPV4 => {
                 let ip = Ipv4::new(bytes).map_err(malformed)?;
-                Self::of_ipv4(&ip, bytes)?
+                Self::of_ipv4(&ip, bytes).map_err(|no| no.from_mac(ethernet.source()))?
             }
             EtherType::IPV6 => {
                 let ip = Ipv6::new(bytes).map_err(malformed)?;
                 let upper = ip.upper_layer().map_err(malformed)?;
-                Self::of_ipv6(&ip, &upper, bytes)?
+                Self::of_ipv6(&ip, &upper, bytes).map_err(|no| no.from_mac(ethernet.source()))?
             }
             _ => return Err(NoPacket::NotIp),
         };
@@ -78,12 +107,22 @@ impl<'a> Packet<'a> {
         Ok(packet)
     }
 
-    fn of_ipv4(ip: &Ipv4<'a>, bytes: &'a [u8]) -> Result<Self, NoPacket> {
+    fn of_ipv4(ip: &Ipv4<'a>, bytes: &'a [u8]) -> Result<Self, NoPacket<'a>> {
         if !ip.checksum_is_valid() {
             return Err(NoPacket::Refused(Refusal::Malformed));
         }
         if ip.is_fragment() {
-            return Err(NoPacket::Fragment);
+            return Err(NoPacket::Fragment(Fragment {
+                mac: MacAddr::ZERO,
+                source: ip.source().into(),
+                destination: ip.destination().into(),
+                ttl: ip.ttl(),
+                protocol: ip.protocol(),
+                identification: u32::from(ip.identification()),
+                offset: ip.fragment_offset(),
+                more: ip.more_fragments(),
+                bytes: ip.payload(),
+            }));
         }
         Ok(Self {
             mac: MacAddr::ZERO,
@@ -98,13 +137,23 @@ impl<'a> Packet<'a> {
         })
     }
 
-    fn of_ipv6(ip: &Ipv6<'a>, upper: &UpperLayer, bytes: &'a [u8]) -> Result<Self, NoPacket> {
+    fn of_ipv6(ip: &Ipv6<'a>, upper: &UpperLayer, bytes: &'a [u8]) -> Result<Self, NoPacket<'a>> {
         // Where it goes is for its own header to say (RFC 5095 has done away with routing headers).
         if upper.in_transit {
             return Err(NoPacket::Refused(Refusal::Malformed));
         }
-        if upper.fragment.is_some_and(|fragment| !fragment.is_atomic()) {
-            return Err(NoPacket::Fragment);
+        if let Some(fragment) = upper.fragment.filter(|fragment| !fragment.is_atomic()) {
+            return Err(NoPacket::Fragment(Fragment {
+                mac: MacAddr::ZERO,
+                source: ip.source().into(),
+                destination: ip.destination().into(),
+                ttl: ip.hop_limit(),
+                protocol: upper.protocol,
+                identification: fragment.identification,
+                offset: fragment.offset,
+                more: fragment.more,
+                bytes: ip.upper_payload(upper),
+            }));
         }
         Ok(Self {
             mac: MacAddr::ZERO,
@@ -189,6 +238,15 @@ pub(super) fn pseudo_header(
             pseudo_header_v6(source, destination, protocol, len)
         }
         (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => Sum::ZERO,
+    }
+}
+
+impl NoPacket<'_> {
+    fn from_mac(mut self, mac: MacAddr) -> Self {
+        if let Self::Fragment(fragment) = &mut self {
+            fragment.mac = mac;
+        }
+        self
     }
 }
 

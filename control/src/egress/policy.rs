@@ -74,7 +74,10 @@ mod tests {
 
     fn policy() -> Policy {
         Policy {
-            overlay: vec!["10.42.0.0/16".parse().unwrap(), "fd42::/48".parse().unwrap()],
+            overlay: vec![
+                "10.42.0.0/16".parse().unwrap(),
+                "fd42::/48".parse().unwrap(),
+            ],
             host: BTreeSet::from(["192.0.2.1".parse().unwrap()]),
         }
     }
@@ -101,10 +104,18 @@ mod tests {
             ("fd42::9", Refusal::Overlay),
             ("192.0.2.1", Refusal::Host),
         ] {
-            assert_eq!(policy.check(address.parse().unwrap(), false), Err(why), "{address}");
+            assert_eq!(
+                policy.check(address.parse().unwrap(), false),
+                Err(why),
+                "{address}"
+            );
         }
         for address in ["192.0.2.2", "10.43.0.1", "2001:db8::1", "1.1.1.1"] {
-            assert_eq!(policy.check(address.parse().unwrap(), false), Ok(()), "{address}");
+            assert_eq!(
+                policy.check(address.parse().unwrap(), false),
+                Ok(()),
+                "{address}"
+            );
         }
     }
 

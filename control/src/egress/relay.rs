@@ -66,10 +66,13 @@ impl Relay {
             Ok(segment) => segment,
             Err(why) => return inside.counters.refusals.count(why),
         };
-        let key = (network, packet.flow(segment.source_port(), segment.destination_port()));
+        let key = (
+            network,
+            packet.flow(segment.source_port(), segment.destination_port()),
+        );
         if let Some(id) = self.by_key.get(&key).copied() {
-            let begins = segment.flags().contains(TcpFlags::SYN)
-                && !segment.flags().contains(TcpFlags::ACK);
+            let begins =
+                segment.flags().contains(TcpFlags::SYN) && !segment.flags().contains(TcpFlags::ACK);
             let over = self.flows.get(&id).is_some_and(|flow| {
                 matches!(flow.connection.state(), State::Finished | State::Dead)
             });
@@ -175,7 +178,10 @@ impl Relay {
             return inside.counters.refusals.count(Refusal::HostResources);
         }
         let dialling = connection.state() == State::Dialling;
-        let share = self.containers.entry((key.0, key.1.inside.ip())).or_default();
+        let share = self
+            .containers
+            .entry((key.0, key.1.inside.ip()))
+            .or_default();
         share.flows += 1;
         share.dials += usize::from(dialling);
         inside.counters.tcp.fetch_add(1, Ordering::Relaxed);
@@ -300,7 +306,11 @@ impl Relay {
                 self.containers.remove(&container);
             }
         }
-        if flow.connection.end().is_some_and(|end| end != End::ByOutside) {
+        if flow
+            .connection
+            .end()
+            .is_some_and(|end| end != End::ByOutside)
+        {
             // The outside hears of a reset as of a reset.
             let _ = flow.socket.set_linger(Some(Duration::ZERO));
         }

@@ -28,9 +28,9 @@ use options::SynOptions;
 pub(super) use receive::Outside;
 use receive::ReceiveBuffer;
 pub(super) use segment::Segment;
-pub(super) use transmit::MAX_PIECES;
 use send::SendBuffer;
 use sequence::{ahead, length};
+pub(super) use transmit::MAX_PIECES;
 
 use super::pool::Pool;
 
@@ -290,7 +290,9 @@ impl Connection {
             return;
         }
         if len > 0 {
-            let taken = self.incoming.handle_data(segment.sequence(), segment.payload(), room, outside);
+            let taken =
+                self.incoming
+                    .handle_data(segment.sequence(), segment.payload(), room, outside);
             if taken.is_err() {
                 return self.reset(End::ByOutside);
             }

@@ -26,6 +26,11 @@ impl Armed {
         }
     }
 
+    /// Whether it has an entry.
+    pub(super) const fn is_armed(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// An entry came up. False if it is not the one that counts.
     pub(super) fn disarm(&mut self, at: Instant) -> bool {
         let counts = self.0 == Some(at);

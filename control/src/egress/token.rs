@@ -19,8 +19,8 @@ pub(super) enum Token {
     Echo(u64),
     /// A listening socket of a published port.
     Listener(u64),
-    /// A packet that is being put together.
-    Fragments(u64),
+    /// Packets that are being put together.
+    Fragments,
 }
 
 impl Token {
@@ -32,7 +32,7 @@ impl Token {
             Self::Udp(number) => (3, number),
             Self::Echo(number) => (4, number),
             Self::Listener(number) => (5, number),
-            Self::Fragments(number) => (6, number),
+            Self::Fragments => (6, 0),
         };
         (kind << NUMBER_BITS) | number
     }
@@ -45,7 +45,7 @@ impl Token {
             3 => Self::Udp(number),
             4 => Self::Echo(number),
             5 => Self::Listener(number),
-            6 => Self::Fragments(number),
+            6 => Self::Fragments,
             _ => Self::Wake,
         }
     }

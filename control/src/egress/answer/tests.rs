@@ -42,7 +42,10 @@ fn datagrams_are_what_another_stack_takes() {
             let mut packet = Packet::parse(&FrameRef::plain(&frame)).unwrap();
             packet.unfinished = false;
             assert_eq!(packet.udp(), Ok((53, 4000, &payload[..1000])));
-            assert_eq!((packet.source, packet.destination), (ends.source, ends.destination));
+            assert_eq!(
+                (packet.source, packet.destination),
+                (ends.source, ends.destination)
+            );
             let sliced = SlicedPacket::from_ethernet(&frame).unwrap();
             assert!(matches!(sliced.transport, Some(TransportSlice::Udp(_))));
         }
@@ -53,7 +56,9 @@ fn datagrams_are_what_another_stack_takes() {
 fn fragments_are_put_together_to_the_datagram() {
     for v6 in [false, true] {
         let (ends, key) = flow(v6);
-        let payload: Vec<u8> = (0..4000u32).map(|i| u8::try_from(i % 251).unwrap()).collect();
+        let payload: Vec<u8> = (0..4000u32)
+            .map(|i| u8::try_from(i % 251).unwrap())
+            .collect();
         let datagram = datagram(&ends, &key, &payload);
         let frames = fragments(&ends, IpProtocol::UDP, &datagram, 1280, 77);
         assert_eq!(frames.len(), 4);

@@ -163,7 +163,10 @@ mod tests {
         assert_eq!(resent, [false, false, true, false, false, false]);
         assert_eq!(state.window(), 20_000);
         let now = Instant::now();
-        assert!(state.handle_progress(49_999, 9_999, MSS, now), "a partial answer: the next hole");
+        assert!(
+            state.handle_progress(49_999, 9_999, MSS, now),
+            "a partial answer: the next hole"
+        );
         assert!(!state.handle_progress(50_000, 1, MSS, now));
         assert_eq!(state.window(), 20_000);
     }
@@ -174,7 +177,10 @@ mod tests {
         let start = Instant::now();
         state.handle_timeout(10_000, MSS);
         state.handle_timeout(10_000, MSS);
-        assert_eq!((state.timeout(), state.window()), (Duration::from_secs(4), MSS));
+        assert_eq!(
+            (state.timeout(), state.window()),
+            (Duration::from_secs(4), MSS)
+        );
         state.handle_sent(100, start);
         state.handle_progress(100, 100, MSS, start + Duration::from_millis(1));
         assert_eq!(state.timeout(), MIN_TIMEOUT);

@@ -107,7 +107,11 @@ impl OptionBytes {
             bytes.extend(&to.to_be_bytes());
             bytes.bytes[3] += 8;
         }
-        if bytes.len == 4 { Self::default() } else { bytes }
+        if bytes.len == 4 {
+            Self::default()
+        } else {
+            bytes
+        }
     }
 
     fn extend(&mut self, more: &[u8]) {
@@ -150,7 +154,13 @@ mod tests {
             shift: None,
             sack: false,
         };
-        for bytes in [&[2, 4, 5][..], &[2, 0, 3, 3], &[2, 1], &[3, 200, 1], &[0, 4, 2]] {
+        for bytes in [
+            &[2, 4, 5][..],
+            &[2, 0, 3, 3],
+            &[2, 1],
+            &[3, 200, 1],
+            &[0, 4, 2],
+        ] {
             assert_eq!(SynOptions::parse(bytes), nothing, "{bytes:?}");
         }
         assert_eq!(SynOptions::parse(&[2, 4, 0, 0]).mss, MIN_MSS);

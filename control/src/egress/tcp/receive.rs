@@ -88,7 +88,11 @@ impl ReceiveBuffer {
     pub(super) fn window(&self) -> usize {
         let free = length(MAX_WINDOW.saturating_sub(self.waiting.len()));
         let edge = self.next.wrapping_add(free);
-        let edge = if ahead(self.edge, edge) > 0 { edge } else { self.edge };
+        let edge = if ahead(self.edge, edge) > 0 {
+            edge
+        } else {
+            self.edge
+        };
         usize::try_from(ahead(self.next, edge)).unwrap_or(0)
     }
 

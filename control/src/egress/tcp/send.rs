@@ -51,7 +51,9 @@ impl SendBuffer {
         }
         let bytes = buffer.get(..len).unwrap_or_default();
         match self.chunks.back_mut() {
-            Some(last) if len <= SHORT && last.len + len <= JOINED && last.len == last.bytes.len() => {
+            Some(last)
+                if len <= SHORT && last.len + len <= JOINED && last.len == last.bytes.len() =>
+            {
                 last.bytes.extend_from_slice(bytes);
                 last.len += len;
             }
@@ -69,7 +71,11 @@ impl SendBuffer {
         let count = count.min(self.len);
         self.len -= count;
         self.skip += count;
-        while self.chunks.front().is_some_and(|first| first.len <= self.skip) {
+        while self
+            .chunks
+            .front()
+            .is_some_and(|first| first.len <= self.skip)
+        {
             if let Some(first) = self.chunks.pop_front() {
                 self.skip -= first.len;
                 self.held -= first.bytes.len();
@@ -104,11 +110,6 @@ impl SendBuffer {
         }
         (count, max - left)
     }
-
-    /// Lets everything go.
-    pub(super) fn clear(&mut self, pool: &mut Pool) {
-        self.acknowledge(self.len, pool);
-    }
 }
 
 #[cfg(test)]
@@ -136,7 +137,10 @@ mod tests {
         buffer.acknowledge(50, &mut pool);
         assert_eq!(all(&buffer, 1, 3), [51, 52, 53]);
         buffer.acknowledge(1000, &mut pool);
-        assert_eq!((buffer.len(), buffer.held(), buffer.chunks.len()), (0, 0, 0));
+        assert_eq!(
+            (buffer.len(), buffer.held(), buffer.chunks.len()),
+            (0, 0, 0)
+        );
     }
 
     proptest! {
@@ -158,7 +162,7 @@ mod tests {
                 prop_assert_eq!(&all(&buffer, from, model.len())[..], &model[from..]);
                 prop_assert!(buffer.held() >= buffer.len());
             }
-            buffer.clear(&mut pool);
+            buffer.acknowledge(buffer.len(), &mut pool);
             prop_assert_eq!((buffer.len(), buffer.held()), (0, 0));
         }
     }

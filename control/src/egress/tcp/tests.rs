@@ -71,7 +71,10 @@ impl World {
         let [caller, answerer] = say;
         let caller = Side {
             connection: Connection::call(INITIAL, mss, now),
-            sink: Sink { taken: Vec::new(), room: 0 },
+            sink: Sink {
+                taken: Vec::new(),
+                room: 0,
+            },
             say: caller,
             said: 0,
         };
@@ -94,7 +97,10 @@ impl World {
         connection.handle_dialled(now);
         world.ends[1] = Some(Side {
             connection,
-            sink: Sink { taken: Vec::new(), room: 0 },
+            sink: Sink {
+                taken: Vec::new(),
+                room: 0,
+            },
             say: answerer,
             said: 0,
         });
@@ -170,7 +176,10 @@ impl World {
                 self.pump(side);
             }
             let states = [0, 1].map(|i| self.ends[i].as_ref().unwrap().connection.state());
-            if states.iter().all(|state| matches!(state, State::Finished | State::Dead)) {
+            if states
+                .iter()
+                .all(|state| matches!(state, State::Finished | State::Dead))
+            {
                 return;
             }
             let living = self.ends.iter().flatten().map(|end| &end.connection);
@@ -178,7 +187,9 @@ impl World {
             let next = living.map(Connection::next_timeout).min().unwrap();
             let arrival = self.wire.keys().next().map(|(at, _)| *at);
             let tick = self.now + Duration::from_millis(1);
-            self.now = arrival.map_or(tick, |at| at.min(tick)).min(next.max(self.now));
+            self.now = arrival
+                .map_or(tick, |at| at.min(tick))
+                .min(next.max(self.now));
             if self.now == tick {
                 for end in self.ends.iter_mut().flatten() {
                     end.sink.room += self.appetite;
@@ -221,7 +232,11 @@ fn both_streams_arrive_and_both_ends_finish() {
     let states = [0, 1].map(|i| world.connection(i).state());
     assert_eq!(states, [State::Finished; 2]);
     // Nothing was lost: no timer had to help.
-    assert!(world.now - start < Duration::from_secs(1), "{:?}", world.now - start);
+    assert!(
+        world.now - start < Duration::from_secs(1),
+        "{:?}",
+        world.now - start
+    );
     assert_eq!(world.connection(0).held() + world.connection(1).held(), 0);
 }
 
@@ -271,7 +286,10 @@ fn only_the_very_next_sequence_number_resets() {
     world.deliver(1, &rst);
     assert_eq!(world.connection(1).state(), State::Dead);
     assert_eq!(world.connection(1).end(), Some(End::ByContainer));
-    assert!(world.connection(1).poll_transmit().is_none(), "a reset is not answered");
+    assert!(
+        world.connection(1).poll_transmit().is_none(),
+        "a reset is not answered"
+    );
 }
 
 #[test]
@@ -329,10 +347,13 @@ fn half_open_silent_and_idle_flows_end() {
     };
     let took = expire(open(), Box::new(|_, _| {}));
     assert_eq!(took.as_secs(), 120 + 4 * 15, "the container is silent");
-    let took = expire(open(), Box::new(|open, at| {
-        open.heard = at;
-        open.probes = 0;
-    }));
+    let took = expire(
+        open(),
+        Box::new(|open, at| {
+            open.heard = at;
+            open.probes = 0;
+        }),
+    );
     assert_eq!(took.as_secs(), 2 * 3600 + 240, "nothing is carried");
 }
 

@@ -114,7 +114,8 @@ impl Connection {
         let window = self.their_window.min(self.congestion.window());
         let allowed = allowance(window, flight, self.unsent(), self.mss);
         if allowed > 0 {
-            let mut segment = self.segment(Purpose::Data, self.next, sent, allowed.min(self.read_len()));
+            let mut segment =
+                self.segment(Purpose::Data, self.next, sent, allowed.min(self.read_len()));
             if sent + segment.len == buffered {
                 segment.flags = segment.flags.with(TcpFlags::PSH);
                 if ends {
@@ -160,7 +161,11 @@ impl Connection {
     }
 
     /// Where the payload of a segment lies; says in how many pieces.
-    pub(in crate::egress) fn payload<'a>(&'a self, segment: &Segment, out: &mut [&'a [u8]]) -> usize {
+    pub(in crate::egress) fn payload<'a>(
+        &'a self,
+        segment: &Segment,
+        out: &mut [&'a [u8]],
+    ) -> usize {
         self.outgoing.pieces(segment.offset, segment.len, out).0
     }
 

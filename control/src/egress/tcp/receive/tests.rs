@@ -26,22 +26,35 @@ fn open(initial: u32) -> ReceiveBuffer {
 
 #[test]
 fn a_gap_is_told_and_closed() {
-    let mut sink = Sink { room: 100, ..Sink::default() };
+    let mut sink = Sink {
+        room: 100,
+        ..Sink::default()
+    };
     let mut buffer = open(u32::MAX - 2);
     buffer.handle_data(5, b"hij", 1000, &mut sink).unwrap();
     buffer.handle_data(8, b"kl", 1000, &mut sink).unwrap();
     assert_eq!(buffer.early().collect::<Vec<_>>(), [(5, 10)]);
     assert_eq!(buffer.held(), 5);
-    buffer.handle_data(u32::MAX - 1, b"abcdefg", 1000, &mut sink).unwrap();
-    assert_eq!((sink.taken.as_slice(), buffer.next()), (&b"abcdefghijkl"[..], 10));
+    buffer
+        .handle_data(u32::MAX - 1, b"abcdefg", 1000, &mut sink)
+        .unwrap();
+    assert_eq!(
+        (sink.taken.as_slice(), buffer.next()),
+        (&b"abcdefghijkl"[..], 10)
+    );
     assert_eq!((buffer.held(), buffer.early().count()), (0, 0));
 }
 
 #[test]
 fn what_the_outside_cannot_take_waits_and_narrows_the_window() {
-    let mut sink = Sink { room: 2, ..Sink::default() };
+    let mut sink = Sink {
+        room: 2,
+        ..Sink::default()
+    };
     let mut buffer = open(0);
-    buffer.handle_data(1, b"abcd", MAX_WINDOW, &mut sink).unwrap();
+    buffer
+        .handle_data(1, b"abcd", MAX_WINDOW, &mut sink)
+        .unwrap();
     assert_eq!((buffer.next(), buffer.waiting()), (5, 2));
     assert_eq!(buffer.window(), MAX_WINDOW - 2);
     sink.room = 9;
@@ -65,14 +78,19 @@ fn single_bytes_with_gaps_are_bounded() {
     let mut sink = Sink::default();
     let mut buffer = open(0);
     for i in 0..5000 {
-        buffer.handle_data(3 + 2 * i, b"x", 1 << 20, &mut sink).unwrap();
+        buffer
+            .handle_data(3 + 2 * i, b"x", 1 << 20, &mut sink)
+            .unwrap();
     }
     assert_eq!(buffer.early().count(), MAX_EARLY);
 }
 
 #[test]
 fn a_fin_counts_when_everything_before_it_is_here() {
-    let mut sink = Sink { room: 100, ..Sink::default() };
+    let mut sink = Sink {
+        room: 100,
+        ..Sink::default()
+    };
     let mut buffer = open(0);
     assert!(!buffer.handle_fin(3));
     assert!(!buffer.finished());
@@ -84,7 +102,10 @@ fn a_fin_counts_when_everything_before_it_is_here() {
 
 #[test]
 fn beyond_the_window_nothing_is_taken() {
-    let mut sink = Sink { room: usize::MAX, ..Sink::default() };
+    let mut sink = Sink {
+        room: usize::MAX,
+        ..Sink::default()
+    };
     let mut buffer = open(0);
     assert!(!buffer.accepts(2 + length(MAX_WINDOW), 1));
     assert!(buffer.accepts(1, 0) && !buffer.accepts(0, 0));

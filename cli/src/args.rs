@@ -83,5 +83,106 @@ pub(crate) enum Command {
     Peers,
     /// Ports of this host with their counters and drops
     Ports(OfNetwork),
+    /// Connect this host itself to a network: gives it an interface and addresses, no default route
+    Expose(network::Expose),
+    /// Disconnect this host itself from a network
+    Hide(network::Hide),
+    /// One port of this host: limit its rate, impair it
+    #[command(subcommand)]
+    Port(port::Port),
     /// Ways out of this host's networks: flows, bytes, and what was refused
     Egress(OfNetwork),
+    /// The forwarding database: which MAC is behind which port or peer
+    Fdb(OfNetwork),
+    /// The subnet map: which node gives out which addresses
+    Subnets(OfNetwork),
+    /// Nodes of the cluster
+    #[command(alias = "node")]
+    Nodes(Nodes),
+    /// The agent of this host
+    #[command(subcommand)]
+    Agent(agent::Agent),
+    /// The controller of a cluster
+    #[command(subcommand)]
+    Controller(controller::Controller),
+    /// Keeps the TAPs of an agent alive while it is restarted (started by the agent)
+    #[command(hide = true)]
+    FdHolder,
+    /// Print a completion script
+    #[command(after_help = "Example: weft completion bash > /etc/bash_completion.d/weft")]
+    Completion {
+        /// For which shell
+        shell: Shell,
+    },
+    /// Print the manual page, or write the pages of all commands
+    Man {
+        /// Write one page per command into this directory
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+}
+
+/// `weft status`.
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// Wait until the agent is in sync, at most SECS; exit 1 with the reason when it isn't by then
+    #[arg(long, value_name = "SECS", num_args = 0..=1, default_missing_value = "30")]
+    #[arg(value_parser = values::seconds)]
+    pub(crate) wait: Option<Duration>,
+}
+
+/// Lists that can be narrowed to one network.
+#[derive(Debug, Default, Args)]
+pub(crate) struct OfNetwork {
+    /// Only what belongs to this network
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) network: Option<String>,
+}
+
+/// `weft nodes`, alone or with a verb.
+#[derive(Debug, Args)]
+pub(crate) struct Nodes {
+    /// What to do; list them when not said.
+    #[command(subcommand)]
+    pub(crate) verb: Option<NodesVerb>,
+}
+
+/// What can be done with nodes.
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodesVerb {
+    /// List them
+    #[command(alias = "list")]
+    Ls,
+    /// Remove nodes from the cluster, with their endpoints and subnet blocks: they are cut off within a second, connected or
+    /// not, and need a new token to come back
+    #[command(visible_alias = "remove")]
+    Rm {
+        /// Names of the nodes
+        #[arg(required = true, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+        names: Vec<String>,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_grammar_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn global_flags_go_before_and_after_the_words() {
+        for line in [
+            &["weft", "--socket", "/s", "--json", "network", "ls"],
+            &["weft", "network", "ls", "--socket", "/s", "--json"],
+        ] {
+            let cli = Cli::try_parse_from(line).unwrap();
+            assert_eq!(cli.global.socket.as_deref(), Some("/s".as_ref()));
+            assert!(cli.global.json);
+        }
+    }
+}

@@ -10,4 +10,85 @@ use crate::logging;
 mod agent;
 mod controller;
 mod docs;
+mod egress;
+mod expose;
+mod fdb;
+mod network;
+mod nodes;
+mod peers;
+mod port;
+mod ports;
+mod status;
+mod subnets;
+
+/// What the log shows when nobody says otherwise.
+const DAEMON_LOG: &str = "info";
+const CLIENT_LOG: &str = "warn";
+
+/// What the commands that ask the agent share.
+#[derive(Debug)]
+struct Session {
+    client: Client,
+    json: bool,
+}
+
+/// Carries out one command.
+///
+/// # Errors
+/// Everything that was refused or failed; more than one only where a command goes on after a failure.
+pub(crate) fn run(command: Command, settings: Settings) -> Result<(), Vec<Failure>> {
+    let is_daemon = matches!(
+        command,
+        Command::Agent(Agent::Run(_)) | Command::Controller(Controller::Run(_)) | Command::FdHolder
+    );
+    logging::start(
+        settings.log.as_deref(),
+        if is_daemon { DAEMON_LOG } else { CLIENT_LOG },
+    )?;
+    let session = || -> Result<Session, Failure> {
+        Ok(Session {
+            client: Client::new(&settings.socket)?,
+            json: settings.json,
+        })
+    };
+    match command {
+        Command::Network(verb) => network::run(&session()?, verb),
+        Command::Nodes(nodes) => nodes::run(&session()?, nodes),
+        Command::Status(flags) => Ok(status::run(&session()?, &flags)?),
+        Command::Peers => Ok(peers::run(&session()?)?),
+        Command::Ports(of) => Ok(ports::run(&session()?, &of)?),
+        Command::Expose(flags) => Ok(expose::expose(&session()?, flags)?),
+        Command::Hide(flags) => Ok(expose::hide(&session()?, &flags)?),
+        Command::Port(verb) => Ok(port::run(&session()?, verb)?),
         Command::Egress(of) => Ok(egress::run(&session()?, &of)?),
+        Command::Fdb(of) => Ok(fdb::run(&session()?, &of)?),
+        Command::Subnets(of) => Ok(subnets::run(&session()?, &of)?),
+        Command::Agent(Agent::Run(flags)) => Ok(agent::run(&settings, *flags)?),
+        Command::Agent(Agent::Stop(flags)) => Ok(agent::stop(&session()?, flags)?),
+        Command::FdHolder => Ok(agent::hold(settings.socket_flag.as_deref())?),
+        Command::Controller(Controller::Run(flags)) => Ok(controller::run(&settings, flags)?),
+        Command::Controller(Controller::Token(flags)) => controller::token(&settings, flags),
+        Command::Completion { shell } => Ok(docs::completion(shell)?),
+        Command::Man { dir } => Ok(docs::man(dir.as_deref())?),
+    }
+}
+
+impl Session {
+    /// Keeps the rows of one network. An unknown network is refused rather than shown as empty.
+    fn only<T>(
+        &self,
+        network: Option<&str>,
+        mut rows: Vec<T>,
+        network_of: impl Fn(&T) -> &str,
+    ) -> Result<Vec<T>, Failure> {
+        let Some(network) = network else {
+            return Ok(rows);
+        };
+        rows.retain(|row| network_of(row) == network);
+        if rows.is_empty() {
+            let path = ApiPath::new("networks").segment(network);
+            self.client.get::<weft_control::api::NetworkDetail>(&path)?;
+        }
+        Ok(rows)
+    }
+}

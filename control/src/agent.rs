@@ -22,4 +22,270 @@ mod detach;
 mod error;
 mod ipam;
 mod keeper;
+mod line;
 mod outside;
+mod plan;
+mod reconcile;
+mod requests;
+mod serve;
+mod session;
+mod startup;
+mod state;
+mod views;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Notify, watch};
+use weft_switch::impair::Relay;
+use weft_wire::{Mtu, PortId};
+
+pub use assemble::FabricError;
+pub use error::ApiError;
+pub use serve::SocketError;
+pub use startup::{AgentError, run};
+pub use state::StateError;
+
+use crate::api::Attachment;
+use crate::channel::Link;
+use crate::model::{ClusterId, ClusterMap, Endpoint, EndpointId, NetworkId, NodeId, Revision};
+use assemble::Fabric;
+use keeper::Keeper;
+use outside::Outside;
+use state::{PortRecord, SavedPorts, StateDir};
+
+/// How an agent is to run.
+#[derive(Clone, Debug)]
+pub struct AgentConfig {
+    /// This node's name in the cluster; the host's name the first time when `None`.
+    pub node: Option<String>,
+    /// The address tunnels are bound to; needed but for a standalone agent.
+    pub underlay: Option<IpAddr>,
+    /// Where the agent's state is.
+    pub state: PathBuf,
+    /// The local API's unix socket.
+    pub socket: PathBuf,
+    /// Controllers; needed the first time, remembered afterwards.
+    pub controllers: Vec<SocketAddr>,
+    /// Join token; needed the first time.
+    pub token: Option<String>,
+    /// One host with a controller of its own inside the agent.
+    pub standalone: bool,
+    /// Forwarding threads.
+    pub workers: usize,
+    /// UDP port for VXLAN; 4789 when `None`.
+    pub vxlan_port: Option<u16>,
+    /// Hand trains of datagrams to the kernel (UDP_SEGMENT).
+    pub gso: bool,
+    /// The `weft` program, to start the fd holder with.
+    pub exe: PathBuf,
+}
+
+/// What is fixed for an agent's life.
+#[derive(Clone, Debug)]
+struct Facts {
+    cluster: ClusterId,
+    node: NodeId,
+    node_name: String,
+    underlay: IpAddr,
+    underlay_ifname: String,
+    vxlan_port: u16,
+    workers: usize,
+    /// The underlay is loopback: there is no other host.
+    standalone: bool,
+    started: Instant,
+}
+
+/// A running agent.
+#[derive(Debug)]
+pub struct Agent {
+    facts: Facts,
+    state: StateDir,
+    link: Link,
+    keeper: Keeper,
+    inner: Mutex<Inner>,
+    fabric: Mutex<Fabric>,
+    outside: Outside,
+    /// MTU of the link that has the underlay address.
+    underlay_mtu: ArcSwap<Mtu>,
+    /// Path MTUs as they were planned with last.
+    measured: ArcSwap<BTreeMap<IpAddr, Mtu>>,
+    /// Something in `inner` changed that the fabric doesn't follow yet.
+    changed: Notify,
+    /// Orders the writes of `ports.json`.
+    saving: Mutex<()>,
+    /// The controller has to be told of our endpoints again.
+    resync: Notify,
+    /// Orders what the controller is told of endpoints: written by a full report, read by those of single ones.
+    reporting: tokio::sync::RwLock<()>,
+    /// Revision of the map that the fabric follows.
+    applied: watch::Sender<Applied>,
+    /// Somebody asked over the API that the agent ends.
+    stop: Notify,
+    /// The agent ends: the API takes no more requests.
+    stopped: watch::Sender<bool>,
+}
+
+/// How far the agent has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Applied {
+    /// The map's revision that the fabric follows.
+    revision: Revision,
+    /// Why the agent isn't in sync; `None` when it is.
+    behind: Option<String>,
+}
+
+/// What changes.
+#[derive(Debug)]
+struct Inner {
+    map: ClusterMap,
+    incarnation: String,
+    ports: BTreeMap<EndpointId, Port>,
+    /// Attaches under way: theirs are names and addresses that nobody else may take.
+    pending: BTreeMap<EndpointId, Pending>,
+    /// Endpoints that are just being taken down: a dead namespace and a disconnect may come together. Their names and
+    /// addresses are the controller's to give back: until it has answered it refuses them to whoever is next.
+    leaving: BTreeMap<EndpointId, Endpoint>,
+    /// Addresses of our blocks promised to another node a moment ago.
+    yielded: BTreeMap<(NetworkId, IpAddr), Instant>,
+    channel: Channel,
+    /// Highest epoch given so far.
+    epoch: u64,
+    warnings: Vec<String>,
+    /// The agent ends: nothing new is begun.
+    stopping: bool,
+}
+
+/// An attach under way.
+#[derive(Debug)]
+struct Pending {
+    endpoint: Endpoint,
+    /// Device and inode of its namespace.
+    netns_id: (u64, u64),
+    /// Whose it is to be.
+    attachment: Option<Attachment>,
+    /// Addresses and MAC are decided: it may be told to the controller.
+    complete: bool,
+}
+
+/// The control channel as seen from here.
+#[derive(Clone, Debug)]
+struct Channel {
+    addresses: Vec<SocketAddr>,
+    connected: Option<SocketAddr>,
+    since: Instant,
+    error: Option<String>,
+    /// The map is as new as the controller said it is.
+    caught_up: bool,
+    /// The controller knows our endpoints as they are.
+    told: bool,
+}
+
+/// A port of this host.
+#[derive(Debug)]
+struct Port {
+    record: PortRecord,
+    id: PortId,
+    /// The TAP's queues, beside the switch's own: to reach its namespace by, and to fill a new holder with.
+    fds: Vec<OwnedFd>,
+    /// What stands between TAP and switch, where it has limits or impairments.
+    relay: Option<Relay>,
+    /// What is wrong with it.
+    trouble: Option<String>,
+}
+
+impl Agent {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fabric(&self) -> MutexGuard<'_, Fabric> {
+        self.fabric.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn here(&self) -> plan::Here<'_> {
+        plan::Here {
+            node: &self.facts.node,
+            underlay: self.facts.underlay,
+            underlay_mtu: **self.underlay_mtu.load(),
+            measured: self.measured.load_full(),
+        }
+    }
+}
+
+impl Inner {
+    /// What the choice of an address has to know of this node.
+    fn local<'a>(&'a self, node: &'a NodeId) -> ipam::Local<'a> {
+        let pending = self.pending.values().map(|pending| &pending.endpoint);
+        let under_way = pending.chain(self.leaving.values());
+        let under_way = under_way.flat_map(|endpoint| {
+            endpoint
+                .ips
+                .iter()
+                .map(|ip| (endpoint.network.clone(), *ip))
+        });
+        ipam::Local {
+            node,
+            ports: self.own_ports().collect(),
+            busy: under_way.chain(self.yielded.keys().cloned()).collect(),
+        }
+    }
+
+    fn own_ports(&self) -> impl Iterator<Item = &Endpoint> {
+        self.ports.values().map(|port| &port.record.endpoint)
+    }
+
+    /// Those of ports and of attaches under way, and those that the controller may still have of ports that go.
+    fn own_endpoints(&self) -> impl Iterator<Item = &Endpoint> {
+        let pending = self.pending.values().map(|pending| &pending.endpoint);
+        self.own_ports().chain(pending).chain(self.leaving.values())
+    }
+
+    /// Who has names and MACs on a network: others by the map, this node by its ports and attaches. What the map says
+    /// of this node is late, by a moment or for as long as no controller answers.
+    fn known_endpoints<'a>(
+        &'a self,
+        network: &'a NetworkId,
+        node: &'a NodeId,
+    ) -> impl Iterator<Item = &'a Endpoint> {
+        self.map
+            .endpoints_of(network)
+            .filter(|endpoint| endpoint.node != *node)
+            .chain(
+                self.own_endpoints()
+                    .filter(|endpoint| endpoint.network == *network),
+            )
+    }
+
+    /// An epoch newer than all that this node has seen.
+    fn next_epoch(&mut self) -> u64 {
+        self.epoch = self.epoch.max(self.map.revision) + 1;
+        self.epoch
+    }
+
+    /// All endpoints of this node, also those about to be.
+    fn endpoints(&self) -> Vec<Endpoint> {
+        self.own_ports()
+            .chain(
+                self.pending
+                    .values()
+                    .filter(|p| p.complete)
+                    .map(|p| &p.endpoint),
+            )
+            .cloned()
+            .collect()
+    }
+
+    fn to_save(&self) -> SavedPorts {
+        let ports = self.ports.values().map(|port| port.record.clone());
+        SavedPorts {
+            ports: ports.collect(),
+            yielded: self.yielded.keys().cloned().collect(),
+        }
+    }
+}

@@ -9,7 +9,7 @@
 //! request by a raw socket ([`echo`]). Frames for containers are made in [`answer`].
 //!
 //! Nothing here waits, and everything is bounded: flows, per container and in all; memory; dials under way; errors sent.
-//! What is refused is answered where that helps, and always counted ([`EgressStats`], shown by `weft egress`).
+//! What is refused is answered where that helps, and always counted (shown by `weft egress`).
 
 mod answer;
 mod datagrams;

@@ -11,6 +11,7 @@ mod agent;
 mod controller;
 mod dns;
 mod docs;
+mod egress;
 mod expose;
 mod fdb;
 mod network;
@@ -65,6 +66,7 @@ pub(crate) fn run(command: Command, settings: Settings) -> Result<(), Vec<Failur
         Command::Hide(flags) => Ok(expose::hide(&session()?, &flags)?),
         Command::Uplink(verb) => Ok(uplink::run(&session()?, &verb)?),
         Command::Port(verb) => Ok(port::run(&session()?, verb)?),
+        Command::Egress(of) => Ok(egress::run(&session()?, &of)?),
         Command::Fdb(of) => Ok(fdb::run(&session()?, &of)?),
         Command::Dns => Ok(dns::run(&session()?)?),
         Command::Subnets(of) => Ok(subnets::run(&session()?, &of)?),

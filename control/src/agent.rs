@@ -11,6 +11,7 @@
 //! | `ipam` | which address |
 //! | `uplink` | links of this host in networks |
 //! | `services` | what a network's gateway does for ports: names |
+//! | `outside` | the way out of networks: what `egress` is told of them |
 //! | `state` | what is on disk |
 //! | `requests`, `views` | the API's writing and reading half |
 //! | `serve` | the API's HTTP |
@@ -24,6 +25,7 @@ mod error;
 mod ipam;
 mod keeper;
 mod line;
+mod outside;
 mod plan;
 mod reconcile;
 mod requests;
@@ -59,6 +61,7 @@ use crate::channel::Link;
 use crate::model::{ClusterId, ClusterMap, Endpoint, EndpointId, NetworkId, NodeId, Revision};
 use assemble::Fabric;
 use keeper::Keeper;
+use outside::Outside;
 use services::Services;
 use state::{PortRecord, SavedPorts, StateDir};
 use uplink::UplinkRecord;
@@ -117,6 +120,7 @@ pub struct Agent {
     inner: Mutex<Inner>,
     fabric: Mutex<Fabric>,
     services: Arc<Services>,
+    outside: Outside,
     /// MTU of the link that has the underlay address.
     underlay_mtu: ArcSwap<Mtu>,
     /// Path MTUs as they were planned with last.

@@ -104,6 +104,7 @@ impl Answers {
             | DropReason::UnknownVni
             | DropReason::SameSide
             | DropReason::SplitHorizon
+            | DropReason::CameBack
             | DropReason::NoListener
             | DropReason::NotAnswered
             | DropReason::PortFull

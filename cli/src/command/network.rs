@@ -46,6 +46,7 @@ fn create(session: &Session, flags: args::Create) -> Result<(), Failure> {
         encrypted: flags.encrypted,
         internal: flags.internal,
         isolate: flags.isolate,
+        egress: flags.egress,
         mtu: flags.mtu,
         ageing_secs: flags.ageing,
     };
@@ -97,6 +98,7 @@ fn set(session: &Session, flags: &args::Set) -> Result<(), Failure> {
     let change = NetworkChange {
         mtu: flags.mtu,
         ageing_secs: flags.ageing,
+        egress: flags.egress,
     };
     let now: NetworkInfo = session
         .client

@@ -1,6 +1,7 @@
 //! Networks as a table.
 
 use weft_control::api::NetworkInfo;
+use weft_control::model::Egress;
 
 use super::table::Table;
 use super::units;
@@ -47,6 +48,10 @@ fn notes(network: &NetworkInfo) -> String {
         (network.encrypted, "encrypted"),
         (network.internal, "internal"),
         (network.isolate, "isolated"),
+        (
+            network.egress == Egress::Off && !network.internal,
+            "no-egress",
+        ),
         (network.mtu_set, "mtu-set"),
     ];
     let router = network.router.iter();

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use weft_wire::{MacAddr, Mtu, Vni};
 
 use super::uplink::UplinkRecord;
-use crate::model::{ClusterMap, EndpointId, Network, NetworkId, Node, NodeId, Transport};
+use crate::model::{ClusterMap, Egress, EndpointId, Network, NetworkId, Node, NodeId, Transport};
 
 /// UDP port of a VTEP that no agent runs (RFC 7348 section 5).
 const STATIC_VTEP_PORT: u16 = weft_wire::vxlan::VXLAN_PORT;
@@ -50,6 +50,8 @@ pub(super) struct WantedNetwork {
     pub(super) internal: bool,
     /// Its ports don't reach each other.
     pub(super) isolate: bool,
+    /// How its endpoints reach the outside.
+    pub(super) egress: Egress,
 }
 
 /// What a gateway does with packets to a prefix.
@@ -160,6 +162,7 @@ pub(super) fn plan<'a>(
             routes: routes.get(&network.id).cloned().unwrap_or_default(),
             internal: network.internal,
             isolate: network.isolate,
+            egress: network.way_out(),
         };
         wanted.networks.insert(network.vni, wanted_network);
     }

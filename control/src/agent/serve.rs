@@ -132,6 +132,7 @@ fn router(door: Door) -> Router {
         )
         .route("/v1/ports/{name}", axum::routing::patch(port_change))
         .route("/v1/fdb", get(fdb))
+        .route("/v1/egress", get(egress))
         .route("/v1/subnets", get(subnets))
         .route("/v1/dns", get(dns))
         .route("/v1/nodes", get(nodes))
@@ -271,6 +272,10 @@ async fn fdb(State(door): State<Door>) -> Reply<Vec<api::FdbEntry>> {
 
 async fn dns(State(door): State<Door>) -> Reply<api::Dns> {
     Ok(Json(door.agent()?.services.dns()))
+}
+
+async fn egress(State(door): State<Door>) -> Reply<Vec<api::NetworkEgress>> {
+    Ok(Json(door.agent()?.outside.view()))
 }
 
 async fn subnets(State(door): State<Door>) -> Reply<Vec<api::SubnetBlock>> {

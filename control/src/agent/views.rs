@@ -163,6 +163,7 @@ impl Agent {
             internal: network.internal,
             isolate: network.isolate,
             router: map.router_of(&network.id).map(|router| router.name.clone()),
+            egress: network.way_out(),
             mtu: effective_mtu(map, &self.here(), network),
             mtu_set: network.mtu.is_some(),
             ageing_secs: network.ageing_secs,

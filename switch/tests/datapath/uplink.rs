@@ -73,6 +73,24 @@ fn what_the_lan_brings_back_is_not_heard_twice() {
 }
 
 #[test]
+fn an_isolated_network_reaches_the_lan_and_nothing_else() {
+    let mut world = linked();
+    world.tables.set_network(weft_switch::NetworkSpec {
+        isolate: true,
+        ..crate::world::network(NetworkMode::PlainL2)
+    });
+    world.own(1, Place::Port(PORTS[1]), 1);
+    let broadcast = frame(MacAddr::BROADCAST, mac(0));
+    assert_eq!(world.send(FROM_A, &broadcast), [TO_LINK]);
+    assert_eq!(
+        world.send(FROM_A, &frame(mac(1), mac(0))),
+        drop_for(DropReason::Isolated)
+    );
+    world.send(FROM_LINK, &frame(MacAddr::BROADCAST, mac(STRANGER)));
+    assert_eq!(world.send(FROM_A, &frame(mac(STRANGER), mac(0))), [TO_LINK]);
+}
+
+#[test]
 fn what_is_for_other_stations_of_the_lan_is_not_ours() {
     let world = linked();
     world.send(FROM_LINK, &frame(MacAddr::BROADCAST, mac(STRANGER)));

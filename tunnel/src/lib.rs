@@ -39,6 +39,7 @@
 //! leaves inner checksums undone, because veth claims to finish them: nothing in such a datagram tells, and containers
 //! drop the segments. On the kernel's side `ethtool -K vx0 tx off` cures it. Outer ECN and DSCP are not yet carried.
 
+pub mod esp;
 mod peer;
 mod path;
 mod mtu;

@@ -45,7 +45,8 @@ fn a_packet_is_opened_once() {
     let (seal, open) = pair(1);
     let packet = sealed(&seal, b"frame");
     assert_eq!(open.open(&mut packet.clone()).unwrap(), b"frame");
-    let again = open.open(&mut packet.clone());
+    let mut replayed = packet.clone();
+    let again = open.open(&mut replayed);
     assert_eq!(again, Err(OpenError::Replayed(Replayed::Duplicate)));
 }
 

@@ -24,5 +24,5 @@ pub use keys::{EXPORTER_LABEL, KeyMaterial, Sender, export_keys};
 pub use replay::{REPLAY_WINDOW_PACKETS, ReplayWindow, Replayed};
 pub use seal::{
     ESP_HEADER_LEN, Exhausted, OpenError, OpeningKey, SealError, SealingKey, Sequence, Sequences,
-    sealed_len,
+    payload_max, sealed_len,
 };

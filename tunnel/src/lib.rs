@@ -40,13 +40,22 @@
 //! drop the segments. On the kernel's side `ethtool -K vx0 tx off` cures it. Outer ECN and DSCP are not yet carried.
 
 pub mod esp;
+mod carriage;
+mod ecn;
 mod peer;
+mod secure;
 mod path;
+pub mod session;
 mod mtu;
 mod pmtu;
 mod drop;
 
+pub use carriage::Carriage;
 pub use drop::TunnelDrop;
 pub use mtu::{inner_mtu, overhead, superframe_max};
-pub use path::{SendError, TunnelError, VxlanConfig, VxlanTunnel, VxlanWorker};
+pub use path::{
+    EspConfig, EspEnd, EspTunnel, EspWorker, SendError, TunnelError, VxlanConfig, VxlanTunnel,
+    VxlanWorker,
+};
 pub use peer::{DropCounts, PeerNetworks, PeerSpec, PeerStats, PeerTable, Peers, StrangerStats};
+pub use secure::SecureSpec;

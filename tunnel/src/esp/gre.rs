@@ -55,8 +55,17 @@ impl GreHeader {
 
     /// The header for `vni`.
     pub const fn to_bytes(vni: Vni) -> [u8; GRE_HEADER_LEN] {
+        Self::with_key(vni.value())
+    }
+
+    /// The header of what the tunnel's ends say to each other, in no network: key 0, as RFC 8971 has it for VXLAN.
+    pub const fn management() -> [u8; GRE_HEADER_LEN] {
+        Self::with_key(0)
+    }
+
+    const fn with_key(key: u32) -> [u8; GRE_HEADER_LEN] {
         let [a, b, c, d] = FLAGS_AND_PROTOCOL;
-        let [k0, k1, k2, k3] = vni.value().to_be_bytes();
+        let [k0, k1, k2, k3] = key.to_be_bytes();
         [a, b, c, d, k0, k1, k2, k3]
     }
 }

@@ -28,6 +28,12 @@ pub const fn sealed_len(payload: usize) -> usize {
     ESP_HEADER_LEN + (payload + TRAILER_LEN).next_multiple_of(ALIGNMENT) + ICV_LEN
 }
 
+/// The longest payload that an ESP packet of at most `packet` bytes has room for.
+pub const fn payload_max(packet: usize) -> usize {
+    let inside = packet.saturating_sub(ESP_HEADER_LEN + ICV_LEN);
+    (inside - inside % ALIGNMENT).saturating_sub(TRAILER_LEN)
+}
+
 /// The key has no sequence numbers left for that many packets: the session must have rekeyed long before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the key's sequence numbers are used up")]

@@ -1,5 +1,4 @@
 //! Sealing and opening a full segment: what encryption adds to a datagram on the fast path. `cargo bench -p weft-tunnel`.
-#![expect(missing_docs, reason = "criterion's macros make undocumented items")]
 #![expect(clippy::unwrap_used, reason = "a bench may fail loudly")]
 
 use std::convert::Infallible;

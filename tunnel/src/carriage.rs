@@ -59,7 +59,10 @@ mod tests {
             .map(|value| networks.carriage(vni(value)))
             .to_vec();
         let encrypted = Some(Carriage::Encrypted);
-        assert_eq!(found, [None, encrypted, encrypted, Some(Carriage::Clear), None]);
+        assert_eq!(
+            found,
+            [None, encrypted, encrypted, Some(Carriage::Clear), None]
+        );
         assert_eq!(Networks::new([]).carriage(vni(5)), None);
     }
 }

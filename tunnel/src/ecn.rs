@@ -78,7 +78,8 @@ mod tests {
     use super::*;
 
     fn ipv4(ecn: u8, dscp: u8, ident: u16) -> Vec<u8> {
-        let mut header = Ipv4Header::new(0, 64, IpNumber::UDP, [10, 0, 0, 1], [10, 0, 0, 2]).unwrap();
+        let mut header =
+            Ipv4Header::new(0, 64, IpNumber::UDP, [10, 0, 0, 1], [10, 0, 0, 2]).unwrap();
         header.ecn = ecn.try_into().unwrap();
         header.dscp = dscp.try_into().unwrap();
         header.identification = ident;

@@ -45,9 +45,8 @@ pub const fn overhead(underlay: IpAddr) -> usize {
 pub(crate) const fn frame_in_packet(packet: usize, underlay: IpAddr, carriage: Carriage) -> usize {
     match carriage {
         Carriage::Clear => (packet + ETHERNET_HEADER_LEN).saturating_sub(overhead(underlay)),
-        Carriage::Encrypted => {
-            payload_max(packet.saturating_sub(udp_ip_headers(underlay))).saturating_sub(GRE_HEADER_LEN)
-        }
+        Carriage::Encrypted => payload_max(packet.saturating_sub(udp_ip_headers(underlay)))
+            .saturating_sub(GRE_HEADER_LEN),
     }
 }
 
@@ -94,14 +93,26 @@ mod tests {
 
     #[test]
     fn an_ethernet_underlay_leaves_1450_over_ipv4_and_1430_over_ipv6() {
-        assert_eq!(inner_mtu(mtu(1500), [10, 0, 0, 1].into(), Carriage::Clear), mtu(1450));
-        assert_eq!(inner_mtu(mtu(1500), [0; 16].into(), Carriage::Clear), mtu(1430));
+        assert_eq!(
+            inner_mtu(mtu(1500), [10, 0, 0, 1].into(), Carriage::Clear),
+            mtu(1450)
+        );
+        assert_eq!(
+            inner_mtu(mtu(1500), [0; 16].into(), Carriage::Clear),
+            mtu(1430)
+        );
     }
 
     #[test]
     fn an_underlay_too_small_for_anything_leaves_the_least_mtu() {
-        assert_eq!(inner_mtu(mtu(68), [10, 0, 0, 1].into(), Carriage::Clear), mtu(68));
-        assert_eq!(inner_mtu(mtu(120), [0; 16].into(), Carriage::Clear), mtu(68));
+        assert_eq!(
+            inner_mtu(mtu(68), [10, 0, 0, 1].into(), Carriage::Clear),
+            mtu(68)
+        );
+        assert_eq!(
+            inner_mtu(mtu(120), [0; 16].into(), Carriage::Clear),
+            mtu(68)
+        );
     }
 
     #[test]
@@ -110,7 +121,10 @@ mod tests {
         let room = superframe_max(mtu(1450), Carriage::Clear) as usize - TCP_RESERVE;
         assert_eq!(room / 1398, 44);
         assert_eq!(44 * 1410, room);
-        assert_eq!(superframe_max(mtu(8950), Carriage::Clear) as usize - TCP_RESERVE, 7 * 8910);
+        assert_eq!(
+            superframe_max(mtu(8950), Carriage::Clear) as usize - TCP_RESERVE,
+            7 * 8910
+        );
         assert_eq!(superframe_max(mtu(Mtu::MAX), Carriage::Clear), 65_536);
         assert_eq!(
             superframe_max(mtu(Mtu::MIN), Carriage::Clear) as usize,

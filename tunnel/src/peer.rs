@@ -187,7 +187,6 @@ impl PeerTable {
     /// Builds a table of `specs`; counters and path MTU are those of `before` where id and address are the same. Ids and addresses
     /// are unique: of two specs with the same id or address the later one counts.
     pub fn new(specs: Vec<PeerSpec>, before: &Self) -> Self {
-
         let mut by_id = HashMap::new();
         let mut owners = HashMap::new();
         for spec in specs {
@@ -226,7 +225,9 @@ impl PeerTable {
     /// Sessions belong to who proved to be somebody: they stay as long as that is the same.
     fn secure_of(&self, spec: &PeerSpec) -> Option<Arc<SecurePeer>> {
         let wanted = spec.secure.as_ref()?;
-        let before = self.by_id(spec.id).filter(|peer| peer.address == spec.address);
+        let before = self
+            .by_id(spec.id)
+            .filter(|peer| peer.address == spec.address);
         let kept = before.and_then(|peer| peer.secure.as_ref());
         match kept.filter(|kept| kept.is(wanted)) {
             Some(kept) => {

@@ -7,13 +7,14 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::cache::Cache;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use socket2::SockAddr;
 use tokio::sync::Notify;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
 use weft_wire::{FrameRef, Offload, PeerId, Vni};
 
 use crate::esp::{OpeningKey, SealingKey, Spi};
@@ -22,6 +23,8 @@ use crate::peer::PathMtu;
 /// Frames that wait for a session with one peer, and their bytes: some superframes, many short ones.
 const WAITING_FRAMES: usize = 64;
 const WAITING_BYTES: usize = 512 << 10;
+/// QUIC packets of workers that may wait for the keeper.
+const STRAYS_MAX: usize = 64;
 /// How long a frame waits: whoever sent it repeats it by then.
 pub(crate) const WAITING_FOR: Duration = Duration::from_secs(3);
 
@@ -174,8 +177,8 @@ impl SecurePeer {
         if let Some(sealing) = self.sealing.load_full() {
             return Laid::Ready(sealing);
         }
-        let full = waiting.frames.len() >= WAITING_FRAMES
-            || waiting.bytes + frame.len() > WAITING_BYTES;
+        let full =
+            waiting.frames.len() >= WAITING_FRAMES || waiting.bytes + frame.len() > WAITING_BYTES;
         if full {
             return Laid::Refused;
         }
@@ -276,6 +279,13 @@ impl Opening {
     }
 }
 
+/// A QUIC packet that came to a worker.
+#[derive(Debug)]
+pub(crate) struct Stray {
+    pub(crate) from: SocketAddr,
+    pub(crate) bytes: Vec<u8>,
+}
+
 type Openings = HashMap<Spi, Arc<Opening>>;
 
 /// Keys and requests for sessions: what the workers and the keeper share beside the peers' own parts.
@@ -283,12 +293,29 @@ type Openings = HashMap<Spi, Arc<Opening>>;
 pub(crate) struct Sessions {
     openings: Arc<ArcSwap<Openings>>,
     wake: Arc<Notify>,
+    strays: Arc<OnceLock<Sender<Stray>>>,
 }
 
 impl Sessions {
     /// What the keeper waits for: peers that want a session, or another table.
     pub(crate) fn wake(&self) -> Arc<Notify> {
         Arc::clone(&self.wake)
+    }
+
+    /// Where QUIC packets that came to workers come out; once.
+    pub(crate) fn strays(&self) -> Receiver<Stray> {
+        let (to, strays) = channel(STRAYS_MAX);
+        // A second keeper would get none.
+        let _ = self.strays.set(to);
+        strays
+    }
+
+    /// Hands a QUIC packet over; what the keeper has no time for is lost, as in a full socket.
+    pub(crate) fn stray(&self, from: SocketAddr, bytes: &[u8]) {
+        if let Some(to) = self.strays.get() {
+            let bytes = bytes.to_vec();
+            let _ = to.try_send(Stray { from, bytes });
+        }
     }
 
     /// Makes the keeper look at the peers.

@@ -12,24 +12,30 @@
 //! | `hello` | what the two sides say to each other: two messages |
 //! | `handshake` | a session is made, from either side |
 //! | `line` | what is decided about one peer: pure, time passed in |
+//! | `socket` | datagrams in and out |
 
 mod handshake;
 mod hello;
 mod line;
+mod socket;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use quinn::{Connection, Endpoint, EndpointConfig, Incoming, ServerConfig, TransportConfig, VarInt};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use quinn::{
+    Connection, Endpoint, EndpointConfig, Incoming, ServerConfig, TransportConfig, VarInt,
+};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::JoinSet;
 use weft_wire::{Mtu, PeerId};
 
 use self::handshake::{Failure, Made, Shared};
-pub use self::hello::fuzz_hello;
+pub use self::hello::CIPHER;
+pub(crate) use self::hello::fuzz_hello;
 use self::line::{Ends, Line, Next, Session};
+use self::socket::SessionSocket;
 use crate::drop::TunnelDrop;
 use crate::esp::Spi;
 use crate::path::{EspEnd, SealedTrains};
@@ -181,8 +187,12 @@ impl SessionKeeper {
         config.grease_quic_bit(false);
         let runtime = quinn::default_runtime().ok_or("no tokio runtime is running")?;
         let server = server_config(&credentials)?;
-        let endpoint = Endpoint::new(config, Some(server), end.socket, runtime)
-            .map_err(|error| format!("the socket for sessions can't be used: {error}"))?;
+        let unusable = |error| format!("the socket for sessions can't be used: {error}");
+        let socket = runtime.wrap_udp_socket(end.socket).map_err(unusable)?;
+        let socket = SessionSocket::new(socket, end.peers.sessions().strays());
+        let endpoint =
+            Endpoint::new_with_abstract_socket(config, Some(server), Arc::new(socket), runtime)
+                .map_err(unusable)?;
         let lines = Arc::new(Mutex::new(Lines::new()));
         let (events, heard) = unbounded_channel();
         let shared = Arc::new(Shared {
@@ -429,7 +439,12 @@ impl Keeper {
             let why = handshake::words(&reason);
             let peer = id;
             // Nobody listens any more only at the end.
-            let _ = events.send(Event::Ended { peer, spi, why, idle });
+            let _ = events.send(Event::Ended {
+                peer,
+                spi,
+                why,
+                idle,
+            });
         });
     }
 
@@ -482,7 +497,10 @@ impl Keeper {
                         .spawn(async move { handshake::open(shared, (id, secure), call).await });
                 }
                 Next::Close => {
-                    tracing::info!(peer = secure.node(), "encrypted session closed: nobody uses it");
+                    tracing::info!(
+                        peer = secure.node(),
+                        "encrypted session closed: nobody uses it"
+                    );
                     for session in line.rest() {
                         sessions.close(session.spi);
                         session
@@ -520,11 +538,12 @@ fn settle(trains: &mut SealedTrains, table: &PeerTable, id: PeerId, line: &Line)
     }
     let remote = best.connection.remote_address();
     let Some(peer) = table.by_id(id) else { return };
-    line.secure.publish(Arc::clone(&key), remote, |sealing, held| {
-        // What befalls it is counted. Its network may have changed while it waited.
-        if table.carriage(held.vni) == Some(crate::carriage::Carriage::Encrypted) {
-            let _ = trains.send((peer, &line.secure), sealing, held.vni, held.frame());
-        }
-    });
+    line.secure
+        .publish(Arc::clone(&key), remote, |sealing, held| {
+            // What befalls it is counted. Its network may have changed while it waited.
+            if table.carriage(held.vni) == Some(crate::carriage::Carriage::Encrypted) {
+                let _ = trains.send((peer, &line.secure), sealing, held.vni, held.frame());
+            }
+        });
     trains.flush();
 }

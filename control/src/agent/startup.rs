@@ -18,12 +18,14 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 use weft_switch::PortEvent;
 use weft_tunnel::TunnelError;
+use weft_tunnel::session::SessionSettings;
 
 use super::assemble::{Fabric, FabricConfig, FabricError};
+use super::credentials::NodeCredentials;
 use super::serve::{self, Phase};
 use super::services::{self, Services};
 use super::state::{PortRecord, SavedMap, SavedPorts, StateDir};
-use super::{Agent, AgentConfig, Applied, Channel, Facts, Inner, keeper::Keeper};
+use super::{Agent, AgentConfig, Applied, Channel, ENCRYPTED_PORT, Facts, Inner, keeper::Keeper};
 use super::{reconcile, session};
 use crate::channel::{self, Link, LinkConfig, NodeFacts};
 use crate::controller::{self, ControllerConfig, ControllerHandle};
@@ -50,6 +52,8 @@ const PORT_PATIENCE: Duration = Duration::from_millis(500);
 pub(super) struct Settings {
     pub(super) underlay: Option<IpAddr>,
     pub(super) vxlan_port: Option<u16>,
+    #[serde(default)]
+    pub(super) encrypted_port: Option<u16>,
     #[serde(default)]
     pub(super) standalone: bool,
 }
@@ -140,6 +144,7 @@ impl Running {
         let mut settings: Settings = state.load_settings()?;
         settings.underlay = config.underlay.or(settings.underlay);
         settings.vxlan_port = config.vxlan_port.or(settings.vxlan_port);
+        settings.encrypted_port = config.encrypted_port.or(settings.encrypted_port);
         if settings.standalone && !config.standalone && !config.controllers.is_empty() {
             return Err(AgentError::Standalone {
                 dir: config.state.clone(),
@@ -151,17 +156,24 @@ impl Running {
             true => Some(start_own_controller(&state).await?),
             false => None,
         };
+        let encrypted_port = settings.encrypted_port.unwrap_or(ENCRYPTED_PORT);
+        let encrypted_port = Some(encrypted_port).filter(|port| *port != 0);
         let facts = NodeFacts {
             underlay: underlay.address,
             underlay_mtu: underlay.mtu,
             vxlan_port: settings.vxlan_port.unwrap_or(weft_wire::vxlan::VXLAN_PORT),
-            transports: vec![Transport::Vxlan],
+            encrypted_port,
+            transports: match encrypted_port {
+                Some(_) => vec![Transport::Vxlan, Transport::Quic],
+                None => vec![Transport::Vxlan],
+            },
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         // Before a token is used up: a port that can't be had must not cost it.
         let fabric = start_fabric(FabricConfig {
             underlay: facts.underlay,
             vxlan_port: facts.vxlan_port,
+            encrypted_port: facts.encrypted_port,
             workers: config.workers,
             gso: config.gso,
         })?;
@@ -193,6 +205,10 @@ impl Running {
         if let Ok(Err(error)) = tokio::task::spawn_blocking(move || agent.save_map_now()).await {
             warn!(%error, "the cluster map could not be saved");
         }
+        let sessions = self.agent.fabric().sessions();
+        if let Some(sessions) = sessions {
+            sessions.stop().await;
+        }
         self.agent.link.close().await;
         if let Some(controller) = self.controller {
             controller.stop().await;
@@ -217,8 +233,14 @@ async fn bring_up(
     state: StateDir,
     identity: Identity,
     controllers: Vec<SocketAddr>,
-    (node_facts, underlay, (fabric, port_events)): (NodeFacts, Underlay, StartedFabric),
+    (node_facts, underlay, (mut fabric, port_events)): (NodeFacts, Underlay, StartedFabric),
 ) -> Result<Arc<Agent>, AgentError> {
+    let settings = SessionSettings::default();
+    let settings = SessionSettings {
+        rekey_after: config.rekey_after.unwrap_or(settings.rekey_after),
+        ..settings
+    };
+    fabric.start_sessions(NodeCredentials::new(identity.clone()), settings)?;
     let saved = state.load_map(&identity.cluster)?;
     let SavedPorts {
         ports: records,
@@ -232,6 +254,7 @@ async fn bring_up(
         underlay: underlay.address,
         underlay_ifname: underlay.ifname,
         vxlan_port: node_facts.vxlan_port,
+        encrypted_port: node_facts.encrypted_port,
         workers: config.workers,
         standalone: underlay.standalone,
         started: Instant::now(),

@@ -129,7 +129,12 @@ mod tests {
         let vni = Vni::new(7).unwrap();
         let runt = [0; 13];
         assert_eq!(
-            Encap::new(VxlanHeader::to_bytes(vni), FrameRef::plain(&runt), usize::MAX).err(),
+            Encap::new(
+                VxlanHeader::to_bytes(vni),
+                FrameRef::plain(&runt),
+                usize::MAX
+            )
+            .err(),
             Some(TunnelDrop::Runt)
         );
         let bytes = [&VxlanHeader::to_bytes(vni)[..], &runt[..]].concat();

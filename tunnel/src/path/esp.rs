@@ -139,6 +139,10 @@ impl EspWorker {
                 let bytes = &mut self.inbox.buffer_mut()[datagram.clone()];
                 let spi = match classify(bytes) {
                     Arrival::Esp(spi) if !train.truncated => spi,
+                    Arrival::Quic if !train.truncated => {
+                        self.sessions.stray(train.from, bytes);
+                        continue;
+                    }
                     Arrival::Esp(_) | Arrival::Quic | Arrival::KeepAlive | Arrival::Unknown => {
                         strangers.stranger(lane, train.from.ip(), 1, bytes.len());
                         continue;

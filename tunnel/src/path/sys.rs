@@ -113,13 +113,13 @@ pub(super) fn receive_nothing(socket: BorrowedFd<'_>) -> io::Result<()> {
 /// bytes, which are the SPI of ESP. What is shorter goes to the first too.
 pub(super) fn steer_by_spi(group: BorrowedFd<'_>, workers: u32) -> io::Result<()> {
     let program = [
-        instruction(0x30, 0, 0),             // BPF_LD | BPF_B | BPF_ABS: the first byte
-        jump_if_set(0x40, 0, 1),             // QUIC's fixed bit
-        instruction(0x06, 0, 0),             // BPF_RET | BPF_K: the first socket
-        instruction(0x20, 0, 0),             // BPF_LD | BPF_W | BPF_ABS: the SPI
+        instruction(0x30, 0, 0), // BPF_LD | BPF_B | BPF_ABS: the first byte
+        jump_if_set(0x40, 0, 1), // QUIC's fixed bit
+        instruction(0x06, 0, 0), // BPF_RET | BPF_K: the first socket
+        instruction(0x20, 0, 0), // BPF_LD | BPF_W | BPF_ABS: the SPI
         instruction(0x94, workers.max(1), 0), // BPF_ALU | BPF_MOD | BPF_K
-        instruction(0x04, 1, 0),             // BPF_ALU | BPF_ADD | BPF_K
-        instruction(0x16, 0, 0),             // BPF_RET | BPF_A
+        instruction(0x04, 1, 0), // BPF_ALU | BPF_ADD | BPF_K
+        instruction(0x16, 0, 0), // BPF_RET | BPF_A
     ];
     attach(group, libc::SO_ATTACH_REUSEPORT_CBPF, &program)
 }
@@ -523,7 +523,9 @@ impl Said {
             let Some(data) = control.get(HEADER_LEN..len) else {
                 break;
             };
-            let int = data.first_chunk().map(|int| libc::c_int::from_ne_bytes(*int));
+            let int = data
+                .first_chunk()
+                .map(|int| libc::c_int::from_ne_bytes(*int));
             match (header.cmsg_level, header.cmsg_type) {
                 (libc::SOL_UDP, libc::UDP_GRO) => {
                     said.size = int.and_then(|size| usize::try_from(size).ok());
@@ -533,7 +535,9 @@ impl Said {
                     said.ecn = data.first().map_or(0, |tos| tos & 3);
                 }
                 (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
-                    said.ecn = int.and_then(|class| u8::try_from(class & 3).ok()).unwrap_or(0);
+                    said.ecn = int
+                        .and_then(|class| u8::try_from(class & 3).ok())
+                        .unwrap_or(0);
                 }
                 _ => {}
             }
@@ -569,7 +573,13 @@ fn address_of(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
         libc::AF_INET6 => {
             // SAFETY: as above, for sockaddr_in6.
             let v6 = unsafe { *ptr::from_ref(name).cast::<libc::sockaddr_in6>() };
-            Some((Ipv6Addr::from(v6.sin6_addr.s6_addr), u16::from_be(v6.sin6_port)).into())
+            Some(
+                (
+                    Ipv6Addr::from(v6.sin6_addr.s6_addr),
+                    u16::from_be(v6.sin6_port),
+                )
+                    .into(),
+            )
         }
         _ => None,
     }

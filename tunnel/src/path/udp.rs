@@ -12,7 +12,8 @@ use std::sync::mpsc::SyncSender;
 use socket2::Socket;
 use weft_wire::ethernet::VLAN_TAG_LEN;
 use weft_wire::{
-    Coalescer, EthernetFrame, FrameRef, Loopback, Mtu, PeerId, Vni, VxlanHeader, clamp_mss, flow_hash,
+    Coalescer, EthernetFrame, FrameRef, Loopback, Mtu, PeerId, Vni, VxlanHeader, clamp_mss,
+    flow_hash,
 };
 
 use super::bind::SourcePool;

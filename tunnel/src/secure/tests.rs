@@ -53,7 +53,9 @@ fn who_waits_is_bounded_in_number_bytes_and_time() {
     assert_eq!(taken, WAITING_FRAMES);
     assert_eq!(peer.expire(Instant::now()), 0);
     assert_eq!(peer.expire(Instant::now() + WAITING_FOR), WAITING_FRAMES);
-    let taken = (0..100).filter(|_| matches!(laid(60_000), Laid::By)).count();
+    let taken = (0..100)
+        .filter(|_| matches!(laid(60_000), Laid::By))
+        .count();
     assert_eq!(taken, WAITING_BYTES / 60_000);
 }
 
@@ -74,7 +76,10 @@ fn datagrams_follow_the_peer_to_its_new_address() {
     peer.publish(key(), first, |_, _| {});
     opening.came_from(first);
     opening.came_from(then);
-    assert_eq!(peer.sealing().as_ref().map(|sealing| sealing.remote), Some(then));
+    assert_eq!(
+        peer.sealing().as_ref().map(|sealing| sealing.remote),
+        Some(then)
+    );
 }
 
 #[test]
@@ -85,7 +90,12 @@ fn every_key_has_an_spi_of_its_own_until_it_is_closed() {
     let open = || {
         sessions.open_with(|spi| {
             let from = "10.0.0.2:4788".parse().unwrap();
-            Opening::new(OpeningKey::new(spi, &material()), PeerId(1), Arc::clone(&secure), from)
+            Opening::new(
+                OpeningKey::new(spi, &material()),
+                PeerId(1),
+                Arc::clone(&secure),
+                from,
+            )
         })
     };
     let spis: Vec<Spi> = (0..50).map(|_| open()).collect();

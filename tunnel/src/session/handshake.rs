@@ -59,7 +59,11 @@ pub(super) struct Call {
 }
 
 /// Opens a session and tells what came of it.
-pub(super) async fn open(shared: Arc<Shared>, (peer, secure): (PeerId, Arc<SecurePeer>), call: Call) {
+pub(super) async fn open(
+    shared: Arc<Shared>,
+    (peer, secure): (PeerId, Arc<SecurePeer>),
+    call: Call,
+) {
     let made = try_open(&shared, (peer, &secure), call).await;
     let event = match made {
         Ok(made) => Event::Made(made),
@@ -87,16 +91,24 @@ async fn try_open(
         .map_err(|error| error.to_string())?;
     let connection = tokio::time::timeout(HANDSHAKE_PATIENCE, connecting)
         .await
-        .map_err(|_| "no answer; is UDP to that port let through, and does the agent run?".to_owned())?
+        .map_err(|_| {
+            "no answer; is UDP to that port let through, and does the agent run?".to_owned()
+        })?
         .map_err(|error| words(&error))?;
     let proved = shared.credentials.0.peer(&connection)?;
     if proved != secure.node() {
         connection.close(VarInt::from_u32(close::STRANGER), b"another node");
-        return Err(format!("node {proved} is there instead of {}", secure.node()));
+        return Err(format!(
+            "node {proved} is there instead of {}",
+            secure.node()
+        ));
     }
     let spi = install(shared, (peer, secure), &connection, Sender::Responder)?;
     let told = tokio::time::timeout(HELLO_PATIENCE, tell(shared, &connection, call.number, spi));
-    match told.await.unwrap_or_else(|_| Err("its answer took too long".to_owned())) {
+    match told
+        .await
+        .unwrap_or_else(|_| Err("its answer took too long".to_owned()))
+    {
         Ok((reply, theirs)) => {
             let material = keys(&connection, Sender::Initiator)?;
             Ok(Made {
@@ -134,7 +146,9 @@ async fn tell(
     let failed = |error: &dyn std::fmt::Display| error.to_string();
     let (mut send, mut receive) = connection.open_bi().await.map_err(|error| words(&error))?;
     let bytes = encode(&hello);
-    send.write_all(&bytes).await.map_err(|error| failed(&error))?;
+    send.write_all(&bytes)
+        .await
+        .map_err(|error| failed(&error))?;
     send.finish().map_err(|error| failed(&error))?;
     let reply = receive.read_to_end(MESSAGE_MAX).await;
     let reply = reply.map_err(|error| match connection.close_reason() {
@@ -220,7 +234,10 @@ async fn try_answer(shared: &Shared, connection: &Connection) -> Result<Made, (u
 fn peer_of(peers: &Peers, node: &str) -> Option<(PeerId, Arc<SecurePeer>)> {
     let table = peers.snapshot();
     table.peers().iter().find_map(|peer| {
-        let secure = peer.secure.as_ref().filter(|secure| secure.node() == node)?;
+        let secure = peer
+            .secure
+            .as_ref()
+            .filter(|secure| secure.node() == node)?;
         Some((peer.id, Arc::clone(secure)))
     })
 }

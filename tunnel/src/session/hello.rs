@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::esp::Spi;
 
 /// The cipher of the frames, by its name in IANA's registry of IKEv2 transforms: the only one there is so far.
-pub(super) const CIPHER: &str = "ENCR_AES_GCM_16_IIV-128";
+pub const CIPHER: &str = "ENCR_AES_GCM_16_IIV-128";
 /// Longest message: a hello has a tenth of it.
 pub(super) const MESSAGE_MAX: usize = 1024;
 
@@ -45,7 +45,9 @@ impl Hello {
         let spi = Spi::new(hello.spi).map_err(|error| error.to_string())?;
         if !hello.ciphers.iter().any(|cipher| cipher == CIPHER) {
             let theirs = hello.ciphers.join(", ");
-            return Err(format!("no common cipher: they have {theirs:?}, we {CIPHER}"));
+            return Err(format!(
+                "no common cipher: they have {theirs:?}, we {CIPHER}"
+            ));
         }
         Ok((hello, spi))
     }
@@ -57,7 +59,10 @@ impl Reply {
         let reply: Self = decode(bytes)?;
         let spi = Spi::new(reply.spi).map_err(|error| error.to_string())?;
         if reply.cipher != CIPHER {
-            return Err(format!("they chose a cipher that we don't have: {:?}", reply.cipher));
+            return Err(format!(
+                "they chose a cipher that we don't have: {:?}",
+                reply.cipher
+            ));
         }
         Ok((reply, spi))
     }
@@ -78,13 +83,18 @@ fn decode<T: for<'d> Deserialize<'d>>(bytes: &[u8]) -> Result<T, String> {
 ///
 /// # Panics
 /// If they don't.
-#[doc(hidden)]
-pub fn fuzz_hello(bytes: &[u8]) {
+pub(crate) fn fuzz_hello(bytes: &[u8]) {
     if let Ok((hello, _)) = Hello::checked(bytes) {
-        assert_eq!(Hello::checked(&encode(&hello)).map(|(hello, _)| hello), Ok(hello));
+        assert_eq!(
+            Hello::checked(&encode(&hello)).map(|(hello, _)| hello),
+            Ok(hello)
+        );
     }
     if let Ok((reply, _)) = Reply::checked(bytes) {
-        assert_eq!(Reply::checked(&encode(&reply)).map(|(reply, _)| reply), Ok(reply));
+        assert_eq!(
+            Reply::checked(&encode(&reply)).map(|(reply, _)| reply),
+            Ok(reply)
+        );
     }
 }
 

@@ -252,7 +252,9 @@ impl<C> Line<C> {
         // Who is behind NAT can't be called back.
         let sealing = self.secure.sealing();
         let nat = best.seen.is_some_and(|seen| seen != ends.ours)
-            || sealing.as_ref().is_some_and(|sealing| sealing.remote != ends.theirs);
+            || sealing
+                .as_ref()
+                .is_some_and(|sealing| sealing.remote != ends.theirs);
         drop(sealing);
         if unused >= settings.idle_after && !nat {
             return Next::Close;

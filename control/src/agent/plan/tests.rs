@@ -30,6 +30,7 @@ fn node(map: &mut ClusterMap, name: &str, underlay: &str, underlay_mtu: u32) {
         underlay: ip(underlay),
         underlay_mtu: mtu(underlay_mtu),
         vxlan_port: 4789,
+        encrypted_port: None,
         transports: vec![Transport::Vxlan],
         version: "1".into(),
     };
@@ -79,6 +80,7 @@ fn plan_of(map: &ClusterMap, ports: &[LocalPort<'_>]) -> Wanted {
         node: &node,
         underlay: ip(HERE_IP),
         underlay_mtu: mtu(1500),
+        encrypts: true,
         measured: Arc::default(),
     };
     plan(map, &here, ports.iter().cloned())

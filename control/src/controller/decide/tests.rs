@@ -27,6 +27,7 @@ fn facts(underlay: &str) -> NodeFacts {
         underlay: underlay.parse().unwrap(),
         underlay_mtu: Mtu::ETHERNET,
         vxlan_port: 4789,
+        encrypted_port: None,
         transports: vec![Transport::Vxlan],
         version: "test".to_owned(),
     }
@@ -715,6 +716,7 @@ fn a_member_whose_address_an_old_controller_let_a_subnet_contain_is_not_locked_o
         underlay: at.underlay,
         underlay_mtu: at.underlay_mtu,
         vxlan_port: at.vxlan_port,
+        encrypted_port: at.encrypted_port,
         transports: at.transports.clone(),
         version: "old".to_owned(),
     };

@@ -60,7 +60,11 @@ fn of_two_that_opened_at_once_both_sides_keep_the_lower_ones() {
         }
         assert_eq!(line.best().unwrap().spi.value(), 256);
         assert!(line.retired(after(now, 9)).is_empty());
-        let gone: Vec<u32> = line.retired(after(now, 10)).iter().map(|s| s.spi.value()).collect();
+        let gone: Vec<u32> = line
+            .retired(after(now, 10))
+            .iter()
+            .map(|s| s.spi.value())
+            .collect();
         assert_eq!(gone, [257]);
         assert_eq!(line.best().unwrap().spi.value(), 256);
     }
@@ -73,13 +77,25 @@ fn a_key_is_replaced_in_time_by_who_opened_it_and_late_by_the_other() {
         let mut line = line(true, now);
         assert_eq!(line.next(SETTINGS, ends(), now), Next::Open);
         line.add(session(256, 4, (ours, true), now), now);
-        assert_eq!(line.next(SETTINGS, ends(), after(now, due - 1)), Next::Nothing);
+        assert_eq!(
+            line.next(SETTINGS, ends(), after(now, due - 1)),
+            Next::Nothing
+        );
         assert_eq!(line.next(SETTINGS, ends(), after(now, due)), Next::Open);
         let call = line.call(ends().theirs);
-        assert_eq!(call, Call { to: ends().theirs, number: 5 });
+        assert_eq!(
+            call,
+            Call {
+                to: ends().theirs,
+                number: 5
+            }
+        );
         // One at a time.
         assert_eq!(line.next(SETTINGS, ends(), after(now, due)), Next::Nothing);
-        line.add(session(257, 5, (true, true), after(now, due)), after(now, due));
+        line.add(
+            session(257, 5, (true, true), after(now, due)),
+            after(now, due),
+        );
         assert_eq!(line.best().unwrap().spi.value(), 257);
         assert_eq!(line.retired(after(now, due + 10)).len(), 1);
     }
@@ -120,7 +136,8 @@ fn unused_sessions_rest_until_they_are_wanted_but_not_behind_nat() {
     let mut line = line(true, now);
     line.add(session(256, 1, (true, true), now), now);
     let key = Arc::clone(&line.best().unwrap().sealing);
-    line.secure.publish(Arc::clone(&key), "9.9.9.9:9".parse().unwrap(), |_, _| {});
+    line.secure
+        .publish(Arc::clone(&key), "9.9.9.9:9".parse().unwrap(), |_, _| {});
     let settings = SessionSettings {
         rekey_after: Duration::from_secs(100_000),
         ..SETTINGS

@@ -40,7 +40,7 @@ use crate::drop::TunnelDrop;
 use crate::esp::Spi;
 use crate::path::{EspEnd, SealedTrains};
 use crate::peer::{Lane, PeerTable, Peers};
-use crate::secure::SecurePeer;
+use crate::secure::{SecurePeer, Sessions};
 
 /// How often time is looked at.
 const TICK: Duration = Duration::from_millis(250);
@@ -455,20 +455,7 @@ impl Keeper {
         let lines = Arc::clone(&self.lines);
         let mut lines = locked(&lines);
         let sessions = self.shared.peers.sessions();
-        lines.retain(|id, line| {
-            let secure = table.by_id(*id).and_then(|peer| peer.secure.as_ref());
-            let stays = secure.is_some_and(|secure| Arc::ptr_eq(secure, &line.secure));
-            if !stays {
-                line.secure.unpublish();
-                for session in &line.sessions {
-                    sessions.close(session.spi);
-                    session
-                        .connection
-                        .close(VarInt::from_u32(close::STRANGER), b"no peer any more");
-                }
-            }
-            stays
-        });
+        drop_strangers(sessions, &table, &mut lines);
         for peer in table.peers() {
             let Some(secure) = &peer.secure else { continue };
             let line = line_of(&mut lines, peer.id, secure, now);
@@ -512,6 +499,24 @@ impl Keeper {
             }
         }
     }
+}
+
+/// Ends the sessions of those that are no peers any more.
+fn drop_strangers(sessions: &Sessions, table: &PeerTable, lines: &mut Lines) {
+    lines.retain(|id, line| {
+        let secure = table.by_id(*id).and_then(|peer| peer.secure.as_ref());
+        let stays = secure.is_some_and(|secure| Arc::ptr_eq(secure, &line.secure));
+        if !stays {
+            line.secure.unpublish();
+            for session in &line.sessions {
+                sessions.close(session.spi);
+                session
+                    .connection
+                    .close(VarInt::from_u32(close::STRANGER), b"no peer any more");
+            }
+        }
+        stays
+    });
 }
 
 fn line_of<'l>(

@@ -15,7 +15,7 @@ use weft_wire::{Coalescer, FrameRef, Loopback, PeerId, Vni};
 use super::encap::ETHERNET_HEADER_LEN;
 use super::prober::Answer;
 use super::sealed::SealedTrains;
-use super::sys::Inbox;
+use super::sys::{Inbox, Train};
 use super::udp::{SendError, tell};
 use crate::carriage::Carriage;
 use crate::drop::TunnelDrop;
@@ -23,7 +23,7 @@ use crate::ecn;
 use crate::esp::{
     Arrival, ESP_HEADER_LEN, GRE_HEADER_LEN, GreError, GreHeader, OpenError, Spi, classify,
 };
-use crate::peer::{Peer, PeerReader, PeerTable};
+use crate::peer::{Lane, Peer, PeerReader, PeerTable};
 use crate::secure::{Laid, Opener, Opening, Sessions};
 
 /// One worker's end of the encrypted tunnels: to be owned by one thread.
@@ -123,10 +123,6 @@ impl EspWorker {
     pub fn receive(&mut self, sink: &mut dyn FnMut(PeerId, Vni, FrameRef<'_>)) -> usize {
         let trains = self.inbox.receive(self.socket.as_fd());
         let mut sink = |(peer, vni), frame: FrameRef<'_>| sink(peer, vni, frame);
-        let lane = self.peers.lane;
-        let (table, strangers) = self.peers.parts();
-        let openings = self.opener.openings();
-        let mut last: Option<(Spi, &Arc<Opening>, &Peer)> = None;
         let mut taken = 0;
         for i in 0..trains {
             let Some(train) = self.inbox.train(i) else {
@@ -134,66 +130,71 @@ impl EspWorker {
                 continue;
             };
             taken += train.count();
-            let mut seen_from = None;
-            for datagram in train.datagrams() {
-                let bytes = &mut self.inbox.buffer_mut()[datagram.clone()];
-                let spi = match classify(bytes) {
-                    Arrival::Esp(spi) if !train.truncated => spi,
-                    Arrival::Quic if !train.truncated => {
-                        self.sessions.stray(train.from, bytes);
-                        continue;
-                    }
-                    Arrival::Esp(_) | Arrival::Quic | Arrival::KeepAlive | Arrival::Unknown => {
-                        strangers.stranger(lane, train.from.ip(), 1, bytes.len());
-                        continue;
-                    }
-                };
-                let known = last.filter(|(of, ..)| *of == spi);
-                let Some((_, opening, peer)) = known.or_else(|| {
-                    let opening = openings.get(&spi)?;
-                    Some((spi, opening, owner(table, opening)?))
-                }) else {
-                    match table.by_address(train.from.ip()) {
-                        Some(peer) => {
-                            peer.counters.dropped(lane, TunnelDrop::UnknownKey, 1);
-                            ask_back(&self.sessions, peer);
-                        }
-                        None => strangers.stranger(lane, train.from.ip(), 1, bytes.len()),
-                    }
-                    continue;
-                };
-                last = Some((spi, opening, peer));
-                match open(opening, table, bytes, (datagram.start, train.ecn)) {
-                    Ok(inside) => {
-                        if seen_from != Some(spi) {
-                            seen_from = Some(spi);
-                            note(opening, train.from);
-                        }
-                        match inside {
-                            Inside::Frame(vni, frame) => {
-                                peer.counters.received(lane, 1, frame.len());
-                                let key = (peer.id, vni);
-                                let buffer = self.inbox.buffer();
-                                self.coalescer.push(buffer, key, frame, &mut sink);
-                            }
-                            Inside::Loopback(Loopback::Message { id }) => {
-                                if let Some(sealing) = &*opening.secure.sealing() {
-                                    let reply = Loopback::reply(id);
-                                    // A full socket loses it; it is asked for again.
-                                    let _ = self.trains.send_loopback(sealing, &reply);
-                                }
-                            }
-                            Inside::Loopback(Loopback::Reply { id }) => {
-                                tell(Some(&self.answers), peer, id);
-                            }
-                        }
-                    }
-                    Err(reason) => peer.counters.dropped(lane, reason, 1),
-                }
-            }
+            self.take(train, &mut sink);
         }
         self.coalescer.flush(self.inbox.buffer(), &mut sink);
         taken
+    }
+
+    /// Opens what of a train can be opened.
+    #[inline]
+    fn take(&mut self, train: Train, sink: &mut impl FnMut((PeerId, Vni), FrameRef<'_>)) {
+        let lane = self.peers.lane;
+        let (table, strangers) = self.peers.parts();
+        let openings = self.opener.openings();
+        // Mostly all are of one peer.
+        let mut last: Option<(Spi, &Arc<Opening>, &Peer)> = None;
+        for datagram in train.datagrams() {
+            let bytes = &mut self.inbox.buffer_mut()[datagram.clone()];
+            let spi = match classify(bytes) {
+                Arrival::Esp(spi) if !train.truncated => spi,
+                Arrival::Quic if !train.truncated => {
+                    self.sessions.stray(train.from, bytes);
+                    continue;
+                }
+                Arrival::Esp(_) | Arrival::Quic | Arrival::KeepAlive | Arrival::Unknown => {
+                    strangers.stranger(lane, train.from.ip(), 1, bytes.len());
+                    continue;
+                }
+            };
+            let known = last.filter(|(of, ..)| *of == spi);
+            let is_first = known.is_none();
+            let Some((_, opening, peer)) = known.or_else(|| {
+                let opening = openings.get(&spi)?;
+                Some((spi, opening, owner(table, opening)?))
+            }) else {
+                match table.by_address(train.from.ip()) {
+                    Some(peer) => ask_back(&self.sessions, lane, peer),
+                    None => strangers.stranger(lane, train.from.ip(), 1, bytes.len()),
+                }
+                continue;
+            };
+            let inside = match open(opening, table, bytes, (datagram.start, train.ecn)) {
+                Ok(inside) => inside,
+                Err(reason) => {
+                    peer.counters.dropped(lane, reason, 1);
+                    continue;
+                }
+            };
+            if is_first {
+                note(opening, train.from);
+            }
+            last = Some((spi, opening, peer));
+            match inside {
+                Inside::Frame(vni, frame) => {
+                    peer.counters.received(lane, 1, frame.len());
+                    let buffer = self.inbox.buffer();
+                    self.coalescer.push(buffer, (peer.id, vni), frame, sink);
+                }
+                Inside::Loopback(Loopback::Message { id }) => {
+                    if let Some(sealing) = &*opening.secure.sealing() {
+                        // A full socket loses it; it is asked for again.
+                        let _ = self.trains.send_loopback(sealing, &Loopback::reply(id));
+                    }
+                }
+                Inside::Loopback(Loopback::Reply { id }) => tell(Some(&self.answers), peer, id),
+            }
+        }
     }
 }
 
@@ -206,7 +207,8 @@ fn owner<'t>(table: &'t PeerTable, opening: &Opening) -> Option<&'t Peer> {
 }
 
 /// A peer sends under a key that we don't have: one of us has started anew. If we have no session, make one.
-fn ask_back(sessions: &Sessions, peer: &Peer) {
+fn ask_back(sessions: &Sessions, lane: Lane, peer: &Peer) {
+    peer.counters.dropped(lane, TunnelDrop::UnknownKey, 1);
     if let Some(secure) = &peer.secure
         && secure.sealing().is_none()
     {

@@ -73,7 +73,7 @@ impl EspTunnel {
         };
         // Worker 0's lane for what is sent beside the workers, which is rare.
         let lane = Lane::of_worker(0);
-        let probes = Way::Encrypted(trains(&quic, lane, false)?);
+        let probes = Way::Encrypted(Box::new(trains(&quic, lane, false)?));
         let end = EspEnd {
             trains: trains(&quic, lane, config.gso)?,
             socket: quic.into(),

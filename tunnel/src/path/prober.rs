@@ -69,7 +69,7 @@ pub(super) enum Way {
     /// In VXLAN, from a socket of their own.
     Clear(Socket),
     /// Sealed, in a session.
-    Encrypted(SealedTrains),
+    Encrypted(Box<SealedTrains>),
 }
 
 impl Way {

@@ -235,12 +235,8 @@ async fn bring_up(
     controllers: Vec<SocketAddr>,
     (node_facts, underlay, (mut fabric, port_events)): (NodeFacts, Underlay, StartedFabric),
 ) -> Result<Arc<Agent>, AgentError> {
-    let settings = SessionSettings::default();
-    let settings = SessionSettings {
-        rekey_after: config.rekey_after.unwrap_or(settings.rekey_after),
-        ..settings
-    };
-    fabric.start_sessions(NodeCredentials::new(identity.clone()), settings)?;
+    let credentials = NodeCredentials::new(identity.clone());
+    fabric.start_sessions(credentials, session_settings(config))?;
     let saved = state.load_map(&identity.cluster)?;
     let SavedPorts {
         ports: records,
@@ -297,6 +293,14 @@ async fn bring_up(
     agent.restore(records).await?;
     spawn_tasks(&agent, port_events, link_events);
     Ok(agent)
+}
+
+fn session_settings(config: &AgentConfig) -> SessionSettings {
+    let usual = SessionSettings::default();
+    SessionSettings {
+        rekey_after: config.rekey_after.unwrap_or(usual.rekey_after),
+        ..usual
+    }
 }
 
 /// Switch and tunnel, and what happens to ports.

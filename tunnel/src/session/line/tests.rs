@@ -1,3 +1,8 @@
+#![expect(
+    clippy::disallowed_methods,
+    reason = "there is no other way to an instant, and none of these waits"
+)]
+
 use crate::esp::{Sender, export_keys};
 use crate::secure::SecureSpec;
 

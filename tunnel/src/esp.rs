@@ -10,7 +10,7 @@
 //! questions of the session. Workers share one [`SealingKey`] and one [`OpeningKey`] without a lock.
 //!
 //! The way out: [`SealingKey::reserve`] once per train, [`SealingKey::seal`] per datagram. The way in: [`classify`],
-//! look up the [`Spi`], [`OpeningKey::open`]. Why this format: `docs/decisions/0008-esp-beside-quic.md`.
+//! look up the [`Spi`], [`OpeningKey::open`]. Why this format: `docs/decisions/0009-esp-beside-quic.md`.
 
 mod demux;
 mod gre;

@@ -26,7 +26,7 @@ mod reservation;
 mod validate;
 
 use device::{make_device, with_prefixes};
-use validate::{check_fit, check_request};
+use validate::{check_fit, check_protection, check_request};
 
 impl Agent {
     /// `weft network connect`.
@@ -42,6 +42,7 @@ impl Agent {
         let netns = open_netns(&request.netns).await?;
         let network = self.find_network(network).await?;
         check_fit(&network, &request)?;
+        check_protection(&network, self.facts.encrypted_port)?;
         let pending = self.reserve(&network, &request, &netns).await?;
         let endpoint = self.fill(&pending, &network, &request).await?;
         self.announce(&endpoint).await?;

@@ -56,6 +56,9 @@ pub(crate) struct AgentSettings {
     pub(crate) workers: usize,
     /// The one assigned to VXLAN, when `None`.
     pub(crate) vxlan_port: Option<u16>,
+    /// The agent's own, when `None`; 0: none.
+    pub(crate) encrypted_port: Option<u16>,
+    pub(crate) rekey_after: Option<Duration>,
     pub(crate) no_gso: bool,
     /// The host's own when empty.
     pub(crate) dns_upstreams: Vec<SocketAddr>,
@@ -184,6 +187,8 @@ impl Settings {
                 .or(file.workers)
                 .map_or_else(cores, usize::from),
             vxlan_port: flags.vxlan_port.or(file.vxlan_port),
+            encrypted_port: flags.encrypted_port.or(file.encrypted_port),
+            rekey_after: flags.rekey_after.or(file.rekey_after),
             no_gso: flags.no_gso || file.no_gso.unwrap_or_default(),
             dns_upstreams: match flags.dns_upstreams.is_empty() {
                 true => file.dns_upstreams.clone().unwrap_or_default(),

@@ -8,6 +8,7 @@
 //! | `line` | limits and impairments of a port |
 //! | `session` | the control channel's events, and telling the controller what it missed |
 //! | `reconcile` | map and ports -> `plan` -> `assemble::Fabric` |
+//! | `credentials` | who we are to the peers of encrypted networks |
 //! | `ipam` | which address |
 //! | `uplink` | links of this host in networks |
 //! | `services` | what a network's gateway does for ports: names |
@@ -20,6 +21,7 @@
 
 mod assemble;
 mod attach;
+mod credentials;
 mod detach;
 mod error;
 mod ipam;
@@ -43,7 +45,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, watch};
@@ -66,6 +68,9 @@ use services::Services;
 use state::{PortRecord, SavedPorts, StateDir};
 use uplink::UplinkRecord;
 
+/// UDP port of encrypted tunnels when nobody says otherwise: the one below VXLAN's.
+pub const ENCRYPTED_PORT: u16 = 4788;
+
 /// How an agent is to run.
 #[derive(Clone, Debug)]
 pub struct AgentConfig {
@@ -87,6 +92,10 @@ pub struct AgentConfig {
     pub workers: usize,
     /// UDP port for VXLAN; 4789 when `None`.
     pub vxlan_port: Option<u16>,
+    /// UDP port for encrypted tunnels; [`ENCRYPTED_PORT`] when `None`, and none at all when 0.
+    pub encrypted_port: Option<u16>,
+    /// Age at which keys of encrypted tunnels are replaced; an hour when `None`.
+    pub rekey_after: Option<Duration>,
     /// Hand trains of datagrams to the kernel (UDP_SEGMENT).
     pub gso: bool,
     /// Name servers that are asked for names of the outside; the host's own when empty.
@@ -104,6 +113,8 @@ struct Facts {
     underlay: IpAddr,
     underlay_ifname: String,
     vxlan_port: u16,
+    /// `None`: this host carries no encrypted network.
+    encrypted_port: Option<u16>,
     workers: usize,
     /// The underlay is loopback: there is no other host.
     standalone: bool,
@@ -124,7 +135,7 @@ pub struct Agent {
     /// MTU of the link that has the underlay address.
     underlay_mtu: ArcSwap<Mtu>,
     /// Path MTUs as they were planned with last.
-    measured: ArcSwap<BTreeMap<IpAddr, Mtu>>,
+    measured: ArcSwap<plan::PathMtus>,
     /// Something in `inner` changed that the fabric doesn't follow yet.
     changed: Notify,
     /// Orders the writes of `ports.json`.
@@ -225,6 +236,7 @@ impl Agent {
             node: &self.facts.node,
             underlay: self.facts.underlay,
             underlay_mtu: **self.underlay_mtu.load(),
+            encrypts: self.facts.encrypted_port.is_some(),
             measured: self.measured.load_full(),
         }
     }

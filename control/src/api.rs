@@ -99,6 +99,9 @@ pub struct Status {
     pub underlay_mtu: Mtu,
     /// UDP port for VXLAN.
     pub vxlan_port: u16,
+    /// UDP port of encrypted tunnels; `None`: this host carries no encrypted network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encrypted_port: Option<u16>,
     /// A single host on loopback: no tunnel leaves it.
     #[serde(default)]
     pub standalone: bool,
@@ -207,9 +210,41 @@ pub struct Peer {
     pub mtu: Mtu,
     /// Networks of this host's map that are flooded to it.
     pub networks: Vec<String>,
+    /// The encrypted tunnel to it, where there is one or a network wants one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encrypted: Option<EncryptedTunnel>,
     /// Counters.
     #[serde(flatten)]
     pub traffic: Traffic,
+}
+
+/// An encrypted tunnel to a peer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EncryptedTunnel {
+    /// `up`; `idle`: nobody wants it; `down`: see `why`.
+    pub state: String,
+    /// What frames are sealed with, when it is up.
+    pub cipher: Option<String>,
+    /// Where the peer's datagrams come from and ours go to, when it is up.
+    pub remote: Option<SocketAddr>,
+    /// Who opened the session, `us` or `peer`.
+    pub opened_by: Option<String>,
+    /// Seconds since the key was made.
+    pub key_age_secs: Option<u64>,
+    /// Seconds since the last handshake.
+    pub handshake_age_secs: Option<u64>,
+    /// Packets sealed under the key.
+    pub sealed_packets: u64,
+    /// Inner MTU towards the peer in bytes.
+    pub mtu: Mtu,
+    /// Smoothed round trip time in microseconds.
+    pub rtt_us: Option<u64>,
+    /// Packets of the session itself.
+    pub sent_packets: u64,
+    /// How many of them were lost.
+    pub lost_packets: u64,
+    /// Why it is down, or what went wrong last.
+    pub why: Option<String>,
 }
 
 /// A port of this host.

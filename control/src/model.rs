@@ -66,7 +66,7 @@ text_id! {
 pub enum Transport {
     /// VXLAN over UDP in clear (RFC 7348).
     Vxlan,
-    /// QUIC datagrams with mutual TLS (RFC 9221).
+    /// ESP in UDP (RFC 4303, RFC 3948), keyed by a QUIC session with mutual TLS (RFC 9000).
     Quic,
 }
 
@@ -114,10 +114,21 @@ pub struct Node {
     pub underlay_mtu: Mtu,
     /// UDP port on which it takes VXLAN.
     pub vxlan_port: u16,
+    /// UDP port on which it takes encrypted tunnels, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encrypted_port: Option<u16>,
     /// What its agent can carry.
     pub transports: Vec<Transport>,
     /// Version of its agent, for people.
     pub version: String,
+}
+
+impl Node {
+    /// The UDP port on which it takes encrypted tunnels; `None` if its agent can't protect a network.
+    pub fn takes_encrypted(&self) -> Option<u16> {
+        self.encrypted_port
+            .filter(|_| self.transports.contains(&Transport::Quic))
+    }
 }
 
 /// One address range of a network.
@@ -187,6 +198,14 @@ pub struct Network {
 }
 
 impl Network {
+    /// Whether its frames may leave a host only encrypted.
+    pub fn is_encrypted(&self) -> bool {
+        match self.transport {
+            Transport::Vxlan => false,
+            Transport::Quic => true,
+        }
+    }
+
     /// A network without a subnet is a plain learning switch.
     pub fn is_plain_l2(&self) -> bool {
         self.subnets.is_empty()

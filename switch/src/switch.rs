@@ -310,6 +310,12 @@ impl Switch {
         self.shared.tables.load().reset_peer(peer);
     }
 
+    /// Returns when no worker has a frame in hand that was decided by older tables than now. Not to be called from the
+    /// notification.
+    pub fn settle(&self) {
+        self.ask_all(Command::Settle);
+    }
+
     /// The forwarding database, in no order.
     pub fn fdb(&self) -> Vec<FdbRow> {
         self.shared

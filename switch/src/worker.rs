@@ -34,7 +34,10 @@ const EVENTS: usize = 128;
 
 /// What an epoll event is about. A number below 2^63 is that of a queue, see [`QueueKey`].
 const WAKE: u64 = u64::MAX;
+/// The first input of the uplink, which has so many at most; the next ones have the numbers below.
 const UPLINK: u64 = u64::MAX - 1;
+const UPLINK_INPUTS: u64 = 16;
+const LAST_UPLINK: u64 = UPLINK - UPLINK_INPUTS + 1;
 
 /// A queue that a worker reads: port, and which queue of it, since a port may have more queues than there are workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -98,8 +101,8 @@ impl Worker {
         let epoll = Epoll::new(nix::sys::epoll::EpollCreateFlags::EPOLL_CLOEXEC)?;
         let input = |data| EpollEvent::new(EpollFlags::EPOLLIN, data);
         epoll.add(&wake, input(WAKE))?;
-        for fd in uplink.fds() {
-            epoll.add(fd, input(UPLINK))?;
+        for (number, fd) in (0..UPLINK_INPUTS).zip(uplink.fds()) {
+            epoll.add(fd, input(UPLINK - number))?;
         }
         Ok(Self {
             index,
@@ -129,7 +132,7 @@ impl Worker {
             for event in &events[..ready] {
                 match event.data() {
                     WAKE => woken = true,
-                    UPLINK => self.serve_uplink(&tables),
+                    data @ LAST_UPLINK..=UPLINK => self.serve_uplink(&tables, UPLINK - data),
                     data => self.serve_port(&tables, QueueKey::of(data), event.events()),
                 }
             }
@@ -281,23 +284,25 @@ impl Worker {
         self.uplink.flush();
     }
 
-    fn serve_uplink(&mut self, tables: &Tables) {
+    fn serve_uplink(&mut self, tables: &Tables, input: u64) {
+        let input = usize::try_from(input).expect("there are few");
         let now = self.shared.now();
         let (lane, index) = (Lane::of_worker(self.index), self.index);
         let datapath = Datapath::new(tables, &self.shared.fdb, lane);
         let actions = &mut self.actions;
-        self.uplink.receive(&mut |peer, vni, frame: FrameRef<'_>| {
-            datapath.process(Source::Peer { peer, vni }, frame, now, actions);
-            // Split horizon: nothing that came out of a tunnel goes into one.
-            let mut out = Egress {
-                tables,
-                lane,
-                index,
-                uplink: None,
-                burst: None,
-            };
-            let _ = out.carry_out(actions, frame);
-        });
+        self.uplink
+            .receive(input, &mut |peer, vni, frame: FrameRef<'_>| {
+                datapath.process(Source::Peer { peer, vni }, frame, now, actions);
+                // Split horizon: nothing that came out of a tunnel goes into one.
+                let mut out = Egress {
+                    tables,
+                    lane,
+                    index,
+                    uplink: None,
+                    burst: None,
+                };
+                let _ = out.carry_out(actions, frame);
+            });
     }
 }
 

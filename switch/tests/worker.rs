@@ -101,7 +101,7 @@ impl Uplink for Wire {
 
     fn flush(&mut self) {}
 
-    fn receive(&mut self, sink: &mut dyn FnMut(PeerId, Vni, FrameRef<'_>)) -> usize {
+    fn receive(&mut self, _: usize, sink: &mut dyn FnMut(PeerId, Vni, FrameRef<'_>)) -> usize {
         let mut buffer = [0; 2048];
         let Ok(len) = self.0.recv(&mut buffer) else {
             return 0;
@@ -125,7 +125,7 @@ impl Uplink for NoUplink {
 
     fn flush(&mut self) {}
 
-    fn receive(&mut self, _: &mut dyn FnMut(PeerId, Vni, FrameRef<'_>)) -> usize {
+    fn receive(&mut self, _: usize, _: &mut dyn FnMut(PeerId, Vni, FrameRef<'_>)) -> usize {
         0
     }
 }

@@ -14,13 +14,15 @@ use weft_switch::{
     FdbRow, NetworkMode, NetworkSpec, Place, PortEvent, PortGuard, PortSpec, Routes, Switch,
     SwitchConfig, SwitchError, TooBig, Uplink,
 };
+use weft_tunnel::session::{Credentials, SessionKeeper, SessionSettings, SessionView};
 use weft_tunnel::{
-    PeerNetworks, PeerSpec, Peers, SendError, TunnelError, VxlanConfig, VxlanTunnel, VxlanWorker,
+    Carriage, EspConfig, EspEnd, EspTunnel, EspWorker, PeerNetworks, PeerSpec, Peers, SendError,
+    TunnelError, VxlanConfig, VxlanTunnel, VxlanWorker,
 };
-use weft_wire::{FrameRef, Mtu, PeerId, PortId, Vni};
+use weft_wire::{FrameRef, PeerId, PortId, Vni};
 
 use self::routing::RouteTables;
-use super::plan::{Wanted, WantedNetwork, WantedPlace};
+use super::plan::{PathMtus, Wanted, WantedNetwork, WantedPlace};
 use super::state::PortRecord;
 use super::uplink::UplinkRecord;
 use crate::api::{Strangers, Traffic};
@@ -40,6 +42,9 @@ pub enum FabricError {
     /// The workers can't be started.
     #[error(transparent)]
     Switch(#[from] SwitchError),
+    /// No session of encrypted networks can be had.
+    #[error("encrypted tunnels can't be started: {0}; give `--encrypted-port 0` to do without")]
+    Sessions(String),
 }
 
 /// What the fabric is to be.
@@ -49,6 +54,8 @@ pub(super) struct FabricConfig {
     pub(super) underlay: IpAddr,
     /// UDP port of the tunnel.
     pub(super) vxlan_port: u16,
+    /// UDP port of encrypted tunnels; `None`: this host carries no encrypted network.
+    pub(super) encrypted_port: Option<u16>,
     /// Forwarding threads.
     pub(super) workers: usize,
     /// Hand trains of datagrams to the kernel.
@@ -68,6 +75,9 @@ pub(super) struct Fabric {
     /// Links in networks with their ports, or why they can't be had.
     uplinks: BTreeMap<UplinkRecord, Result<PortId, String>>,
     applied: Wanted,
+    /// Until sessions are kept.
+    end: Option<EspEnd>,
+    sessions: Option<Arc<SessionKeeper>>,
 }
 
 /// The inside ports: one for each network with a gateway that has ports here.
@@ -88,28 +98,50 @@ pub(super) struct ServicePort {
     pub(super) queue: Queue,
 }
 
-/// One worker's end of the VXLAN tunnels, as the switch asks for it.
-struct VxlanUplink(VxlanWorker);
+/// One worker's end of the tunnels, as the switch asks for it. Each refuses by itself what isn't its to carry.
+struct TunnelUplink {
+    clear: VxlanWorker,
+    encrypted: Option<EspWorker>,
+}
 
-impl Uplink for VxlanUplink {
+/// The number of the encrypted tunnels' file descriptor: the one after those in clear.
+const ENCRYPTED_INPUT: usize = 1;
+
+impl Uplink for TunnelUplink {
     fn fds(&self) -> Vec<BorrowedFd<'_>> {
-        self.0.fds()
+        let mut fds = self.clear.fds();
+        debug_assert_eq!(fds.len(), ENCRYPTED_INPUT);
+        fds.extend(self.encrypted.as_ref().map(EspWorker::fd));
+        fds
     }
 
     fn send(&mut self, peer: PeerId, vni: Vni, frame: FrameRef<'_>) -> Result<(), TooBig> {
+        let mut sealed = None;
+        if let Some(encrypted) = &mut self.encrypted
+            && encrypted.carries(vni)
+        {
+            sealed = Some(encrypted.send(peer, vni, frame));
+        }
+        let sent = sealed.unwrap_or_else(|| self.clear.send(peer, vni, frame));
         // What it drops it has counted at the peer by the time it says so.
-        match self.0.send(peer, vni, frame) {
+        match sent {
             Err(SendError { mtu: Some(mtu), .. }) => Err(TooBig { mtu }),
             Ok(()) | Err(SendError { mtu: None, .. }) => Ok(()),
         }
     }
 
     fn flush(&mut self) {
-        self.0.flush();
+        self.clear.flush();
+        if let Some(encrypted) = &mut self.encrypted {
+            encrypted.flush();
+        }
     }
 
-    fn receive(&mut self, sink: &mut dyn FnMut(PeerId, Vni, FrameRef<'_>)) -> usize {
-        self.0.receive(sink)
+    fn receive(&mut self, input: usize, sink: &mut dyn FnMut(PeerId, Vni, FrameRef<'_>)) -> usize {
+        match &mut self.encrypted {
+            Some(encrypted) if input == ENCRYPTED_INPUT => encrypted.receive(sink),
+            Some(_) | None => self.clear.receive(sink),
+        }
     }
 }
 
@@ -122,7 +154,28 @@ impl Fabric {
         config: FabricConfig,
     ) -> Result<(Self, mpsc::UnboundedReceiver<PortEvent>), FabricError> {
         let peers = Peers::default();
+        // Nothing travels before the map says how.
+        peers.carry([]);
         let workers = config.workers;
+        let paths = Arc::new(Notify::new());
+        let changed = || {
+            let told = Arc::clone(&paths);
+            Box::new(move || told.notify_one())
+        };
+        let (mut encrypted, sessions) = match config.encrypted_port {
+            Some(port) => {
+                let config = EspConfig {
+                    local: config.underlay,
+                    port,
+                    workers,
+                    gso: config.gso,
+                };
+                let (workers, end) = EspTunnel::bind(config, peers.clone(), changed())?;
+                (workers, Some(end))
+            }
+            None => (Vec::new(), None),
+        };
+        encrypted.reverse();
         let config = VxlanConfig {
             local: config.underlay,
             port: config.vxlan_port,
@@ -130,12 +183,12 @@ impl Fabric {
             source_ports: SOURCE_PORTS,
             gso: config.gso,
         };
-        let paths = Arc::new(Notify::new());
-        let told = Arc::clone(&paths);
-        let changed = Box::new(move || told.notify_one());
-        let uplinks = VxlanTunnel::bind_measuring(config, peers.clone(), changed)?
+        let uplinks = VxlanTunnel::bind_measuring(config, peers.clone(), changed())?
             .into_iter()
-            .map(|worker| Box::new(VxlanUplink(worker)) as Box<dyn Uplink>)
+            .map(|clear| {
+                let encrypted = encrypted.pop();
+                Box::new(TunnelUplink { clear, encrypted }) as Box<dyn Uplink>
+            })
             .collect();
         let (events, received) = mpsc::unbounded_channel();
         let notify = Box::new(move |event| {
@@ -152,8 +205,38 @@ impl Fabric {
             services: Services::default(),
             uplinks: BTreeMap::new(),
             applied: Wanted::default(),
+            end: sessions,
+            sessions: None,
         };
         Ok((fabric, received))
+    }
+
+    /// Makes sessions with peers of encrypted networks from now on; before, their frames wait. Within a runtime.
+    ///
+    /// # Errors
+    /// [`FabricError::Sessions`].
+    pub(super) fn start_sessions(
+        &mut self,
+        credentials: impl Credentials,
+        settings: SessionSettings,
+    ) -> Result<(), FabricError> {
+        if let Some(end) = self.end.take() {
+            let sessions = SessionKeeper::start(end, Box::new(credentials), settings)
+                .map_err(FabricError::Sessions)?;
+            self.sessions = Some(Arc::new(sessions));
+        }
+        Ok(())
+    }
+
+    /// Who keeps the sessions; `None` if this host carries no encrypted network.
+    pub(super) fn sessions(&self) -> Option<Arc<SessionKeeper>> {
+        self.sessions.clone()
+    }
+
+    /// How it stands with the encrypted side of a peer.
+    pub(super) fn session(&self, address: IpAddr) -> Option<SessionView> {
+        let id = self.peer_ids.get(&address)?;
+        self.sessions.as_ref()?.view(*id)
     }
 
     /// What was applied last.
@@ -166,19 +249,42 @@ impl Fabric {
         Arc::clone(&self.paths)
     }
 
-    /// Path MTUs that were measured, by the peer's underlay address.
-    pub(super) fn path_mtus(&self) -> BTreeMap<IpAddr, Mtu> {
+    /// Path MTUs that were measured.
+    pub(super) fn path_mtus(&self) -> PathMtus {
         let ids = self.peer_ids.iter();
-        ids.filter_map(|(address, id)| Some((*address, self.peers.path_mtu(*id)?)))
-            .collect()
+        ids.flat_map(|(address, id)| {
+            let clear = self.peers.path_mtu(*id);
+            let encrypted = self.peers.secure_path_mtu(*id);
+            let clear = clear.map(|mtu| ((*address, Carriage::Clear), mtu));
+            let encrypted = encrypted.map(|mtu| ((*address, Carriage::Encrypted), mtu));
+            clear.into_iter().chain(encrypted)
+        })
+        .collect()
     }
 
     /// Makes switch and tunnel hold what is wanted. Order matters: peers are there before anything points to them, and
     /// go after nothing does.
     pub(super) fn apply(&mut self, wanted: Wanted) {
+        // What changes its way travels by none until no port is on it that was there before.
+        let carriages = || {
+            wanted
+                .networks
+                .iter()
+                .map(|(vni, network)| (*vni, network.carriage))
+        };
+        self.peers.carry_only(carriages());
         self.add_peers(&wanted);
         self.strand(&wanted.stranded);
         self.drop_replaced(&wanted);
+        let applied = &self.applied.networks;
+        let changes = |(vni, carriage)| {
+            let before = applied.get(&vni).map(|network| network.carriage);
+            before.is_some_and(|before| before != carriage)
+        };
+        if carriages().any(changes) {
+            self.switch.settle();
+        }
+        self.peers.carry(carriages());
         let mut tables = RouteTables::default();
         for (vni, network) in &wanted.networks {
             if self.applied.networks.get(vni) != Some(network) {
@@ -391,6 +497,7 @@ impl Fabric {
             address,
             port: peer.port,
             networks,
+            secure: peer.secure.clone(),
         }
     }
 

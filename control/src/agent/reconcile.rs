@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::warn;
+use weft_tunnel::Carriage;
 use weft_wire::{Mtu, Vni};
 
 use super::plan::{LocalPort, WantedNetwork, plan};
@@ -112,12 +113,13 @@ impl Agent {
         });
     }
 
-    fn set_mtus(&self, stale: Vec<(EndpointId, OwnedFd, String, Mtu)>) {
+    fn set_mtus(&self, stale: Vec<(EndpointId, OwnedFd, String, (Mtu, Carriage))>) {
         if stale.is_empty() {
             return;
         }
-        for (id, tap, ifname, mtu) in stale {
-            match link::set_mtu_of_tap(&tap, &ifname, mtu) {
+        for (id, tap, ifname, wanted) in stale {
+            let mtu = wanted.0;
+            match link::set_mtu_of_tap(&tap, &ifname, wanted) {
                 Ok(()) => self.note_mtu(&id, mtu),
                 Err(error) => {
                     warn!(%error, port = %id, %mtu, "the interface's MTU could not be changed");
@@ -154,7 +156,7 @@ fn keep_mtus(inner: &Inner, networks: &mut BTreeMap<Vni, WantedNetwork>) {
 fn stale_mtus(
     inner: &mut Inner,
     networks: &BTreeMap<Vni, WantedNetwork>,
-) -> Vec<(EndpointId, OwnedFd, String, Mtu)> {
+) -> Vec<(EndpointId, OwnedFd, String, (Mtu, Carriage))> {
     let ports = inner.ports.values();
     ports
         .filter_map(|port| {
@@ -168,7 +170,7 @@ fn stale_mtus(
                 port.record.endpoint.id.clone(),
                 tap,
                 port.record.ifname.clone(),
-                mtu,
+                (mtu, network.carriage),
             ))
         })
         .collect()

@@ -238,6 +238,7 @@ impl Agent {
             underlay_ifname: self.facts.underlay_ifname.clone(),
             underlay_mtu: **self.underlay_mtu.load(),
             vxlan_port: self.facts.vxlan_port,
+            encrypted_port: self.facts.encrypted_port,
             standalone: self.facts.standalone,
             controller: api::ControllerStatus {
                 addresses: channel.addresses.clone(),

@@ -18,13 +18,15 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 use weft_switch::PortEvent;
 use weft_tunnel::TunnelError;
+use weft_tunnel::session::SessionSettings;
 
 use super::assemble::{Fabric, FabricConfig, FabricError};
+use super::credentials::NodeCredentials;
 use super::outside::{self, Outside};
 use super::serve::{self, Phase};
 use super::services::Services;
 use super::state::{PortRecord, SavedMap, SavedPorts, StateDir};
-use super::{Agent, AgentConfig, Applied, Channel, Facts, Inner, keeper::Keeper};
+use super::{Agent, AgentConfig, Applied, Channel, ENCRYPTED_PORT, Facts, Inner, keeper::Keeper};
 use super::{reconcile, session};
 use crate::channel::{self, Link, LinkConfig, NodeFacts};
 use crate::controller::{self, ControllerConfig, ControllerHandle};
@@ -51,6 +53,8 @@ const PORT_PATIENCE: Duration = Duration::from_millis(500);
 pub(super) struct Settings {
     pub(super) underlay: Option<IpAddr>,
     pub(super) vxlan_port: Option<u16>,
+    #[serde(default)]
+    pub(super) encrypted_port: Option<u16>,
     #[serde(default)]
     pub(super) standalone: bool,
 }
@@ -141,6 +145,7 @@ impl Running {
         let mut settings: Settings = state.load_settings()?;
         settings.underlay = config.underlay.or(settings.underlay);
         settings.vxlan_port = config.vxlan_port.or(settings.vxlan_port);
+        settings.encrypted_port = config.encrypted_port.or(settings.encrypted_port);
         if settings.standalone && !config.standalone && !config.controllers.is_empty() {
             return Err(AgentError::Standalone {
                 dir: config.state.clone(),
@@ -152,17 +157,24 @@ impl Running {
             true => Some(start_own_controller(&state).await?),
             false => None,
         };
+        let encrypted_port = settings.encrypted_port.unwrap_or(ENCRYPTED_PORT);
+        let encrypted_port = Some(encrypted_port).filter(|port| *port != 0);
         let facts = NodeFacts {
             underlay: underlay.address,
             underlay_mtu: underlay.mtu,
             vxlan_port: settings.vxlan_port.unwrap_or(weft_wire::vxlan::VXLAN_PORT),
-            transports: vec![Transport::Vxlan],
+            encrypted_port,
+            transports: match encrypted_port {
+                Some(_) => vec![Transport::Vxlan, Transport::Quic],
+                None => vec![Transport::Vxlan],
+            },
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         // Before a token is used up: a port that can't be had must not cost it.
         let fabric = start_fabric(FabricConfig {
             underlay: facts.underlay,
             vxlan_port: facts.vxlan_port,
+            encrypted_port: facts.encrypted_port,
             workers: config.workers,
             gso: config.gso,
         })?;
@@ -194,6 +206,10 @@ impl Running {
         if let Ok(Err(error)) = tokio::task::spawn_blocking(move || agent.save_map_now()).await {
             warn!(%error, "the cluster map could not be saved");
         }
+        let sessions = self.agent.fabric().sessions();
+        if let Some(sessions) = sessions {
+            sessions.stop().await;
+        }
         self.agent.link.close().await;
         if let Some(controller) = self.controller {
             controller.stop().await;
@@ -218,8 +234,10 @@ async fn bring_up(
     state: StateDir,
     identity: Identity,
     controllers: Vec<SocketAddr>,
-    (node_facts, underlay, (fabric, port_events)): (NodeFacts, Underlay, StartedFabric),
+    (node_facts, underlay, (mut fabric, port_events)): (NodeFacts, Underlay, StartedFabric),
 ) -> Result<Arc<Agent>, AgentError> {
+    let credentials = NodeCredentials::new(identity.clone());
+    fabric.start_sessions(credentials, session_settings(config))?;
     let saved = state.load_map(&identity.cluster)?;
     let SavedPorts {
         ports: records,
@@ -234,6 +252,7 @@ async fn bring_up(
         underlay: underlay.address,
         underlay_ifname: underlay.ifname,
         vxlan_port: node_facts.vxlan_port,
+        encrypted_port: node_facts.encrypted_port,
         workers: config.workers,
         standalone: underlay.standalone,
         started: Instant::now(),
@@ -282,6 +301,14 @@ async fn bring_up(
     agent.restore(records).await?;
     spawn_tasks(&agent, port_events, link_events);
     Ok(agent)
+}
+
+fn session_settings(config: &AgentConfig) -> SessionSettings {
+    let usual = SessionSettings::default();
+    SessionSettings {
+        rekey_after: config.rekey_after.unwrap_or(usual.rekey_after),
+        ..usual
+    }
 }
 
 /// Switch and tunnel, and what happens to ports.

@@ -94,6 +94,9 @@ pub struct NodeFacts {
     pub underlay_mtu: Mtu,
     /// UDP port on which it takes VXLAN.
     pub vxlan_port: u16,
+    /// UDP port on which it takes encrypted tunnels, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encrypted_port: Option<u16>,
     /// What it can carry.
     pub transports: Vec<Transport>,
     /// Its version, for people.

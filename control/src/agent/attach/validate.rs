@@ -94,6 +94,24 @@ fn check_attachment(attachment: &api::Attachment) -> Result<(), ApiError> {
     ))
 }
 
+/// A host that can't protect a network has no port on it: it would be alone there.
+pub(super) fn check_protection(
+    network: &Network,
+    encrypted_port: Option<u16>,
+) -> Result<(), ApiError> {
+    if encrypted_port.is_some() || !network.is_encrypted() {
+        return Ok(());
+    }
+    Err(ApiError::conflict(
+        "unsupported",
+        format!(
+            "network {} is encrypted, and this host carries no encrypted networks",
+            network.name
+        ),
+    )
+    .hint("start its agent without `--encrypted-port 0`"))
+}
+
 pub(super) fn check_fit(network: &Network, request: &api::Connect) -> Result<(), ApiError> {
     if !network.is_plain_l2() && !request.addresses.is_empty() {
         return Err(ApiError::bad_request(

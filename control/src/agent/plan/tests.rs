@@ -30,6 +30,7 @@ fn node(map: &mut ClusterMap, name: &str, underlay: &str, underlay_mtu: u32) {
         underlay: ip(underlay),
         underlay_mtu: mtu(underlay_mtu),
         vxlan_port: 4789,
+        encrypted_port: None,
         transports: vec![Transport::Vxlan],
         version: "1".into(),
     };
@@ -81,6 +82,7 @@ fn plan_of(map: &ClusterMap, ports: &[LocalPort<'_>]) -> Wanted {
         node: &node,
         underlay: ip(HERE_IP),
         underlay_mtu: mtu(1500),
+        encrypts: true,
         measured: Arc::default(),
     };
     plan(map, &here, ports.iter().cloned())
@@ -309,4 +311,66 @@ fn neighbors_are_endpoints_of_all_hosts_and_of_two_claims_the_clusters_stands() 
         (mac(2), mac(9))
     );
     assert_eq!(owner(&port(false), theirs), mac(9));
+}
+
+/// A node that carries encrypted networks, or doesn't.
+fn able(map: &mut ClusterMap, name: &str, underlay: &str, encrypted_port: Option<u16>) {
+    node(map, name, underlay, 1500);
+    let mut able = map.nodes[&NodeId(name.into())].object.clone();
+    able.encrypted_port = encrypted_port;
+    able.transports.push(Transport::Quic);
+    put(map, Object::Node(able));
+}
+
+#[test]
+fn an_encrypted_network_goes_to_who_can_protect_it_and_to_no_static_vtep() {
+    let mut map = ClusterMap::default();
+    able(&mut map, "h2", "10.99.0.2", Some(4788));
+    able(&mut map, "h3", "10.99.0.3", None);
+    able(&mut map, "h4", "10.99.0.4", Some(4788));
+    network(&mut map, "dark", 4096, Some("10.32.0.0/16"), &["10.99.0.9"]);
+    let mut dark = map.networks[&NetworkId("dark".into())].object.clone();
+    dark.transport = Transport::Quic;
+    put(&mut map, Object::Network(dark));
+    for (id, host) in [(2, "h2"), (3, "h3"), (4, "h4")] {
+        endpoint(&mut map, id, "dark", host);
+    }
+    let (id, network) = (EndpointId("mine".into()), NetworkId("dark".into()));
+    let port = LocalPort {
+        id: &id,
+        network: &network,
+        vni: vni(4096),
+        mac: mac(9),
+        epoch: 1,
+        ips: &[],
+        refused: false,
+    };
+    let wanted = plan_of(&map, &[port]);
+    let planned = &wanted.networks[&vni(4096)];
+    let able = BTreeSet::from([ip("10.99.0.2"), ip("10.99.0.4")]);
+    assert_eq!(
+        (planned.carriage, &planned.flood),
+        (Carriage::Encrypted, &able)
+    );
+    assert_eq!(planned.mtu, mtu(1424));
+    let reached = wanted.macs.keys().map(|(_, mac)| *mac);
+    assert_eq!(reached.collect::<Vec<_>>(), [mac(2), mac(4), mac(9)]);
+    let secure = |host| wanted.peers[&ip(host)].secure.clone();
+    assert!(secure("10.99.0.2").unwrap().keep);
+    assert_eq!(secure("10.99.0.2").unwrap().node, "h2");
+    assert_eq!(secure("10.99.0.3"), None);
+    assert!(!wanted.peers.contains_key(&ip("10.99.0.9")));
+    // Without a port here no session is kept; without the means there is none.
+    let idle = plan_of(&map, &[]);
+    assert!(!idle.peers[&ip("10.99.0.2")].secure.clone().unwrap().keep);
+    let node = NodeId("h1".into());
+    let here = Here {
+        node: &node,
+        underlay: ip(HERE_IP),
+        underlay_mtu: mtu(1500),
+        encrypts: false,
+        measured: Arc::default(),
+    };
+    let alone = plan(&map, &here, std::iter::empty());
+    assert!(alone.networks[&vni(4096)].flood.is_empty() && alone.macs.is_empty());
 }

@@ -37,14 +37,7 @@ pub fn create(map: &ClusterMap, create: &NetworkCreate, id: NetworkId) -> Decisi
         .hint("choose another name; `weft network inspect` shows the one that is there"));
     }
     if create.encrypted {
-        return Err(Refusal::new(
-            "unsupported",
-            format!(
-                "network {} can't be encrypted: QUIC tunnels are not in this build",
-                create.name
-            ),
-        )
-        .hint("leave out --encrypted if its frames may cross the underlay in clear"));
+        check_protection(map, &create.name)?;
     }
     if create.isolate && create.subnets.is_empty() {
         let message = format!(
@@ -58,7 +51,11 @@ pub fn create(map: &ClusterMap, create: &NetworkCreate, id: NetworkId) -> Decisi
         name: create.name.clone(),
         vni: choose_vni(map, create)?,
         subnets: subnet::plan(map, create)?,
-        transport: Transport::Vxlan,
+        transport: if create.encrypted {
+            Transport::Quic
+        } else {
+            Transport::Vxlan
+        },
         internal: create.internal,
         egress: create.egress,
         mtu: create.mtu,
@@ -68,6 +65,26 @@ pub fn create(map: &ClusterMap, create: &NetworkCreate, id: NetworkId) -> Decisi
     };
     check_settings(&network)?;
     Ok(vec![Change::Put(Object::Network(network))])
+}
+
+/// Every node must be able to protect the network: any of them may get a port on it.
+fn check_protection(map: &ClusterMap, name: &str) -> Decision<()> {
+    let nodes = map.nodes.values().map(|node| &node.object);
+    let unable: Vec<String> = nodes
+        .filter(|node| node.takes_encrypted().is_none())
+        .map(|node| format!("{} (weft {})", node.name, node.version))
+        .collect();
+    if unable.is_empty() {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        "unsupported",
+        format!(
+            "network {name} can't be encrypted: these nodes carry no encrypted networks: {}",
+            enumerate(&unable)
+        ),
+    )
+    .hint("start their agents with a weft that does and without `--encrypted-port 0`, or remove them with `weft nodes rm`"))
 }
 
 fn choose_vni(map: &ClusterMap, create: &NetworkCreate) -> Decision<Vni> {
@@ -208,7 +225,7 @@ pub fn prune(map: &ClusterMap) -> (Vec<Change>, Vec<String>) {
 /// the same host, in test beds mostly.
 ///
 /// # Errors
-/// `unknown_network`, `isolated`, `bad_vtep`, `vtep_is_node`, `too_many_vteps`.
+/// `unknown_network`, `isolated`, `encrypted`, `bad_vtep`, `vtep_is_node`, `too_many_vteps`.
 pub fn add_vtep(map: &ClusterMap, name: &str, address: IpAddr) -> Decision<Vec<Change>> {
     let network = find_network(map, name)?;
     if network.vteps.contains(&address) {
@@ -219,6 +236,11 @@ pub fn add_vtep(map: &ClusterMap, name: &str, address: IpAddr) -> Decision<Vec<C
             format!("network {name} is isolated: a static VTEP would reach none of its ports");
         return Err(Refusal::new("isolated", message)
             .hint("make a network without --isolate for what is behind the VTEP"));
+    }
+    if network.is_encrypted() {
+        let message = format!("network {name} is encrypted: a static VTEP would get it in clear");
+        return Err(Refusal::new("encrypted", message)
+            .hint("make a network without --encrypted for what no agent runs"));
     }
     let broadcast = address == IpAddr::V4(std::net::Ipv4Addr::BROADCAST);
     if address.is_unspecified() || address.is_multicast() || broadcast {

@@ -32,6 +32,7 @@ Config file:
     node = \"host2\"   underlay = \"10.99.0.2\"   state = \"/var/lib/weft\"
     standalone = false   workers = 4   vxlan-port = 4789   no-gso = false   dns-upstream = [\"9.9.9.9\"]
     data = \"/var/lib/weft-controller\"   listen = \"0.0.0.0:6783\"   store = \"etcd://...\"   ttl = \"24h\"   uses = 1
+    cert-ttl = \"30days\"
 
 Exit codes: 0 done, 1 refused or failed, 2 usage.";
 

@@ -6,6 +6,7 @@ pub mod api;
 pub mod netns;
 pub mod link;
 pub mod holder;
+mod privileges;
 pub mod identity;
 pub mod channel;
 pub mod store;

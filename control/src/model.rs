@@ -202,6 +202,20 @@ pub struct Endpoint {
     pub epoch: u64,
 }
 
+/// What a node can prove, as far as replacing the cluster's authority has to know. Agents aren't told of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credentials {
+    /// The authorities that it trusts, by the names of their keys (`identity::cert::authority_id`).
+    #[serde(default)]
+    pub trusts: Vec<String>,
+    /// The one that signed its certificate; empty when the certificate doesn't say.
+    #[serde(default)]
+    pub issuer: String,
+    /// When its certificate ends, in seconds since 1970.
+    #[serde(default)]
+    pub expires: u64,
+}
+
 /// Names one object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -214,6 +228,8 @@ pub enum Key {
     Block(NetworkId, IpNet),
     /// An endpoint.
     Endpoint(EndpointId),
+    /// A node's credentials.
+    Credentials(NodeId),
 }
 
 /// Any object of the map.
@@ -228,6 +244,8 @@ pub enum Object {
     Block(Block),
     /// An endpoint.
     Endpoint(Endpoint),
+    /// A node's credentials.
+    Credentials(NodeId, Credentials),
 }
 
 impl Object {
@@ -238,6 +256,7 @@ impl Object {
             Self::Network(network) => Key::Network(network.id.clone()),
             Self::Block(block) => Key::Block(block.network.clone(), block.prefix),
             Self::Endpoint(endpoint) => Key::Endpoint(endpoint.id.clone()),
+            Self::Credentials(node, _) => Key::Credentials(node.clone()),
         }
     }
 }
@@ -274,6 +293,9 @@ pub struct ClusterMap {
     pub blocks: BTreeMap<(NetworkId, IpNet), Versioned<Block>>,
     /// By id.
     pub endpoints: BTreeMap<EndpointId, Versioned<Endpoint>>,
+    /// By node; controllers only.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub credentials: BTreeMap<NodeId, Versioned<Credentials>>,
 }
 
 impl ClusterMap {
@@ -296,6 +318,13 @@ impl ClusterMap {
             Change::Put(Object::Endpoint(object)) => {
                 self.endpoints
                     .insert(object.id.clone(), Versioned { revision, object });
+            }
+            Change::Put(Object::Credentials(node, object)) => {
+                self.credentials
+                    .insert(node, Versioned { revision, object });
+            }
+            Change::Delete(Key::Credentials(node)) => {
+                self.credentials.remove(&node);
             }
             Change::Delete(Key::Node(id)) => {
                 self.nodes.remove(&id);

@@ -29,6 +29,7 @@ use crate::channel::{self, Link, LinkConfig, NodeFacts};
 use crate::controller::{self, ControllerConfig, ControllerHandle};
 use crate::identity::Identity;
 use crate::model::Transport;
+use crate::privileges;
 
 mod error;
 mod membership;
@@ -61,6 +62,8 @@ pub(super) struct Settings {
 pub fn run(config: AgentConfig) -> Result<(), AgentError> {
     // Each queue of a port is a file descriptor here, one with the switch and one with the holder.
     crate::holder::raise_fd_limit();
+    // Before there is another thread.
+    privileges::keep_only(privileges::AGENT);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("weft-control")
@@ -202,10 +205,7 @@ impl Running {
 
 async fn start_own_controller(state: &StateDir) -> Result<ControllerHandle, AgentError> {
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let config = ControllerConfig {
-        data: state.path("controller"),
-        listen,
-    };
+    let config = ControllerConfig::new(state.path("controller"), listen);
     let handle = controller::start(config).await?;
     info!(address = %handle.address(), "standalone: own controller started");
     Ok(handle)
@@ -238,6 +238,7 @@ async fn bring_up(
     };
     let link_config = LinkConfig {
         identity,
+        identity_dir: Some(state.path("identity")),
         controllers: controllers.clone(),
         facts: node_facts,
         have: saved.map.revision,

@@ -1,10 +1,14 @@
 //! The agent's end of the control channel: keeps one session with one of the controllers, for ever.
 //!
+//! It keeps the node's certificate fresh, too ([`renewal`]): a new one is asked for while the old one has a third of its
+//! time left, over the session that is there; the session stays.
+//!
 //! States: *calling* (address after address, pauses growing from 100 ms to 1 s), *up* (a session; events and requests
 //! flow), *refused* (a controller won't have this node: calling goes on, slowly, since an operator may change that).
 //! What the agent has of the map is tracked here, so that a new session brings only what is missing.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +25,10 @@ use super::transport::{self, close};
 use crate::identity::{Identity, ca::CONTROLLER_NAME};
 use crate::model::{Change, ClusterMap, Revision};
 
+mod renewal;
 mod session;
+
+use renewal::Keepsake;
 
 /// From the first packet to `Welcome`. The first packet is repeated after 0.3 and 0.9 seconds.
 const CALL_PATIENCE: Duration = Duration::from_secs(2);
@@ -50,6 +57,8 @@ const EVENTS: usize = 64;
 pub struct LinkConfig {
     /// Who calls.
     pub identity: Identity,
+    /// Where a renewed identity is saved; nowhere when `None`.
+    pub identity_dir: Option<PathBuf>,
     /// Whom to call.
     pub controllers: Vec<SocketAddr>,
     /// This host.
@@ -133,6 +142,7 @@ pub struct Link {
     state: watch::Receiver<State>,
     stop: Arc<watch::Sender<bool>>,
     done: watch::Receiver<()>,
+    identity: watch::Receiver<Arc<Identity>>,
 }
 
 impl Link {
@@ -141,7 +151,9 @@ impl Link {
     /// # Errors
     /// The identity's certificates can't be used.
     pub fn start(config: LinkConfig) -> std::io::Result<(Self, mpsc::Receiver<LinkEvent>)> {
-        let tls = tls::member(&config.identity).map_err(std::io::Error::other)?;
+        let client = member_config(&config.identity).map_err(std::io::Error::other)?;
+        let keepsake = Keepsake::new(config.identity.clone(), config.identity_dir);
+        let identity = keepsake.follow();
         let (state_in, state) = watch::channel(State::Down("not called yet".to_owned()));
         let (stop_in, stop) = watch::channel(false);
         let (done_in, done) = watch::channel(());
@@ -155,9 +167,11 @@ impl Link {
                 have: config.have,
                 incarnation: config.incarnation,
                 facts: config.facts,
+                credentials: None,
             },
             controllers: config.controllers,
-            client: client_config(tls),
+            client: (Arc::clone(&*identity.borrow()), client),
+            keepsake: Arc::new(keepsake),
             events: events_in,
             state: state_in,
         };
@@ -170,9 +184,15 @@ impl Link {
                 state,
                 stop: Arc::new(stop_in),
                 done,
+                identity,
             },
             events,
         ))
+    }
+
+    /// Who this node is: another one, of the same key, at each renewal.
+    pub fn identity(&self) -> watch::Receiver<Arc<Identity>> {
+        self.identity.clone()
     }
 
     /// Asks the controller.
@@ -253,11 +273,17 @@ pub(super) fn client_config(tls: QuicClientConfig) -> ClientConfig {
     client
 }
 
+fn member_config(identity: &Identity) -> Result<ClientConfig, rustls::Error> {
+    Ok(client_config(tls::member(identity)?))
+}
+
 /// The task behind a [`Link`].
 struct Caller {
     hello: Hello,
     controllers: Vec<SocketAddr>,
-    client: ClientConfig,
+    /// How to call, and whose identity is in it.
+    client: (Arc<Identity>, ClientConfig),
+    keepsake: Arc<Keepsake>,
     events: mpsc::Sender<LinkEvent>,
     state: watch::Sender<State>,
 }

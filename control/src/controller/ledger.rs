@@ -9,7 +9,7 @@ use tracing::{error, warn};
 
 use super::decide::Decision;
 use crate::channel::Refusal;
-use crate::model::{Change, ClusterMap, Revision};
+use crate::model::{Change, ClusterMap, Key, Object, Revision};
 use crate::store::{Commit, LOG_KEEP, Store, StoreError, TokenRecord, TokenWrite};
 
 /// The map with its store.
@@ -150,11 +150,16 @@ impl Ledger {
                     .log
                     .iter()
                     .skip(shown.log.len() - missing)
+                    .filter(|(_, change)| is_for_agents(change))
                     .cloned()
                     .collect();
                 News::Changes(changes, newest)
             }
-            Some(_) | None => News::Everything(shown.map.clone()),
+            Some(_) | None => {
+                let mut map = shown.map.clone();
+                map.credentials.clear();
+                News::Everything(map)
+            }
         }
     }
 
@@ -228,6 +233,14 @@ impl Book {
         drop(shown);
         self.revision.send_replace(revision);
         Ok(revision)
+    }
+}
+
+/// What nodes can prove matters to controllers only.
+fn is_for_agents(change: &Change) -> bool {
+    match change {
+        Change::Put(object) => !matches!(object, Object::Credentials(..)),
+        Change::Delete(key) => !matches!(key, Key::Credentials(_)),
     }
 }
 

@@ -9,8 +9,9 @@ use tracing::info;
 use super::Core;
 use super::decide::block::Claim;
 use super::decide::{Decision, block, endpoint, network, node};
+use crate::api::NetworkCreate;
 use crate::channel::{Answer, Ask, Refusal, Reply, Request};
-use crate::model::{Change, ClusterMap, Endpoint, NetworkId, NodeId, Revision};
+use crate::model::{Change, ClusterMap, Credentials, Endpoint, NetworkId, NodeId, Revision};
 
 impl Core {
     /// Does what the node `from` asks.
@@ -19,13 +20,7 @@ impl Core {
         self.ledger.read(|map| member(map, from))?;
         let kind = request.kind();
         let revision = match request {
-            Request::CreateNetwork { create } => {
-                let id = NetworkId(format!("{:016x}", rand::random::<u64>()));
-                let name = create.name.clone();
-                let done = self.change(|map| network::create(map, &create, id)).await?;
-                info!(network = %name, "network created");
-                done
-            }
+            Request::CreateNetwork { create } => self.create_network(create).await?,
             Request::ChangeNetwork { name, change } => {
                 self.change(|map| network::change(map, &name, &change))
                     .await?
@@ -66,7 +61,9 @@ impl Core {
             | Request::ClaimAddress { .. }
             | Request::PutEndpoint { .. }
             | Request::DeleteEndpoint { .. }
-            | Request::SyncEndpoints { .. } => return self.handle_own(from, request).await,
+            | Request::SyncEndpoints { .. }
+            | Request::Renew { .. }
+            | Request::NoteCredentials { .. } => return self.handle_own(from, request).await,
         };
         tracing::debug!(kind, revision, "request done");
         Ok(Reply {
@@ -109,6 +106,10 @@ impl Core {
                 self.change(|map| endpoint::delete(map, from, &id)).await?
             }
             Request::SyncEndpoints { endpoints } => return self.sync(from, &endpoints).await,
+            Request::Renew { csr } => return self.renewed(from, &csr),
+            Request::NoteCredentials { credentials } => {
+                self.note_credentials(from, &credentials).await?
+            }
             Request::CreateNetwork { .. }
             | Request::ChangeNetwork { .. }
             | Request::RemoveNetwork { .. }
@@ -122,6 +123,34 @@ impl Core {
             revision,
             ..Reply::default()
         })
+    }
+
+    async fn create_network(&self, create: NetworkCreate) -> Decision<Revision> {
+        let id = NetworkId(format!("{:016x}", rand::random::<u64>()));
+        let name = create.name.clone();
+        let done = self.change(|map| network::create(map, &create, id)).await?;
+        info!(network = %name, "network created");
+        Ok(done)
+    }
+
+    fn renewed(&self, from: &NodeId, csr: &[u8]) -> Decision<Reply> {
+        Ok(Reply {
+            revision: self.ledger.revision(),
+            issued: Some(self.renew(from, csr)?),
+            ..Reply::default()
+        })
+    }
+
+    async fn note_credentials(
+        &self,
+        from: &NodeId,
+        credentials: &Credentials,
+    ) -> Decision<Revision> {
+        let noted = self.change(|map| node::note_credentials(map, from, credentials));
+        let revision = noted.await?;
+        // It may be the last one that was waited for.
+        self.rotated.notify_one();
+        Ok(revision)
     }
 
     /// A full report.
@@ -224,6 +253,8 @@ impl Core {
         match self.sessions.ask(owner, ask).await {
             None => Err(away("is not connected")),
             Some(Err(why)) => Err(away(&format!("doesn't answer ({why})"))),
+            // None of ours answers that.
+            Some(Ok(Answer::Renewed)) => Err(away("doesn't answer (it answered something else)")),
             Some(Ok(Answer::Yielded)) => Ok(()),
             Some(Ok(Answer::InUse { endpoint })) => Err(Refusal::new(
                 "ip_taken",

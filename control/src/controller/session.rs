@@ -1,17 +1,19 @@
 //! One agent's session: hello, the map and its changes, its requests; and who has one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use serde::Deserialize;
 use tokio::time::timeout;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use super::Core;
 use super::decide::node;
 use super::ledger::News;
+use super::refusals::{BREACHES, NO_HELLO, SLOW, Turned};
 use crate::channel::codec::{self, DecodeError};
 use crate::channel::messages::{Hello, PROTOCOLS, Protocols, Push, Welcome};
 use crate::channel::{
@@ -106,8 +108,10 @@ async fn exchange(connection: &Connection, ask: Ask) -> Result<Answer, String> {
 pub(super) async fn serve(core: Arc<Core>, connection: Connection, subject: Subject) {
     let (hello, pushes) = match greet(&core, &connection, &subject).await {
         Ok(greeted) => greeted,
-        Err(why) => {
-            warn!(node = %subject.name, remote = %connection.remote_address(), "session refused: {why:?}");
+        Err(turned) => {
+            let remote = connection.remote_address();
+            let what = format!("node {}: {}", subject.name, turned.why);
+            core.refusals.note(&turned.reason, remote, what);
             return;
         }
     };
@@ -163,16 +167,22 @@ struct Versions {
 }
 
 /// The first message of a caller, and where it is answered. Who doesn't come to the point is sent away.
-pub(super) async fn hello_bytes(connection: &Connection) -> Result<(Vec<u8>, SendStream), String> {
+pub(super) async fn hello_bytes(connection: &Connection) -> Result<(Vec<u8>, SendStream), Turned> {
     let hello = async {
         let opened = connection.accept_bi().await;
-        let (to, mut from) = opened.map_err(|error| error.to_string())?;
+        let (to, mut from) = opened.map_err(|error| Turned::new(NO_HELLO, error))?;
         let bytes = receive_bytes(&mut from, codec::MAX_STRANGER_BYTES).await;
-        Ok((bytes.map_err(|error| error.to_string())?, to))
+        if let Err(FrameError::Decode(error)) = &bytes {
+            connection.close(
+                VarInt::from_u32(close::PROTOCOL),
+                error.to_string().as_bytes(),
+            );
+        }
+        Ok((bytes?, to))
     };
     timeout(HELLO_PATIENCE, hello).await.unwrap_or_else(|_| {
         connection.close(VarInt::from_u32(close::PROTOCOL), b"no hello");
-        Err("no hello".to_owned())
+        Err(Turned::new(SLOW, "no hello"))
     })
 }
 
@@ -225,7 +235,7 @@ async fn greet(
     core: &Core,
     connection: &Connection,
     subject: &Subject,
-) -> Result<(Hello, SendStream), String> {
+) -> Result<(Hello, SendStream), Turned> {
     let (bytes, mut to) = hello_bytes(connection).await?;
     let admitted = match read_hello::<Hello>(&bytes) {
         Ok(hello) => admit(core, subject, &hello)
@@ -236,21 +246,19 @@ async fn greet(
     match admitted {
         Ok((hello, welcome)) => {
             let answer: Result<Welcome, Refusal> = Ok(welcome);
-            send(&mut to, &answer)
-                .await
-                .map_err(|error| error.to_string())?;
+            send(&mut to, &answer).await?;
             Ok((hello, to))
         }
         Err(refusal) => {
             refuse::<Welcome>(connection, to, &refusal).await;
-            Err(refusal.message)
+            Err(refusal.into())
         }
     }
 }
 
 /// Whether the node may have a session.
 async fn admit(core: &Core, subject: &Subject, hello: &Hello) -> Result<Welcome, Refusal> {
-    let cluster = core.authority.cluster();
+    let cluster = &core.cluster;
     if subject.cluster != *cluster || hello.cluster != *cluster {
         let message = format!(
             "this controller keeps cluster {cluster}, the node belongs to {}",
@@ -267,7 +275,13 @@ async fn admit(core: &Core, subject: &Subject, hello: &Hello) -> Result<Welcome,
         return Err(Refusal::new("identity_mismatch", message)
             .hint("restore the state directory's identity from one backup"));
     }
-    let decide = |map: &ClusterMap| Ok((node::update(map, &subject.node, &hello.facts)?, ()));
+    let decide = |map: &ClusterMap| {
+        let mut changes = node::update(map, &subject.node, &hello.facts)?;
+        if let Some(credentials) = &hello.credentials {
+            changes.extend(node::note_credentials(map, &subject.node, credentials)?);
+        }
+        Ok((changes, ()))
+    };
     let (revision, ()) = core.ledger.decide(decide).await?;
     Ok(Welcome {
         protocol: PROTOCOLS.common(hello.protocols).unwrap_or(PROTOCOLS.max),
@@ -383,14 +397,19 @@ async fn take_requests(
         match connection.accept_bi().await {
             Ok((to, from)) => {
                 let (core, node) = (Arc::clone(core), node.clone());
-                tokio::spawn(async move { answer(&core, &node, (to, from)).await });
+                let remote = connection.remote_address();
+                tokio::spawn(async move { answer(&core, (&node, remote), (to, from)).await });
             }
             Err(error) => return error,
         }
     }
 }
 
-async fn answer(core: &Core, node: &NodeId, (mut to, mut from): (SendStream, RecvStream)) {
+async fn answer(
+    core: &Core,
+    (node, remote): (&NodeId, SocketAddr),
+    (mut to, mut from): (SendStream, RecvStream),
+) {
     let received = receive_bytes(&mut from, codec::MAX_MESSAGE_BYTES);
     let request = match timeout(FRAME_PATIENCE, received).await {
         Ok(Ok(bytes)) => codec::decode_request(&bytes).map_err(unreadable),
@@ -401,6 +420,12 @@ async fn answer(core: &Core, node: &NodeId, (mut to, mut from): (SendStream, Rec
         Ok(request) => core.handle(node, request).await,
         Err(refusal) => Err(refusal),
     };
+    if let Err(refusal) = &reply
+        && BREACHES.contains(&refusal.code.as_str())
+    {
+        let what = format!("node {node}: {}", refusal.message);
+        core.refusals.note(&refusal.code, remote, what);
+    }
     if let Err(error) = send(&mut to, &reply).await {
         debug!(%node, %error, "a reply did not reach its agent");
     }

@@ -6,6 +6,7 @@
 //! | `ledger` | the map in memory and in the store; one change after the other |
 //! | `claims` | addresses claimed but not used, until they are given up |
 //! | `serve` | who may talk: QUIC connections, their certificates and protocols |
+//! | `audience` | whom a change concerns |
 //! | `session` | one agent: hello, the map and its changes, its requests |
 //! | `requests` | from a request to a decision to a reply |
 //! | `join` | how nodes become members |
@@ -18,6 +19,7 @@
 //! push it. A controller that is killed loses nothing that it ever told.
 
 mod admin;
+mod audience;
 mod claims;
 pub mod decide;
 mod join;

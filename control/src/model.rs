@@ -7,9 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 use weft_wire::{MacAddr, Mtu, Vni};
+
+mod endpoints;
+
+pub use endpoints::Endpoints;
 
 /// Counts the changes of a cluster: 0 is the empty map, each accepted change has the next number.
 pub type Revision = u64;
@@ -292,7 +296,7 @@ pub struct ClusterMap {
     /// By network and prefix.
     pub blocks: BTreeMap<(NetworkId, IpNet), Versioned<Block>>,
     /// By id.
-    pub endpoints: BTreeMap<EndpointId, Versioned<Endpoint>>,
+    pub endpoints: Endpoints,
     /// By node; controllers only.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub credentials: BTreeMap<NodeId, Versioned<Credentials>>,
@@ -316,8 +320,7 @@ impl ClusterMap {
                 self.blocks.insert(key, Versioned { revision, object });
             }
             Change::Put(Object::Endpoint(object)) => {
-                self.endpoints
-                    .insert(object.id.clone(), Versioned { revision, object });
+                self.endpoints.insert(Versioned { revision, object });
             }
             Change::Put(Object::Credentials(node, object)) => {
                 self.credentials
@@ -364,9 +367,11 @@ impl ClusterMap {
 
     /// Blocks of one network, in order of prefix.
     pub fn blocks_of<'a>(&'a self, network: &'a NetworkId) -> impl Iterator<Item = &'a Block> {
+        // The first of all prefixes, as they are ordered.
+        let first = IpNet::V4(Ipv4Net::default());
         self.blocks
-            .iter()
-            .filter(move |((of, _), _)| of == network)
+            .range((network.clone(), first)..)
+            .take_while(move |((of, _), _)| of == network)
             .map(|(_, block)| &block.object)
     }
 
@@ -375,19 +380,60 @@ impl ClusterMap {
         &'a self,
         network: &'a NetworkId,
     ) -> impl Iterator<Item = &'a Endpoint> {
-        self.endpoints
-            .values()
-            .map(|endpoint| &endpoint.object)
-            .filter(move |endpoint| endpoint.network == *network)
+        self.endpoints.of_network(network)
     }
 
     /// The most specific block that contains `ip`: it says whose the address is.
     pub fn block_of(&self, network: &NetworkId, ip: IpAddr) -> Option<&Block> {
-        self.blocks
-            .iter()
-            .filter(|((of, prefix), _)| of == network && prefix.contains(&ip))
-            .max_by_key(|((_, prefix), _)| prefix.prefix_len())
-            .map(|(_, block)| &block.object)
+        let single = IpNet::from(ip);
+        let mut key = (network.clone(), single);
+        for len in (0..=single.max_prefix_len()).rev() {
+            key.1 = IpNet::new(ip, len).ok()?.trunc();
+            if let Some(block) = self.blocks.get(&key) {
+                return Some(&block.object);
+            }
+        }
+        None
+    }
+
+    /// All but the blocks, the endpoints and what nodes can prove.
+    pub fn frame(&self) -> Self {
+        Self {
+            revision: self.revision,
+            nodes: self.nodes.clone(),
+            networks: self.networks.clone(),
+            blocks: BTreeMap::new(),
+            endpoints: Endpoints::default(),
+            credentials: BTreeMap::new(),
+        }
+    }
+
+    /// The map with nothing but these networks and what is on them, and these endpoints.
+    pub fn part(&self, networks: &BTreeSet<&NetworkId>, endpoints: &[Endpoint]) -> Self {
+        let of = networks.iter();
+        let blocks = of.clone().flat_map(|network| {
+            let first = IpNet::V4(Ipv4Net::default());
+            let from = self.blocks.range(((*network).clone(), first)..);
+            from.take_while(move |((of, _), _)| of == *network)
+        });
+        let on_them = of
+            .clone()
+            .flat_map(|network| self.endpoints.of_network(network));
+        let ids = on_them.chain(endpoints).map(|endpoint| &endpoint.id);
+        Self {
+            revision: self.revision,
+            nodes: self.nodes.clone(),
+            networks: of
+                .filter_map(|id| Some(((*id).clone(), self.networks.get(id)?.clone())))
+                .collect(),
+            blocks: blocks
+                .map(|(key, block)| (key.clone(), block.clone()))
+                .collect(),
+            endpoints: ids
+                .filter_map(|id| self.endpoints.get(id).cloned())
+                .collect(),
+            ..Self::default()
+        }
     }
 }
 

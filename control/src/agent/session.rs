@@ -89,6 +89,8 @@ impl Agent {
                 inner.map.revision = inner.map.revision.max(up_to);
             }
             LinkEvent::CaughtUp => self.inner().channel.caught_up = true,
+            // This agent hears of everything.
+            LinkEvent::Watched { .. } => {}
             LinkEvent::Ask { ask, answer } => {
                 let agent = Arc::clone(self);
                 tokio::spawn(async move {

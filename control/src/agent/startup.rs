@@ -243,6 +243,7 @@ async fn bring_up(
         facts: node_facts,
         have: saved.map.revision,
         incarnation: saved.incarnation.clone(),
+        interest: None,
     };
     let (link, link_events) = Link::start(link_config).map_err(|source| AgentError::System {
         what: "open the control channel's socket",

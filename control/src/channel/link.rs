@@ -7,6 +7,7 @@
 //! flow), *refused* (a controller won't have this node: calling goes on, slowly, since an operator may change that).
 //! What the agent has of the map is tracked here, so that a new session brings only what is missing.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use super::messages::{Answer, Ask, Hello, NodeFacts, PROTOCOLS, Refusal, Reply, 
 use super::tls;
 use super::transport::{self, close};
 use crate::identity::{Identity, ca::CONTROLLER_NAME};
-use crate::model::{Change, ClusterMap, Revision};
+use crate::model::{Change, ClusterMap, NetworkId, Revision};
 
 mod renewal;
 mod session;
@@ -67,6 +68,8 @@ pub struct LinkConfig {
     pub have: Revision,
     /// Which life of the store that revision belongs to; empty for none.
     pub incarnation: String,
+    /// The networks whose blocks and endpoints are to be told, and are complete in what the agent has; all when `None`.
+    pub interest: Option<BTreeSet<NetworkId>>,
 }
 
 /// What happens on the control channel.
@@ -100,6 +103,12 @@ pub enum LinkEvent {
         changes: Vec<(Revision, Change)>,
         /// The revision reached with them.
         up_to: Revision,
+    },
+    /// Blocks and endpoints of these networks are told from now on, and all there are were told. Of others the agent may
+    /// forget what isn't its own.
+    Watched {
+        /// All such networks.
+        networks: BTreeSet<NetworkId>,
     },
     /// What the agent has now is as new as the controller was when the session began.
     CaughtUp,
@@ -143,7 +152,11 @@ pub struct Link {
     stop: Arc<watch::Sender<bool>>,
     done: watch::Receiver<()>,
     identity: watch::Receiver<Arc<Identity>>,
+    interest: Arc<watch::Sender<Interest>>,
 }
+
+/// Networks that the agent wants to hear of; all when `None`.
+type Interest = Option<BTreeSet<NetworkId>>;
 
 impl Link {
     /// Starts calling. Must be called inside a tokio runtime.
@@ -158,6 +171,7 @@ impl Link {
         let (stop_in, stop) = watch::channel(false);
         let (done_in, done) = watch::channel(());
         let (events_in, events) = mpsc::channel(EVENTS);
+        let (interest_in, interest) = watch::channel(config.interest.clone());
         let caller = Caller {
             hello: Hello {
                 protocols: PROTOCOLS,
@@ -168,10 +182,12 @@ impl Link {
                 incarnation: config.incarnation,
                 facts: config.facts,
                 credentials: None,
+                interest: config.interest,
             },
             controllers: config.controllers,
             client: (Arc::clone(&*identity.borrow()), client),
             keepsake: Arc::new(keepsake),
+            interest,
             events: events_in,
             state: state_in,
         };
@@ -185,6 +201,7 @@ impl Link {
                 stop: Arc::new(stop_in),
                 done,
                 identity,
+                interest: Arc::new(interest_in),
             },
             events,
         ))
@@ -193,6 +210,12 @@ impl Link {
     /// Who this node is: another one, of the same key, at each renewal.
     pub fn identity(&self) -> watch::Receiver<Arc<Identity>> {
         self.identity.clone()
+    }
+
+    /// Hears of the blocks and endpoints of these networks from now on, over all sessions; [`LinkEvent::Watched`] says
+    /// when they are there. Only for a link that was started with an interest.
+    pub fn watch(&self, networks: BTreeSet<NetworkId>) {
+        self.interest.send_replace(Some(networks));
     }
 
     /// Asks the controller.
@@ -284,6 +307,7 @@ struct Caller {
     /// How to call, and whose identity is in it.
     client: (Arc<Identity>, ClientConfig),
     keepsake: Arc<Keepsake>,
+    interest: watch::Receiver<Interest>,
     events: mpsc::Sender<LinkEvent>,
     state: watch::Sender<State>,
 }

@@ -197,6 +197,10 @@ pub struct Hello {
     /// What it can prove.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<Credentials>,
+    /// The networks whose blocks and endpoints it wants to hear of, beside its own; all when `None`. What it has of the
+    /// map is complete for these.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interest: Option<BTreeSet<NetworkId>>,
 }
 
 /// The controller takes the session.
@@ -225,6 +229,11 @@ pub enum Push {
     SnapshotEnd {
         /// The newest change in it.
         revision: Revision,
+    },
+    /// Blocks and endpoints of these networks are told from now on, and all of them were told before this.
+    Watched {
+        /// All such networks, not only new ones.
+        networks: BTreeSet<NetworkId>,
     },
     /// What changed since.
     Changes {
@@ -327,11 +336,16 @@ pub enum Request {
         /// All of it.
         credentials: Credentials,
     },
+    /// Hear of the blocks and endpoints of these networks from now on, and of no others but the asking node's own.
+    Watch {
+        /// All of them.
+        networks: BTreeSet<NetworkId>,
+    },
 }
 
 impl Request {
     /// The kinds of requests as they are on the wire.
-    pub const KINDS: [&str; 16] = [
+    pub const KINDS: [&str; 17] = [
         "create_network",
         "change_network",
         "remove_network",
@@ -348,6 +362,7 @@ impl Request {
         "presence",
         "renew",
         "note_credentials",
+        "watch",
     ];
 
     /// Its kind, for logs.
@@ -369,6 +384,7 @@ impl Request {
             Self::Presence => 13,
             Self::Renew { .. } => 14,
             Self::NoteCredentials { .. } => 15,
+            Self::Watch { .. } => 16,
         };
         Self::KINDS[index]
     }

@@ -46,7 +46,9 @@ fn network() -> NetworkId {
 
 fn of_credentials() -> impl Strategy<Value = Request> {
     let name = "[a-z]{0,9}";
+    let networks = prop::collection::btree_set(name.prop_map(NetworkId), 0..4);
     prop_oneof![
+        networks.prop_map(|networks| Request::Watch { networks }),
         prop::collection::vec(any::<u8>(), 0..99).prop_map(|csr| Request::Renew { csr }),
         (prop::collection::vec(name, 0..3), name, any::<u64>()).prop_map(
             |(trusts, issuer, expires)| Request::NoteCredentials {
@@ -211,6 +213,7 @@ fn unknown_fields_are_skipped_and_unknown_kinds_are_named() {
             version: "1".to_owned(),
         },
         credentials: None,
+        interest: None,
     };
     let mut value = ciborium::Value::serialized(&hello).unwrap();
     let ciborium::Value::Map(fields) = &mut value else {

@@ -1,5 +1,6 @@
 //! From a member's request to a decision to a reply.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::PoisonError;
 use std::time::Instant;
@@ -63,7 +64,8 @@ impl Core {
             | Request::DeleteEndpoint { .. }
             | Request::SyncEndpoints { .. }
             | Request::Renew { .. }
-            | Request::NoteCredentials { .. } => return self.handle_own(from, request).await,
+            | Request::NoteCredentials { .. }
+            | Request::Watch { .. } => return self.handle_own(from, request).await,
         };
         tracing::debug!(kind, revision, "request done");
         Ok(Reply {
@@ -106,6 +108,7 @@ impl Core {
                 self.change(|map| endpoint::delete(map, from, &id)).await?
             }
             Request::SyncEndpoints { endpoints } => return self.sync(from, &endpoints).await,
+            Request::Watch { networks } => self.watch(from, networks),
             Request::Renew { csr } => return self.renewed(from, &csr),
             Request::NoteCredentials { credentials } => {
                 self.note_credentials(from, &credentials).await?
@@ -131,6 +134,11 @@ impl Core {
         let done = self.change(|map| network::create(map, &create, id)).await?;
         info!(network = %name, "network created");
         Ok(done)
+    }
+
+    fn watch(&self, from: &NodeId, networks: BTreeSet<NetworkId>) -> Revision {
+        self.sessions.watch(from, networks);
+        self.ledger.revision()
     }
 
     fn renewed(&self, from: &NodeId, csr: &[u8]) -> Decision<Reply> {

@@ -18,11 +18,12 @@ use crate::channel::{
     Request, RequestError, codec, join,
 };
 use crate::identity::{Identity, NodeKey};
-use crate::model::{ClusterMap, Endpoint, EndpointId, Network, Transport};
+use crate::model::{ClusterMap, Endpoint, EndpointId, Network, NetworkId, Transport};
 
 mod admission;
 mod channel;
 mod hostile;
+mod interest;
 mod life;
 mod renewal;
 
@@ -174,6 +175,7 @@ struct Seen {
     changes: usize,
     ups: usize,
     caught_up: usize,
+    watched: Option<BTreeSet<NetworkId>>,
     up: bool,
     down: Option<String>,
     refused: Option<Refusal>,
@@ -195,6 +197,7 @@ impl Agent {
             identity,
             controllers,
             (facts, ClusterMap::default(), String::new()),
+            None,
         )
     }
 
@@ -202,6 +205,7 @@ impl Agent {
         identity: Identity,
         controllers: Vec<SocketAddr>,
         (facts, map, incarnation): (NodeFacts, ClusterMap, String),
+        interest: Option<BTreeSet<NetworkId>>,
     ) -> Self {
         let config = LinkConfig {
             identity: identity.clone(),
@@ -210,6 +214,7 @@ impl Agent {
             facts: facts.clone(),
             have: map.revision,
             incarnation: incarnation.clone(),
+            interest,
         };
         let (link, mut events) = Link::start(config).unwrap();
         let (seen_in, seen) = watch::channel(Seen {
@@ -342,7 +347,9 @@ impl Seen {
             LinkEvent::Changes { changes, up_to } => {
                 self.changes += changes.len();
                 for (revision, change) in changes {
-                    assert!(revision > self.map.revision, "no repetition");
+                    // What is on a network that is watched from now on is told late.
+                    let late = self.watched.is_some();
+                    assert!(revision > self.map.revision || late, "no repetition");
                     self.map.apply(revision, change);
                 }
                 // Not every change is for agents.
@@ -350,6 +357,7 @@ impl Seen {
                 self.map.revision = up_to;
             }
             LinkEvent::CaughtUp => self.caught_up = self.ups,
+            LinkEvent::Watched { networks } => self.watched = Some(networks),
             LinkEvent::Ask {
                 ask: Ask::Yield { ip, .. },
                 answer,

@@ -164,7 +164,7 @@ impl Keepsake {
     }
 }
 
-async fn request(connection: &Connection, request: &Request) -> Result<Reply, String> {
+pub(super) async fn request(connection: &Connection, request: &Request) -> Result<Reply, String> {
     let bytes = codec::encode(request).map_err(|error| error.to_string())?;
     let answer = timeout(REQUEST_PATIENCE, exchange(connection, &bytes)).await;
     let answer = answer.unwrap_or(Err(RequestError::TimedOut));

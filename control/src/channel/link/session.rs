@@ -1,19 +1,26 @@
 //! One session with one controller: hello, the map, then changes and questions until it ends.
 
+use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use quinn::{Connection, Endpoint, RecvStream, SendStream};
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{sleep, timeout};
 use tracing::debug;
 
-use super::renewal::{Keepsake, RenewError};
-use super::{CALL_PATIENCE, Caller, DialError, Ended, LinkEvent, State, dial, member_config};
+use super::renewal::{Keepsake, RenewError, request};
+use super::{
+    CALL_PATIENCE, Caller, DialError, Ended, Interest, LinkEvent, State, dial, member_config,
+};
 use crate::channel::codec::{self, DecodeError};
-use crate::channel::messages::{Answer, Ask, Hello, Push, Refusal, Welcome};
+use crate::channel::messages::{Answer, Ask, Hello, Push, Refusal, Request, Welcome};
 use crate::channel::transport::{self, FrameError, close};
 use crate::model::{Change, ClusterMap, Revision};
+
+/// Between two tries to say what to hear of.
+const WATCH_AGAIN: Duration = Duration::from_millis(500);
 
 impl Caller {
     /// Calls a controller and stays with it.
@@ -53,6 +60,7 @@ impl Caller {
         }
         self.state.send_replace(State::Up(connection.clone()));
         let keepsake = Arc::clone(&self.keepsake);
+        let (interest, loaded) = (self.interest.clone(), self.hello.interest.clone());
         let asks = answer_asks(connection.clone(), self.events.clone(), &keepsake);
         let cause = tokio::select! {
             ended = self.follow(hello, pushes) => match ended {
@@ -61,6 +69,7 @@ impl Caller {
             },
             () = asks => "it hung up".to_owned(),
             never = keepsake.keep_fresh(&connection) => match never {},
+            never = keep_watching(&connection, interest, loaded) => match never {},
         };
         let error = match connection.close_reason() {
             Some(reason) => DialError::from(reason),
@@ -167,6 +176,9 @@ impl Caller {
                         self.hello.incarnation.clone_from(incarnation);
                     }
                     LinkEvent::Changes { up_to, .. } => self.hello.have = *up_to,
+                    LinkEvent::Watched { networks } => {
+                        self.hello.interest = Some(networks.clone());
+                    }
                     LinkEvent::Up { .. }
                     | LinkEvent::Down { .. }
                     | LinkEvent::Refused { .. }
@@ -257,6 +269,10 @@ impl Reader {
                 events.push(LinkEvent::Snapshot { incarnation, map });
                 revision
             }
+            Push::Watched { networks } => {
+                events.push(LinkEvent::Watched { networks });
+                return Ok(events);
+            }
             Push::Changes { changes, up_to } => {
                 if !changes.is_empty() || up_to > self.welcome.revision {
                     events.push(LinkEvent::Changes { changes, up_to });
@@ -278,6 +294,34 @@ impl Reader {
 
 fn out_of_order(what: &str) -> DecodeError {
     DecodeError::Malformed(format!("{what} without snapshot_start"))
+}
+
+/// Tells the controller of which networks the agent wants to hear, whenever it is another set than the last one.
+async fn keep_watching(
+    connection: &Connection,
+    mut interest: watch::Receiver<Interest>,
+    mut told: Interest,
+) -> Infallible {
+    loop {
+        let wanted = interest.borrow_and_update().clone();
+        if let Some(networks) = &wanted
+            && wanted != told
+        {
+            let networks = networks.clone();
+            match request(connection, &Request::Watch { networks }).await {
+                Ok(_) => told = wanted,
+                Err(error) => {
+                    debug!(%error, "the controller wasn't told what to tell");
+                    sleep(WATCH_AGAIN).await;
+                }
+            }
+            continue;
+        }
+        if interest.changed().await.is_err() {
+            // The link is about to end.
+            return std::future::pending().await;
+        }
+    }
 }
 
 /// Answers the controller's questions until the connection ends.

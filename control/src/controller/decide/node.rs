@@ -201,9 +201,8 @@ pub fn remove(map: &ClusterMap, asking: &NodeId, name: &str) -> Decision<(Vec<Ch
     }
     let endpoints = map
         .endpoints
-        .values()
-        .filter(|endpoint| endpoint.object.node == node.id)
-        .map(|endpoint| Change::Delete(Key::Endpoint(endpoint.object.id.clone())));
+        .of_node(&node.id)
+        .map(|endpoint| Change::Delete(Key::Endpoint(endpoint.id.clone())));
     let blocks = map
         .blocks
         .values()

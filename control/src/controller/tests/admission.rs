@@ -328,6 +328,7 @@ fn hello(identity: &Identity, protocols: Protocols) -> Hello {
         incarnation: String::new(),
         facts: facts(),
         credentials: None,
+        interest: None,
     }
 }
 

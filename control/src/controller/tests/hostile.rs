@@ -152,6 +152,7 @@ async fn a_member_that_claims_what_is_anothers_is_refused_and_counted() {
         incarnation: String::new(),
         facts: facts(),
         credentials: None,
+        interest: None,
     };
     say(&connection.unwrap(), &codec::encode(&hello).unwrap()).await;
     counted(&keeper, "identity_mismatch", 1).await;

@@ -41,6 +41,7 @@ async fn a_certificate_is_renewed_in_time_and_the_session_stays() {
         facts: facts(),
         have: 0,
         incarnation: String::new(),
+        interest: None,
     };
     let (link, mut events) = Link::start(config).unwrap();
     let mut identities = link.identity();
@@ -76,7 +77,10 @@ async fn a_certificate_is_renewed_in_time_and_the_session_stays() {
                     .any(|(_, change)| format!("{change:?}").contains("Credentials")),
                 "{changes:?}"
             ),
-            LinkEvent::CaughtUp | LinkEvent::Refused { .. } | LinkEvent::Ask { .. } => {}
+            LinkEvent::CaughtUp
+            | LinkEvent::Watched { .. }
+            | LinkEvent::Refused { .. }
+            | LinkEvent::Ask { .. } => {}
         }
     }
     assert_eq!(ups, 1);

@@ -35,6 +35,7 @@ Config file:
     standalone = false   workers = 4   vxlan-port = 4789   no-gso = false   dns-upstream = [\"9.9.9.9\"]
     encrypted-port = 4788   rekey-after = \"1h\"
     data = \"/var/lib/weft-controller\"   listen = \"0.0.0.0:6783\"   store = \"etcd://...\"   ttl = \"24h\"   uses = 1
+    cert-ttl = \"30days\"
 
 Exit codes: 0 done, 1 refused or failed, 2 usage.";
 

@@ -75,6 +75,8 @@ pub(crate) fn run(command: Command, settings: Settings) -> Result<(), Vec<Failur
         Command::FdHolder => Ok(agent::hold(settings.socket_flag.as_deref())?),
         Command::Controller(Controller::Run(flags)) => Ok(controller::run(&settings, flags)?),
         Command::Controller(Controller::Token(flags)) => controller::token(&settings, flags),
+        Command::Controller(Controller::Status(of)) => Ok(controller::status(&settings, of)?),
+        Command::Controller(Controller::Ca(flags)) => Ok(controller::ca(&settings, flags)?),
         Command::Completion { shell } => Ok(docs::completion(shell)?),
         Command::Man { dir } => Ok(docs::man(dir.as_deref())?),
     }

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::failure::Failure;
 
+pub(crate) mod authority;
 pub(crate) mod dns;
 pub(crate) mod egress;
 pub(crate) mod fdb;

@@ -7,6 +7,7 @@ pub mod netns;
 pub mod link;
 mod egress;
 pub mod holder;
+mod privileges;
 pub mod identity;
 pub mod channel;
 pub mod store;

@@ -32,6 +32,7 @@ use crate::channel::{self, Link, LinkConfig, NodeFacts};
 use crate::controller::{self, ControllerConfig, ControllerHandle};
 use crate::identity::Identity;
 use crate::model::Transport;
+use crate::privileges;
 
 mod error;
 mod membership;
@@ -66,6 +67,8 @@ pub(super) struct Settings {
 pub fn run(config: AgentConfig) -> Result<(), AgentError> {
     // Each queue of a port is a file descriptor here, one with the switch and one with the holder.
     crate::holder::raise_fd_limit();
+    // Before there is another thread.
+    privileges::keep_only(privileges::AGENT);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("weft-control")
@@ -219,10 +222,7 @@ impl Running {
 
 async fn start_own_controller(state: &StateDir) -> Result<ControllerHandle, AgentError> {
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let config = ControllerConfig {
-        data: state.path("controller"),
-        listen,
-    };
+    let config = ControllerConfig::new(state.path("controller"), listen);
     let handle = controller::start(config).await?;
     info!(address = %handle.address(), "standalone: own controller started");
     Ok(handle)
@@ -236,8 +236,6 @@ async fn bring_up(
     controllers: Vec<SocketAddr>,
     (node_facts, underlay, (mut fabric, port_events)): (NodeFacts, Underlay, StartedFabric),
 ) -> Result<Arc<Agent>, AgentError> {
-    let credentials = NodeCredentials::new(identity.clone());
-    fabric.start_sessions(credentials, session_settings(config))?;
     let saved = state.load_map(&identity.cluster)?;
     let SavedPorts {
         ports: records,
@@ -259,15 +257,19 @@ async fn bring_up(
     };
     let link_config = LinkConfig {
         identity,
+        identity_dir: Some(state.path("identity")),
         controllers: controllers.clone(),
         facts: node_facts,
         have: saved.map.revision,
         incarnation: saved.incarnation.clone(),
+        interest: None,
     };
     let (link, link_events) = Link::start(link_config).map_err(|source| AgentError::System {
         what: "open the control channel's socket",
         source,
     })?;
+    let credentials = NodeCredentials::new(link.identity());
+    fabric.start_sessions(credentials, session_settings(config))?;
     let mut inner = Inner::starting(saved, &records, controllers);
     let now = Instant::now();
     inner.uplinks = uplinks.into_iter().collect();
@@ -342,6 +344,7 @@ fn spawn_tasks(
     tokio::spawn(underlay::follow_link(Arc::clone(agent)));
     tokio::spawn(super::keeper::watch(Arc::clone(agent)));
     tokio::spawn(super::uplink::watch(Arc::clone(agent)));
+    tokio::spawn(super::credentials::follow(Arc::clone(agent)));
     let service_ports = agent.fabric().services();
     tokio::spawn(outside::serve(Arc::clone(agent), service_ports));
     agent.changed.notify_one();

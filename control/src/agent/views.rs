@@ -181,7 +181,7 @@ impl Agent {
             mtu_set: network.mtu.is_some(),
             ageing_secs: network.ageing_secs,
             vteps: network.vteps.iter().copied().collect(),
-            endpoints: map.endpoints_of(&network.id).count(),
+            endpoints: map.endpoints.count_of_network(&network.id),
         }
     }
 

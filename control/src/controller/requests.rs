@@ -1,5 +1,6 @@
 //! From a member's request to a decision to a reply.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::PoisonError;
 use std::time::Instant;
@@ -11,7 +12,9 @@ use super::decide::block::Claim;
 use super::decide::{Decision, block, endpoint, network, node, router};
 use crate::api::NetworkCreate;
 use crate::channel::{Answer, Ask, Refusal, Reply, Request, RouterChange};
-use crate::model::{Change, ClusterMap, Endpoint, NetworkId, NodeId, Revision, RouterId};
+use crate::model::{
+    Change, ClusterMap, Credentials, Endpoint, NetworkId, NodeId, Revision, RouterId,
+};
 
 impl Core {
     /// Does what the node `from` asks.
@@ -62,7 +65,10 @@ impl Core {
             | Request::ClaimAddress { .. }
             | Request::PutEndpoint { .. }
             | Request::DeleteEndpoint { .. }
-            | Request::SyncEndpoints { .. } => return self.handle_own(from, request).await,
+            | Request::SyncEndpoints { .. }
+            | Request::Renew { .. }
+            | Request::NoteCredentials { .. }
+            | Request::Watch { .. } => return self.handle_own(from, request).await,
         };
         tracing::debug!(kind, revision, "request done");
         Ok(Reply {
@@ -121,6 +127,11 @@ impl Core {
                 self.change(|map| endpoint::delete(map, from, &id)).await?
             }
             Request::SyncEndpoints { endpoints } => return self.sync(from, &endpoints).await,
+            Request::Watch { networks } => self.watch(from, networks),
+            Request::Renew { csr } => return self.renewed(from, &csr),
+            Request::NoteCredentials { credentials } => {
+                self.note_credentials(from, &credentials).await?
+            }
             Request::CreateNetwork { .. }
             | Request::ChangeNetwork { .. }
             | Request::RemoveNetwork { .. }
@@ -135,6 +146,31 @@ impl Core {
             revision,
             ..Reply::default()
         })
+    }
+
+    fn watch(&self, from: &NodeId, networks: BTreeSet<NetworkId>) -> Revision {
+        self.sessions.watch(from, networks);
+        self.ledger.revision()
+    }
+
+    fn renewed(&self, from: &NodeId, csr: &[u8]) -> Decision<Reply> {
+        Ok(Reply {
+            revision: self.ledger.revision(),
+            issued: Some(self.renew(from, csr)?),
+            ..Reply::default()
+        })
+    }
+
+    async fn note_credentials(
+        &self,
+        from: &NodeId,
+        credentials: &Credentials,
+    ) -> Decision<Revision> {
+        let noted = self.change(|map| node::note_credentials(map, from, credentials));
+        let revision = noted.await?;
+        // It may be the last one that was waited for.
+        self.rotated.notify_one();
+        Ok(revision)
     }
 
     /// A full report.
@@ -237,6 +273,8 @@ impl Core {
         match self.sessions.ask(owner, ask).await {
             None => Err(away("is not connected")),
             Some(Err(why)) => Err(away(&format!("doesn't answer ({why})"))),
+            // None of ours answers that.
+            Some(Ok(Answer::Renewed)) => Err(away("doesn't answer (it answered something else)")),
             Some(Ok(Answer::Yielded)) => Ok(()),
             Some(Ok(Answer::InUse { endpoint })) => Err(Refusal::new(
                 "ip_taken",

@@ -20,6 +20,7 @@ mod port;
 mod ports;
 mod status;
 mod subnets;
+pub(crate) mod up;
 
 /// What the log shows when nobody says otherwise.
 const DAEMON_LOG: &str = "info";
@@ -39,7 +40,10 @@ struct Session {
 pub(crate) fn run(command: Command, settings: Settings) -> Result<(), Vec<Failure>> {
     let is_daemon = matches!(
         command,
-        Command::Agent(Agent::Run(_)) | Command::Controller(Controller::Run(_)) | Command::FdHolder
+        Command::Agent(Agent::Run(_))
+            | Command::Controller(Controller::Run(_))
+            | Command::FdHolder
+            | Command::DockerStandIn
     );
     logging::start(
         settings.log.as_deref(),
@@ -52,6 +56,11 @@ pub(crate) fn run(command: Command, settings: Settings) -> Result<(), Vec<Failur
         })
     };
     match command {
+        Command::Up(flags) => Ok(up::run(&session()?, &settings, flags)?),
+        Command::Down => Ok(agent::stop(
+            &session()?,
+            crate::args::agent::Stop { remove_ports: true },
+        )?),
         Command::Network(verb) => network::run(&session()?, verb),
         Command::Nodes(nodes) => nodes::run(&session()?, nodes),
         Command::Status(flags) => Ok(status::run(&session()?, &flags)?),
@@ -65,6 +74,7 @@ pub(crate) fn run(command: Command, settings: Settings) -> Result<(), Vec<Failur
         Command::Subnets(of) => Ok(subnets::run(&session()?, &of)?),
         Command::Agent(Agent::Run(flags)) => Ok(agent::run(&settings, *flags)?),
         Command::Agent(Agent::Stop(flags)) => Ok(agent::stop(&session()?, flags)?),
+        Command::DockerStandIn => Ok(agent::stand_in(settings.socket_flag.as_deref())?),
         Command::FdHolder => Ok(agent::hold(settings.socket_flag.as_deref())?),
         Command::Controller(Controller::Run(flags)) => Ok(controller::run(&settings, flags)?),
         Command::Controller(Controller::Token(flags)) => controller::token(&settings, flags),

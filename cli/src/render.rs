@@ -24,6 +24,7 @@ pub(crate) mod subnet;
 mod table;
 pub(crate) mod token;
 mod units;
+pub(crate) mod up;
 
 /// Prints `value` as JSON, or the text that `text` makes of it.
 ///

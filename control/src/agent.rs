@@ -10,15 +10,18 @@
 //! | `reconcile` | map and ports -> `plan` -> `assemble::Fabric` |
 //! | `ipam` | which address |
 //! | `services` | what a network's gateway does for ports: names |
+//! | `docker` | Docker's network and IPAM driver |
 //! | `state` | what is on disk |
 //! | `requests`, `views` | the API's writing and reading half |
 //! | `serve` | the API's HTTP |
 //!
-//! Locks: `inner` before `fabric`; neither is held across an await or a system call that can wait for long.
+//! Locks: the ledger of `docker` before `inner` before `fabric`; none is held across an await or a system call that can
+//! wait for long.
 
 mod assemble;
 mod attach;
 mod detach;
+mod docker;
 mod error;
 mod ipam;
 mod keeper;
@@ -33,7 +36,7 @@ mod startup;
 mod state;
 mod views;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -46,6 +49,7 @@ use weft_switch::impair::Relay;
 use weft_wire::{Mtu, PortId};
 
 pub use assemble::FabricError;
+pub use docker::{DEFAULT_DOCKER_HOST, DEFAULT_PLUGIN_SOCKET, DockerConfig, stand_in};
 pub use error::ApiError;
 pub use serve::SocketError;
 pub use startup::{AgentError, run};
@@ -84,6 +88,8 @@ pub struct AgentConfig {
     pub gso: bool,
     /// Name servers that are asked for names of the outside; the host's own when empty.
     pub dns_upstreams: Vec<SocketAddr>,
+    /// Serve Docker as a network and IPAM driver.
+    pub docker: Option<DockerConfig>,
     /// The `weft` program, to start the fd holder with.
     pub exe: PathBuf,
 }
@@ -121,6 +127,8 @@ pub struct Agent {
     changed: Notify,
     /// Orders the writes of `ports.json`.
     saving: Mutex<()>,
+    /// What Docker was given.
+    docker: docker::Desk,
     /// The controller has to be told of our endpoints again.
     resync: Notify,
     /// Orders what the controller is told of endpoints: written by a full report, read by those of single ones.
@@ -155,6 +163,8 @@ struct Inner {
     leaving: BTreeMap<EndpointId, Endpoint>,
     /// Addresses of our blocks promised to another node a moment ago.
     yielded: BTreeMap<(NetworkId, IpAddr), Instant>,
+    /// Addresses that Docker has, whether a container uses them now or not.
+    held: BTreeSet<(NetworkId, IpAddr)>,
     channel: Channel,
     /// Highest epoch given so far.
     epoch: u64,
@@ -234,7 +244,10 @@ impl Inner {
         ipam::Local {
             node,
             ports: self.own_ports().collect(),
-            busy: under_way.chain(self.yielded.keys().cloned()).collect(),
+            busy: under_way
+                .chain(self.yielded.keys().cloned())
+                .chain(self.held.iter().cloned())
+                .collect(),
         }
     }
 

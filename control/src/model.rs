@@ -147,6 +147,9 @@ pub struct Network {
     pub ageing_secs: u32,
     /// Static VTEPs: tunnel ends that no agent runs (a kernel VXLAN device, a hardware switch, OVS).
     pub vteps: BTreeSet<IpAddr>,
+    /// What made it by itself, and removes it when it has no more use for it: `docker`; `None` for an operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_by: Option<String>,
 }
 
 impl Network {

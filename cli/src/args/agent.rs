@@ -63,6 +63,16 @@ pub(crate) struct Run {
     /// UDP port for VXLAN [default: 4789]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) vxlan_port: Option<u16>,
+    /// Serve Docker as the network and IPAM driver `weft`
+    #[arg(long)]
+    pub(crate) docker: bool,
+    /// Where Docker finds the driver; its name without `.sock` is the driver's
+    /// [default: /run/docker/plugins/weft.sock]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) docker_socket: Option<PathBuf>,
+    /// Docker's own socket, to learn containers' names from [default: /run/docker.sock]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) docker_host: Option<PathBuf>,
     /// Send every datagram by itself (no UDP_SEGMENT): for kernels that mangle trains, such as 7.0 to 7.1.4
     #[arg(long)]
     pub(crate) no_gso: bool,

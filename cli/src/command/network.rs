@@ -47,6 +47,7 @@ fn create(session: &Session, flags: args::Create) -> Result<(), Failure> {
         internal: flags.internal,
         mtu: flags.mtu,
         ageing_secs: flags.ageing,
+        made_by: None,
     };
     let made: NetworkInfo = session
         .client

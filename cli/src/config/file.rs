@@ -12,7 +12,7 @@ use crate::args::values;
 use crate::failure::Failure;
 
 /// Every key the file may have, in the order of the manual.
-pub(super) const KEYS: [&str; 19] = [
+pub(super) const KEYS: [&str; 22] = [
     "socket",
     "json",
     "log",
@@ -27,6 +27,9 @@ pub(super) const KEYS: [&str; 19] = [
     "vxlan-port",
     "no-gso",
     "dns-upstream",
+    "docker",
+    "docker-socket",
+    "docker-host",
     "data",
     "listen",
     "store",
@@ -51,6 +54,9 @@ pub(super) struct File {
     pub(super) vxlan_port: Option<u16>,
     pub(super) no_gso: Option<bool>,
     pub(super) dns_upstreams: Option<Vec<SocketAddr>>,
+    pub(super) docker: Option<bool>,
+    pub(super) docker_socket: Option<PathBuf>,
+    pub(super) docker_host: Option<PathBuf>,
     pub(super) data: Option<PathBuf>,
     pub(super) listen: Option<SocketAddr>,
     pub(super) store: Option<String>,
@@ -114,6 +120,9 @@ impl File {
             vxlan_port: keys.number("vxlan-port", u16::MAX)?,
             no_gso: keys.flag("no-gso")?,
             dns_upstreams: keys.list("dns-upstream", values::name_server)?,
+            docker: keys.flag("docker")?,
+            docker_socket: keys.path("docker-socket")?,
+            docker_host: keys.path("docker-host")?,
             data: keys.path("data")?,
             listen: keys.parsed("listen", values::controller_address)?,
             store: keys.text("store")?,

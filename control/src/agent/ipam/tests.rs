@@ -19,6 +19,7 @@ fn network(cidr: &str, gateway: &str) -> Network {
         internal: false,
         mtu: None,
         ageing_secs: 300,
+        made_by: None,
         vteps: BTreeSet::new(),
     }
 }

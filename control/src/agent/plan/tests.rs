@@ -54,6 +54,7 @@ fn network(map: &mut ClusterMap, name: &str, number: u32, cidr: Option<&str>, vt
         internal: false,
         mtu: None,
         ageing_secs: 300,
+        made_by: None,
         vteps: vteps.iter().map(|text| ip(text)).collect(),
     };
     put(map, Object::Network(network));

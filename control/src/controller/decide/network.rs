@@ -56,6 +56,7 @@ pub fn create(map: &ClusterMap, create: &NetworkCreate, id: NetworkId) -> Decisi
         mtu: create.mtu,
         ageing_secs: create.ageing_secs.unwrap_or(DEFAULT_AGEING_SECS),
         vteps: BTreeSet::new(),
+        made_by: create.made_by.clone(),
     };
     check_settings(&network)?;
     Ok(vec![Change::Put(Object::Network(network))])

@@ -146,6 +146,14 @@ fn containers_of_two_hosts_reach_each_other_and_leave_nothing() {
         port.attachment.as_ref().map(|of| of.owner.as_str()),
         Some("docker")
     );
+    // Weft's name server answers for both hosts.
+    docker1.container("asker", &["--network", "shop", "--dns", "10.40.0.1"]);
+    for name in ["db", "data", "web.shop"] {
+        wait_until(NOTICE, "a name of the other host resolves", || {
+            docker1.pings("asker", name)
+        });
+    }
+    docker1.run(&["rm", "--force", "asker"]);
     // A rename is heard of, too.
     docker2.run(&["rename", "db", "base"]);
     let wanted = BTreeSet::from(["base".to_owned(), "web".to_owned()]);

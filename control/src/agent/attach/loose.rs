@@ -148,13 +148,14 @@ impl Agent {
         sandbox: &str,
     ) -> Result<String, ApiError> {
         let mtu = effective_mtu(&self.inner().map, &self.here(), network);
-        // dockerd may have a mount namespace of its own; then it is a name and no more.
+        // dockerd may have a mount namespace of its own; then it is a name and no more until `docker::host` finds it.
         let netns = open_netns(&NetnsArg::Path(sandbox.into())).await;
+        let unknown = u64::from_str_radix(&endpoint.id.0, 16).unwrap_or_default();
         let record = PortRecord {
             network_name: network.name.clone(),
             vni: network.vni,
             netns: sandbox.to_owned(),
-            netns_id: netns.map_or((0, 0), |netns| netns.id()),
+            netns_id: netns.map_or((0, unknown), |netns| netns.id()),
             ifname: String::new(),
             addresses: with_prefixes(network, &endpoint.ips),
             plain: false,

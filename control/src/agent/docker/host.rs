@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -284,10 +284,9 @@ impl Agent {
         };
         let mut inner = self.inner();
         let port = inner.ports.get(&id)?;
-        let ifname = port
-            .fds
-            .first()
-            .and_then(|fd| port::device_name(fd.as_fd()).ok());
+        let fd = port.fds.first().map(AsFd::as_fd);
+        let ifname = fd.and_then(|fd| port::device_name(fd).ok());
+        let netns_id = fd.and_then(netns_of).unwrap_or(port.record.netns_id);
         let (current, network) = (port.record.endpoint.clone(), &port.record.endpoint.network);
         let mut aliases = attached.aliases;
         let mut name = attached
@@ -315,13 +314,16 @@ impl Agent {
         let record = &mut port.record;
         let same = record.endpoint.name == name
             && record.endpoint.aliases == aliases
-            && record.attachment.as_ref() == Some(&attachment);
+            && record.attachment.as_ref() == Some(&attachment)
+            && record.netns_id == netns_id;
         if same {
             return None;
         }
         record.endpoint.name = name;
         record.endpoint.aliases = aliases;
         record.attachment = Some(attachment);
+        // Only now that Docker has moved it: what it resolves to depends on it.
+        record.netns_id = netns_id;
         record.ifname = ifname.unwrap_or_else(|| record.ifname.clone());
         Some(record.endpoint.clone())
     }
@@ -369,10 +371,15 @@ impl Agent {
         let Some(fd) = inner.ports.get(id).and_then(|port| port.fds.first()) else {
             return false;
         };
-        let inode = |stat: nix::sys::stat::FileStat| (stat.st_dev, stat.st_ino);
-        let there = port::device_netns(fd.as_fd()).ok();
-        let there = there.and_then(|fd| fstat(&fd).ok()).map(inode);
+        let there = netns_of(fd.as_fd());
         let here = nix::sys::stat::stat("/proc/thread-self/ns/net").ok();
-        there.is_some() && there != here.map(inode)
+        there.is_some() && there != here.map(|stat| (stat.st_dev, stat.st_ino))
     }
+}
+
+/// Device and inode of the namespace that a TAP is in now.
+fn netns_of(tap: BorrowedFd<'_>) -> Option<(u64, u64)> {
+    let netns = port::device_netns(tap).ok()?;
+    let stat = fstat(&netns).ok()?;
+    Some((stat.st_dev, stat.st_ino))
 }

@@ -12,6 +12,7 @@ pub mod identity;
 pub mod channel;
 pub mod store;
 pub mod controller;
+pub mod docker;
 pub mod agent;
 #[doc(hidden)]
 pub mod fuzz;

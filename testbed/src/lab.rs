@@ -8,6 +8,7 @@
 //! | `process` | commands with a time limit, daemons with a log |
 //! | `container` | a namespace connected to a network |
 //! | `node` | a host with an agent, the controller, the `weft` command line |
+//! | `docker` | a host's own dockerd |
 //! | `traffic` | ping, byte-exact TCP, iperf3, a prober that measures gaps |
 //! | `flood` | small datagrams as fast as they go, and how many arrive |
 //! | `echo` | one-way times of datagrams that are sent back |
@@ -20,6 +21,7 @@
 pub mod api;
 pub mod capture;
 pub mod container;
+pub mod docker;
 pub mod echo;
 pub mod flood;
 pub mod meter;
@@ -40,6 +42,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLo
 use tempfile::TempDir;
 
 pub use container::Container;
+pub use docker::Docker;
 pub use namespace::Namespace;
 pub use node::{Controller, Host, Refusal};
 pub use process::{Finished, Process};

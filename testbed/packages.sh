@@ -4,7 +4,8 @@
 # program:package
 WEFT_NEEDS=(
     ip:iproute2 ss:iproute2 bridge:iproute2 ping:iputils-ping iperf3:iperf3 tcpdump:tcpdump ethtool:ethtool jq:jq
-    cc:build-essential
+    cc:build-essential iptables:iptables busybox:busybox-static /usr/lib/cni/host-local:containernetworking-plugins podman:podman
+    containerd:containerd runc:runc
 )
 
 weft_need_root() {

@@ -27,6 +27,7 @@ use crate::client::Client;
 use crate::render;
 use config::{Config, Ipam};
 use delegate::Delegate;
+pub(crate) use env::is_identifier;
 use env::{Command, Env};
 use error::{CniError, Code};
 pub(crate) use version::Version;

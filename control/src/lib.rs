@@ -7,6 +7,7 @@ pub mod netns;
 pub mod link;
 pub mod holder;
 pub mod identity;
+mod notify;
 pub mod channel;
 pub mod store;
 pub mod controller;

@@ -7,6 +7,7 @@
 //! | `namespace` | network namespaces and what runs in them |
 //! | `process` | commands with a time limit, daemons with a log |
 //! | `container` | a namespace connected to a network |
+//! | `cni` | a container runtime that execs CNI plugins |
 //! | `node` | a host with an agent, the controller, the `weft` command line |
 //! | `traffic` | ping, byte-exact TCP, iperf3, a prober that measures gaps |
 //! | `flood` | small datagrams as fast as they go, and how many arrive |
@@ -19,6 +20,7 @@
 
 pub mod api;
 pub mod capture;
+pub mod cni;
 pub mod container;
 pub mod echo;
 pub mod flood;

@@ -49,7 +49,7 @@ pub(super) fn add(call: &Call<'_>) -> Result<CniResult, CniError> {
             if let Some(delegate) = &delegate {
                 let _ = delegate.tell("DEL");
             }
-            return Err(failure.into());
+            return Err(unseen(failure).into());
         }
     };
     let ours = result(call, netns, &port, given);
@@ -129,6 +129,16 @@ pub(super) fn ensure_network(call: &Call<'_>, client: &Client) -> Result<Network
         .hint("correct \"subnet\", or leave it out to take the network as it is"));
     }
     Ok(network)
+}
+
+/// We have just seen the namespace: an agent that doesn't looks at other mounts.
+fn unseen(failure: Failure) -> Failure {
+    if failure.code == "bad_netns" {
+        return Failure::new("unseen_netns", format!("the agent does not see it: {}", failure.message)).hint(
+            "agent and container runtime must see the same mounts of /run/netns: in a container mount it with HostToContainer propagation",
+        );
+    }
+    failure
 }
 
 fn missing(failure: Failure) -> Failure {

@@ -149,7 +149,7 @@ fn check_container(id: &str) -> Result<(), CniError> {
 }
 
 /// Whether a text has the form that the specification wants of container IDs and network names.
-pub(super) fn is_identifier(text: &str) -> bool {
+pub(crate) fn is_identifier(text: &str) -> bool {
     let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
     text.bytes().all(good) && text.starts_with(|c: char| c.is_ascii_alphanumeric())
 }

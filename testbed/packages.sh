@@ -5,7 +5,7 @@
 WEFT_NEEDS=(
     ip:iproute2 ss:iproute2 bridge:iproute2 ping:iputils-ping iperf3:iperf3 tcpdump:tcpdump ethtool:ethtool jq:jq
     cc:build-essential iptables:iptables busybox:busybox-static /usr/lib/cni/host-local:containernetworking-plugins podman:podman
-    containerd:containerd runc:runc
+    containerd:containerd runc:runc lintian:lintian dpkg-shlibdeps:dpkg-dev /lib/systemd/systemd:systemd man:man-db
 )
 
 weft_need_root() {

@@ -12,6 +12,7 @@
 //! | `traffic` | ping, byte-exact TCP, iperf3, a prober that measures gaps |
 //! | `flood` | small datagrams as fast as they go, and how many arrive |
 //! | `echo` | one-way times of datagrams that are sent back |
+//! | `machine` | a Debian with systemd, for packages |
 //! | `meter` | processor time of the machine, checksum faults that kernels counted |
 //! | `raw` | frames and datagrams as no kernel would send them |
 //! | `api` | the local API as other programs speak it |
@@ -24,6 +25,7 @@ pub mod cni;
 pub mod container;
 pub mod echo;
 pub mod flood;
+pub mod machine;
 pub mod meter;
 pub mod namespace;
 pub mod node;

@@ -173,6 +173,7 @@ fn wish(
         routes: config.routes.clone(),
         default_route: config.default_route,
         aliases: asked.aliases.clone(),
+        limits: asked.limits,
         no_offload: config.no_offload,
     };
     let gateway_of = |gateways: &[IpAddr], route: &Route| {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde_json::Value;
-use weft_control::api::{self, NetworkCreate, Route};
+use weft_control::api::{self, Limits, NetworkCreate, RateLimit, Route};
 use weft_wire::MacAddr;
 
 use super::env::{Args, Command, address, is_identifier};
@@ -62,6 +62,8 @@ pub(crate) struct Wish {
     pub(crate) aliases: Vec<String>,
     /// What to call it.
     pub(crate) name: Option<String>,
+    /// How fast it may be.
+    pub(crate) limits: Limits,
 }
 
 impl Config {
@@ -347,6 +349,7 @@ fn wish(object: &Fields<'_>, env: &Args, ipam: &Ipam) -> Result<Wish, CniError> 
         mac: mac.transpose()?.or(env.mac),
         aliases: aliases(&runtime)?,
         name: env.pod_name.clone(),
+        limits: bandwidth(&runtime)?,
     })
 }
 
@@ -378,13 +381,33 @@ fn aliases(runtime: &Fields<'_>) -> Result<Vec<String>, CniError> {
     }
 }
 
+/// Rates are in bits per second, bursts in bits; ingress is what the container gets (CNI conventions).
+fn bandwidth(runtime: &Fields<'_>) -> Result<Limits, CniError> {
+    let Some(asked) = runtime.value("bandwidth") else {
+        return Ok(Limits::default());
+    };
+    let asked = Fields::of("runtimeConfig.bandwidth", asked).map_err(invalid)?;
+    let limit = |rate: &str, burst: &str| -> Result<Option<RateLimit>, CniError> {
+        let rate = asked.number(rate).map_err(invalid)?.unwrap_or(0);
+        let burst = asked.number(burst).map_err(invalid)?.unwrap_or(0);
+        Ok((rate > 0).then_some(RateLimit {
+            bits_per_sec: rate,
+            burst_bytes: (burst > 0).then(|| burst.div_ceil(8)),
+        }))
+    };
+    Ok(Limits {
+        to_port: limit("ingressRate", "ingressBurst")?,
+        from_port: limit("egressRate", "egressBurst")?,
+    })
+}
+
 /// Capabilities that the configuration claims for weft, that the runtime therefore uses, and that weft doesn't have.
 fn refuse_unsupported(runtime: &Fields<'_>, ipam: &Ipam) -> Result<(), CniError> {
     let asked = |key: &str| {
         let value = runtime.value(key)?;
         let nothing = match value {
             Value::Array(list) => list.is_empty(),
-            Value::Object(object) => object.values().all(|value| value == &Value::from(0)),
+            Value::Object(object) => object.is_empty(),
             Value::String(text) => text.is_empty(),
             Value::Null | Value::Bool(_) | Value::Number(_) => false,
         };
@@ -394,10 +417,6 @@ fn refuse_unsupported(runtime: &Fields<'_>, ipam: &Ipam) -> Result<(), CniError>
         (
             "portMappings",
             "chain the plugin \"portmap\" behind weft and give it this capability",
-        ),
-        (
-            "bandwidth",
-            "take this capability out of weft's configuration",
         ),
         (
             "deviceID",

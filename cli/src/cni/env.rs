@@ -87,9 +87,7 @@ impl Env {
                 &missing.join(", "),
                 "required environment variables are missing",
             )
-            .hint(
-                "the container runtime sets them; to try the plugin by hand see docs/kubernetes.md",
-            ));
+            .hint("the container runtime sets them; to try the plugin by hand see docs/cni.md"));
         }
         let of_container = |name| var(name).filter(|_| about_container).unwrap_or_default();
         let env = Self {

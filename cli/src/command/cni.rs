@@ -74,7 +74,7 @@ fn conflist(settings: &Settings, flags: &Install) -> Value {
     let mut weft = json!({
         "type": PLUGIN,
         "network": flags.network.as_deref().unwrap_or(&flags.name),
-        "capabilities": { "ips": true, "mac": true, "aliases": true, "dns": true },
+        "capabilities": { "ips": true, "mac": true, "aliases": true, "bandwidth": true, "dns": true },
     });
     if settings.socket != Path::new(DEFAULT_SOCKET) {
         weft["socket"] = json!(settings.socket);

@@ -81,6 +81,33 @@ fn all_keys_are_read() {
 }
 
 #[test]
+fn bandwidth_is_a_limit_each_way() {
+    let asked = |value: Value| {
+        let config = with("runtimeConfig", json!({ "bandwidth": value }));
+        read(&config).map(|config| config.wish.limits)
+    };
+    let both = json!({ "ingressRate": 1_000_000, "ingressBurst": 80_001, "egressRate": 2_000_000, "egressBurst": 0 });
+    let limit = |bits_per_sec, burst_bytes| {
+        Some(RateLimit {
+            bits_per_sec,
+            burst_bytes,
+        })
+    };
+    let limits = asked(both).unwrap();
+    assert_eq!(limits.to_port, limit(1_000_000, Some(10_001)));
+    assert_eq!(limits.from_port, limit(2_000_000, None));
+    let none = json!({ "ingressRate": 0, "ingressBurst": 0, "egressRate": 0, "egressBurst": 0 });
+    assert_eq!(asked(none).unwrap(), Limits::default());
+    for wrong in [
+        json!([]),
+        json!({ "ingressRate": "1M" }),
+        json!({ "egressRate": -1 }),
+    ] {
+        assert_eq!(asked(wrong).unwrap_err().code, Code::InvalidConfig);
+    }
+}
+
+#[test]
 fn podmans_aliases_are_lists_by_network() {
     let config = with(
         "runtimeConfig",
@@ -183,10 +210,6 @@ fn what_is_not_supported_is_refused_by_key_and_value() {
         (
             "portMappings",
             json!([{ "hostPort": 8080, "containerPort": 80, "protocol": "tcp" }]),
-        ),
-        (
-            "bandwidth",
-            json!({ "ingressRate": 1000, "ingressBurst": 1000 }),
         ),
         ("deviceID", json!("0000:00:1f.6")),
         ("ipRanges", json!([[{ "subnet": "10.0.0.0/24" }]])),

@@ -103,7 +103,11 @@ impl<'a> Podman<'a> {
                 conf.display()
             ),
         );
-        write(&dir.join("storage.conf"), "[storage]\ndriver = \"vfs\"\n");
+        let storage = format!(
+            "[storage]\ndriver = \"vfs\"\nrunroot = \"{0}/run\"\ngraphroot = \"{0}/root\"\n",
+            dir.display()
+        );
+        write(&dir.join("storage.conf"), &storage);
         let podman = Self { host, dir };
         let tar = image(&podman.dir);
         podman.run(&["import", tar.to_str().unwrap(), "localhost/bb"]);

@@ -769,7 +769,6 @@ fn install_puts_plugin_and_configuration_where_runtimes_look() {
             list,
             json!({
                 "cniVersion": "1.0.0",
-                "cniVersions": VERSIONS,
                 "name": "weft",
                 "plugins": [
                     { "type": "weft", "network": "pods", "socket": host.socket(), "subnet": ["10.32.0.0/16"],
@@ -801,6 +800,14 @@ fn install_puts_plugin_and_configuration_where_runtimes_look() {
         assert_eq!(ns.addresses("eth0")[0], ips(&result)[0]);
         assert_eq!(run("DEL"), "");
     }
+    // Alone it offers all versions; in a chain only what everybody's plugins speak.
+    install(&["--name", "alone"]);
+    let text = fs::read(conf.join("10-weft.conflist")).unwrap();
+    let list: Value = serde_json::from_slice(&text).unwrap();
+    assert_eq!(
+        (&list["cniVersions"], &list["plugins"][0]["network"]),
+        (&json!(VERSIONS), &json!("alone"))
+    );
     // Somebody else's file stays.
     let foreign = conf.join("10-other.conflist");
     fs::write(&foreign, "{\"name\":\"other\",\"plugins\":[]}").unwrap();

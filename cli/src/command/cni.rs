@@ -92,12 +92,16 @@ fn conflist(settings: &Settings, flags: &Install) -> Value {
         }
         plugin
     });
-    json!({
+    let mut list = json!({
         "cniVersion": COMMON_VERSION.as_str(),
-        "cniVersions": Version::ALL.map(Version::as_str),
         "name": flags.name,
         "plugins": std::iter::once(weft).chain(chained).collect::<Vec<_>>(),
-    })
+    });
+    // A runtime that knows this key takes the newest version for the whole chain, and others' plugins may be older.
+    if flags.chain.is_empty() {
+        list["cniVersions"] = json!(Version::ALL.map(Version::as_str));
+    }
+    list
 }
 
 /// What the plugins of containernetworking-plugins do at the runtime's word.

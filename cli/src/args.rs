@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 pub(crate) mod agent;
+pub(crate) mod cni;
 pub(crate) mod controller;
 pub(crate) mod network;
 pub(crate) mod up;
@@ -130,6 +131,9 @@ For several hosts see `weft controller run` and `weft agent run`.")]
     /// The controller of a cluster
     #[command(subcommand)]
     Controller(controller::Controller),
+    /// The CNI plugin, for Kubernetes, containerd and podman
+    #[command(subcommand)]
+    Cni(cni::Cni),
     /// Keeps the TAPs of an agent alive while it is restarted (started by the agent)
     #[command(hide = true)]
     FdHolder,

@@ -8,6 +8,7 @@ use crate::failure::Failure;
 use crate::logging;
 
 mod agent;
+mod cni;
 mod controller;
 mod dns;
 mod docs;
@@ -82,6 +83,7 @@ pub(crate) fn run(command: Command, settings: Settings) -> Result<(), Vec<Failur
         Command::Agent(Agent::Run(flags)) => Ok(agent::run(&settings, *flags)?),
         Command::Agent(Agent::Stop(flags)) => Ok(agent::stop(&session()?, flags)?),
         Command::DockerStandIn => Ok(agent::stand_in(settings.socket_flag.as_deref())?),
+        Command::Cni(verb) => Ok(cni::run(&settings, verb)?),
         Command::FdHolder => Ok(agent::hold(settings.socket_flag.as_deref())?),
         Command::Controller(Controller::Run(flags)) => Ok(controller::run(&settings, flags)?),
         Command::Controller(Controller::Token(flags)) => controller::token(&settings, flags),

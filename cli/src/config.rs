@@ -122,6 +122,7 @@ fn load_with(cli: &Cli, environment: &dyn Fn(&str) -> Option<String>) -> Result<
         | Command::Subnets(_)
         | Command::Dns
         | Command::Nodes(_)
+        | Command::Cni(_)
         | Command::Agent(_)
         | Command::Controller(_) => {
             let is_daemon = matches!(cli.command, Command::Agent(_) | Command::Controller(_));

@@ -9,6 +9,7 @@ mod egress;
 pub mod holder;
 mod privileges;
 pub mod identity;
+mod notify;
 pub mod channel;
 pub mod store;
 pub mod controller;

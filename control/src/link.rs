@@ -6,6 +6,7 @@
 
 mod attach;
 mod query;
+mod remove;
 mod routes;
 mod watch;
 
@@ -26,6 +27,7 @@ use crate::netns::{Netns, NetnsError, on_own_thread, small_runtime};
 pub use query::{
     LinkState, LocalLink, ensure_loopback_up, local_addresses, local_link_of_address, read_back,
 };
+pub use remove::remove_tap;
 pub use routes::missing_routes;
 pub use watch::LinkWatch;
 

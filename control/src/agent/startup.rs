@@ -33,6 +33,7 @@ use crate::channel::{self, Link, LinkConfig, NodeFacts};
 use crate::controller::{self, ControllerConfig, ControllerHandle};
 use crate::identity::Identity;
 use crate::model::Transport;
+use crate::notify;
 use crate::privileges;
 
 mod error;
@@ -107,12 +108,17 @@ async fn run_until_told(config: AgentConfig) -> Result<(), AgentError> {
         }
     };
     let agent = Arc::clone(&started.agent);
+    notify::ready(&agent.summary());
+    let told_of = Arc::clone(&agent);
+    let telling = tokio::spawn(notify::keep_telling(move || told_of.summary()));
     let by = tokio::select! {
         signal = told => signal,
         () = agent.stop.notified() => "weft agent stop",
     };
     agent.inner().stopping = true;
     info!(by, "stopping");
+    telling.abort();
+    notify::stopping();
     started.stop().await;
     remove_sockets(&socket, plugin.as_deref());
     if let Some(plugin) = plugin.filter(|_| agent.docker_expects_us()) {

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use weft_control::api::{DEFAULT_SOCKET, SOCKET_ENV, TOKEN_ENV};
+use weft_control::identity::ca::CERT_TTL;
 
 use crate::args::{Cli, Command, agent, controller, values};
 use crate::failure::Failure;
@@ -70,6 +71,8 @@ pub(crate) struct ControllerSettings {
     pub(crate) data: PathBuf,
     pub(crate) listen: SocketAddr,
     pub(crate) store: Option<String>,
+    /// How long nodes' certificates last.
+    pub(crate) cert_ttl: Duration,
 }
 
 /// What `weft controller token` was asked to do.
@@ -95,13 +98,17 @@ fn load_with(cli: &Cli, environment: &dyn Fn(&str) -> Option<String>) -> Result<
     let file = match &cli.command {
         Command::FdHolder | Command::Completion { .. } | Command::Man { .. } => File::default(),
         Command::Network(_)
+        | Command::Router(_)
+        | Command::Route(_)
         | Command::Status(_)
         | Command::Peers
         | Command::Ports(_)
+        | Command::Egress(_)
         | Command::Fdb(_)
         | Command::Port(_)
         | Command::Expose(_)
         | Command::Hide(_)
+        | Command::Uplink(_)
         | Command::Subnets(_)
         | Command::Dns
         | Command::Nodes(_)
@@ -200,6 +207,7 @@ impl Settings {
             data: self.data(flags.data),
             listen: flags.listen.or(self.file.listen).unwrap_or(any),
             store: flags.store.or_else(|| self.file.store.clone()),
+            cert_ttl: flags.cert_ttl.or(self.file.cert_ttl).unwrap_or(CERT_TTL),
         }
     }
 

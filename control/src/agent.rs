@@ -10,7 +10,9 @@
 //! | `reconcile` | map and ports -> `plan` -> `assemble::Fabric` |
 //! | `credentials` | who we are to the peers of encrypted networks |
 //! | `ipam` | which address |
+//! | `uplink` | links of this host in networks |
 //! | `services` | what a network's gateway does for ports: names |
+//! | `outside` | the way out of networks: what `egress` is told of them |
 //! | `state` | what is on disk |
 //! | `requests`, `views` | the API's writing and reading half |
 //! | `serve` | the API's HTTP |
@@ -25,17 +27,20 @@ mod error;
 mod ipam;
 mod keeper;
 mod line;
+mod outside;
 mod plan;
 mod reconcile;
 mod requests;
+mod routers;
 mod serve;
 pub(crate) mod services;
 mod session;
 mod startup;
 mod state;
+mod uplink;
 mod views;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -58,8 +63,10 @@ use crate::channel::Link;
 use crate::model::{ClusterId, ClusterMap, Endpoint, EndpointId, NetworkId, NodeId, Revision};
 use assemble::Fabric;
 use keeper::Keeper;
+use outside::Outside;
 use services::Services;
 use state::{PortRecord, SavedPorts, StateDir};
+use uplink::UplinkRecord;
 
 /// UDP port of encrypted tunnels when nobody says otherwise: the one below VXLAN's.
 pub const ENCRYPTED_PORT: u16 = 4788;
@@ -124,6 +131,7 @@ pub struct Agent {
     inner: Mutex<Inner>,
     fabric: Mutex<Fabric>,
     services: Arc<Services>,
+    outside: Outside,
     /// MTU of the link that has the underlay address.
     underlay_mtu: ArcSwap<Mtu>,
     /// Path MTUs as they were planned with last.
@@ -167,6 +175,8 @@ struct Inner {
     /// Addresses of our blocks promised to another node a moment ago.
     yielded: BTreeMap<(NetworkId, IpAddr), Instant>,
     channel: Channel,
+    /// Links of this host that are bridged into networks.
+    uplinks: BTreeSet<UplinkRecord>,
     /// Highest epoch given so far.
     epoch: u64,
     warnings: Vec<String>,
@@ -300,6 +310,7 @@ impl Inner {
         SavedPorts {
             ports: ports.collect(),
             yielded: self.yielded.keys().cloned().collect(),
+            uplinks: self.uplinks.iter().cloned().collect(),
         }
     }
 }

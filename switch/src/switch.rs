@@ -1,6 +1,7 @@
 //! The handle on a running switch: what the agent changes and reads. Nothing here waits on frames, and frames wait on
 //! nothing here: changes are published as new tables and sent to the workers as commands.
 
+use std::net::IpAddr;
 use std::sync::mpsc::{RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -174,6 +175,12 @@ impl Switch {
         })
     }
 
+    /// Plugs in a link of the host ([`open_link`](crate::port::open_link)). It is removed with [`Self::remove_port`].
+    pub fn add_uplink(&self, network: Vni, link: Queue) -> PortId {
+        let queues = vec![Arc::new(link)];
+        self.plug_in(queues.clone(), |tables| tables.add_uplink(network, queues))
+    }
+
     /// Puts a port into the tables, then lets the workers read it.
     fn plug_in(&self, queues: Vec<Arc<Queue>>, add: impl FnOnce(&mut Tables) -> PortId) -> PortId {
         let order = self.changing();
@@ -283,6 +290,16 @@ impl Switch {
     /// Forgets what was learned of an address.
     pub fn forget_mac(&self, vni: Vni, mac: MacAddr) {
         self.shared.fdb.forget(vni, mac);
+    }
+
+    /// The control plane says whose MAC an address has; gives the one it had before.
+    pub fn know_neighbor(&self, vni: Vni, ip: IpAddr, mac: MacAddr) -> Option<MacAddr> {
+        self.shared.tables.load().neighbors().set(vni, ip, mac)
+    }
+
+    /// The control plane says that nobody has an address any more.
+    pub fn forget_neighbor(&self, vni: Vni, ip: IpAddr) {
+        self.shared.tables.load().neighbors().remove(vni, ip);
     }
 
     /// Forgets a peer: its addresses and its counters. To be called after its tunnel was taken down: frames of it that

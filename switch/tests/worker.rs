@@ -13,7 +13,7 @@ use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -156,6 +156,9 @@ fn switch_with(uplinks: Vec<Box<dyn Uplink>>) -> (Switch, Receiver<PortEvent>) {
         mode: NetworkMode::Routed,
         flood_peers: vec![FAR],
         gateways: Vec::new(),
+        routes: Arc::default(),
+        internal: false,
+        isolate: false,
     });
     (switch, received)
 }

@@ -13,7 +13,7 @@ use crate::args::values;
 use crate::failure::Failure;
 
 /// Every key the file may have, in the order of the manual.
-pub(super) const KEYS: [&str; 21] = [
+pub(super) const KEYS: [&str; 22] = [
     "socket",
     "json",
     "log",
@@ -33,6 +33,7 @@ pub(super) const KEYS: [&str; 21] = [
     "data",
     "listen",
     "store",
+    "cert-ttl",
     "ttl",
     "uses",
 ];
@@ -59,6 +60,7 @@ pub(super) struct File {
     pub(super) data: Option<PathBuf>,
     pub(super) listen: Option<SocketAddr>,
     pub(super) store: Option<String>,
+    pub(super) cert_ttl: Option<Duration>,
     pub(super) ttl: Option<Duration>,
     pub(super) uses: Option<u32>,
 }
@@ -124,6 +126,7 @@ impl File {
             data: keys.path("data")?,
             listen: keys.parsed("listen", values::controller_address)?,
             store: keys.text("store")?,
+            cert_ttl: keys.parsed("cert-ttl", values::duration)?,
             ttl: keys.parsed("ttl", values::duration)?,
             uses: keys.number("uses", 10_000)?.map(u32::from),
         };

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
-use tracing::warn;
-use weft_switch::port::{Queue, service_pair};
+use tracing::{info, warn};
+use weft_switch::port::{Queue, link_mac, open_link, service_pair};
 use weft_switch::{
-    FdbRow, NetworkMode, NetworkSpec, Place, PortEvent, PortGuard, PortSpec, Switch, SwitchConfig,
-    SwitchError, TooBig, Uplink,
+    FdbRow, NetworkMode, NetworkSpec, Place, PortEvent, PortGuard, PortSpec, Routes, Switch,
+    SwitchConfig, SwitchError, TooBig, Uplink,
 };
 use weft_tunnel::session::{Credentials, SessionKeeper, SessionSettings, SessionView};
 use weft_tunnel::{
@@ -21,10 +21,14 @@ use weft_tunnel::{
 };
 use weft_wire::{FrameRef, PeerId, PortId, Vni};
 
+use self::routing::RouteTables;
 use super::plan::{PathMtus, Wanted, WantedNetwork, WantedPlace};
 use super::state::PortRecord;
+use super::uplink::UplinkRecord;
 use crate::api::{Strangers, Traffic};
 use crate::model::{EndpointId, NetworkId};
+
+mod routing;
 
 /// Source ports that carry flow entropy: enough to spread over a receiver's queues.
 const SOURCE_PORTS: usize = 16;
@@ -68,6 +72,8 @@ pub(super) struct Fabric {
     /// With the VNI that each was connected with.
     ports: BTreeMap<EndpointId, (PortId, Vni)>,
     services: Services,
+    /// Links in networks with their ports, or why they can't be had.
+    uplinks: BTreeMap<UplinkRecord, Result<PortId, String>>,
     applied: Wanted,
     /// Until sessions are kept.
     end: Option<EspEnd>,
@@ -197,6 +203,7 @@ impl Fabric {
             peer_ids: HashMap::new(),
             ports: BTreeMap::new(),
             services: Services::default(),
+            uplinks: BTreeMap::new(),
             applied: Wanted::default(),
             end: sessions,
             sessions: None,
@@ -278,12 +285,16 @@ impl Fabric {
             self.switch.settle();
         }
         self.peers.carry(carriages());
+        let mut tables = RouteTables::default();
         for (vni, network) in &wanted.networks {
             if self.applied.networks.get(vni) != Some(network) {
-                self.switch.set_network(self.network_spec(*vni, network));
+                let routes = tables.get(&network.routes);
+                self.switch
+                    .set_network(self.network_spec(*vni, network, routes));
             }
         }
         self.apply_macs(&wanted);
+        self.apply_neighbors(&wanted);
         for vni in self.applied.networks.keys() {
             if !wanted.networks.contains_key(vni) {
                 self.switch.remove_network(*vni);
@@ -292,6 +303,72 @@ impl Fabric {
         self.applied = wanted;
         self.drop_peers();
         self.make_services();
+        self.make_uplinks();
+    }
+
+    /// Plugs in the links that are wanted, and pulls out those that aren't any more.
+    fn make_uplinks(&mut self) {
+        let wanted = &self.applied.uplinks;
+        self.uplinks.retain(|record, port| {
+            let stays = wanted.contains_key(record);
+            if let (false, Ok(port)) = (stays, port) {
+                self.switch.remove_port(*port);
+            }
+            stays
+        });
+        for (record, vni) in wanted {
+            if let Some(Ok(_)) = self.uplinks.get(record) {
+                continue;
+            }
+            let port = match open_link(&record.dev) {
+                Ok(queue) => {
+                    let port = self.switch.add_uplink(*vni, queue);
+                    // What is for the host itself is known to be there, and isn't looked for.
+                    if let Some(mac) = link_mac(&record.dev) {
+                        self.switch.own_mac(*vni, mac, Place::Port(port), 0);
+                    }
+                    Ok(port)
+                }
+                Err(error) => Err(format!("{} can't be had: {error}", record.dev)),
+            };
+            let before = self.uplinks.insert(record.clone(), port.clone());
+            match port {
+                Ok(_) => info!(dev = %record.dev, network = %record.network_name, "uplink is up"),
+                // Said once, tried every second.
+                Err(why) if before != Some(Err(why.clone())) => {
+                    warn!(network = %record.network_name, "uplink: {why}");
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// The port of an uplink, or why it has none.
+    pub(super) fn uplink(&self, record: &UplinkRecord) -> Option<&Result<PortId, String>> {
+        self.uplinks.get(record)
+    }
+
+    /// The link behind a port, if it is an uplink's.
+    pub(super) fn link_of(&self, port: PortId) -> Option<&str> {
+        let of = self.uplinks.iter().find(|(_, of)| **of == Ok(port))?;
+        Some(&of.0.dev)
+    }
+
+    /// Whether an uplink can't be had at the moment.
+    pub(super) fn lacks_uplinks(&self) -> bool {
+        self.uplinks.values().any(Result::is_err)
+    }
+
+    /// The link behind a port is down or gone: pulls the port out. False if it is no uplink.
+    pub(super) fn lose_uplink(&mut self, port: PortId) -> bool {
+        let lost = self.uplinks.iter_mut().find(|(_, of)| **of == Ok(port));
+        let Some((record, of)) = lost else {
+            return false;
+        };
+        *of = Err(format!("{} is down or gone", record.dev));
+        warn!(dev = %record.dev, network = %record.network_name, "uplink is down or gone");
+        self.switch.remove_port(port);
+        true
     }
 
     /// From now on services hear what ports have for the gateways of their networks, at what comes out of the channel.
@@ -352,19 +429,20 @@ impl Fabric {
 
     /// Forgets networks whose VNI another one has now, with all that was known of their stations.
     fn drop_replaced(&mut self, wanted: &Wanted) {
-        let applied = &mut self.applied;
-        applied.networks.retain(|vni, network| {
-            let replaced = wanted
-                .networks
-                .get(vni)
-                .is_some_and(|now| now.id != network.id);
-            if replaced {
-                self.switch.remove_network(*vni);
-                applied.macs.retain(|(of, _), _| of != vni);
-                applied.remote_stations.retain(|(of, _)| of != vni);
-            }
-            !replaced
+        let networks = self.applied.networks.iter();
+        let replaced = networks.filter(|(vni, network)| {
+            let now = wanted.networks.get(vni);
+            now.is_some_and(|now| now.id != network.id)
         });
+        let replaced: Vec<Vni> = replaced.map(|(vni, _)| *vni).collect();
+        for vni in replaced {
+            self.switch.remove_network(vni);
+            self.forget_neighbors(vni);
+            let applied = &mut self.applied;
+            applied.networks.remove(&vni);
+            applied.macs.retain(|(of, _), _| *of != vni);
+            applied.remote_stations.retain(|(of, _)| *of != vni);
+        }
     }
 
     fn add_peers(&mut self, wanted: &Wanted) {
@@ -423,7 +501,7 @@ impl Fabric {
         }
     }
 
-    fn network_spec(&self, vni: Vni, network: &WantedNetwork) -> NetworkSpec {
+    fn network_spec(&self, vni: Vni, network: &WantedNetwork, routes: Arc<Routes>) -> NetworkSpec {
         NetworkSpec {
             vni,
             name: network.name.clone(),
@@ -440,6 +518,9 @@ impl Fabric {
                 .filter_map(|address| self.peer_ids.get(address).copied())
                 .collect(),
             gateways: network.gateways.clone(),
+            routes,
+            internal: network.internal,
+            isolate: network.isolate,
         }
     }
 
@@ -480,7 +561,8 @@ impl Fabric {
         record: &PortRecord,
         queues: Vec<Queue>,
     ) -> Result<PortId, SwitchError> {
-        let guard = (!record.addresses.is_empty()).then(|| PortGuard {
+        let guarded = !record.addresses.is_empty() && !record.allow_spoof;
+        let guard = guarded.then(|| PortGuard {
             mac: record.endpoint.mac,
             ips: record.endpoint.ips.clone(),
         });

@@ -119,6 +119,7 @@ impl Agent {
             addresses: with_prefixes(network, &endpoint.ips),
             plain: request.no_offload,
             mtu,
+            allow_spoof: request.allow_spoof,
             limits: request.limits,
             impairments: api::Impairments::default(),
             attachment: request.attachment.clone(),

@@ -14,8 +14,11 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs as provider};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio::sync::watch;
+use tracing::warn;
 use weft_tunnel::session::Credentials;
 
+use super::Agent;
 use crate::identity::{Identity, cert};
 use crate::model::ClusterId;
 
@@ -26,33 +29,33 @@ const TLS: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13];
 /// This node's certificate and key, as its tunnels use them.
 #[derive(Debug)]
 pub(super) struct NodeCredentials {
-    identity: Identity,
+    /// Another one at each renewal; key, node and cluster stay.
+    identity: watch::Receiver<Arc<Identity>>,
 }
 
 impl NodeCredentials {
-    pub(super) const fn new(identity: Identity) -> Self {
+    pub(super) const fn new(identity: watch::Receiver<Arc<Identity>>) -> Self {
         Self { identity }
     }
 
-    fn roots(&self) -> Result<Arc<RootCertStore>, rustls::Error> {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.identity.ca().clone())?;
-        Ok(Arc::new(roots))
+    fn identity(&self) -> Arc<Identity> {
+        Arc::clone(&self.identity.borrow())
     }
 
     fn try_client(&self, node: &str) -> Result<QuicClientConfig, rustls::Error> {
+        let identity = self.identity();
         let provider = Arc::new(provider::default_provider());
         let verifier = Arc::new(NodeVerifier {
             node: node.to_owned(),
-            cluster: self.identity.cluster.clone(),
-            roots: self.roots()?,
+            cluster: identity.cluster.clone(),
+            roots: roots(&identity)?,
             provider: Arc::clone(&provider),
         });
         let mut config = rustls::ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(TLS)?
             .dangerous()
             .with_custom_certificate_verifier(verifier)
-            .with_client_auth_cert(self.identity.chain().to_vec(), self.identity.key())?;
+            .with_client_auth_cert(identity.chain().to_vec(), identity.key())?;
         config.alpn_protocols = vec![ALPN_TUNNEL.to_vec()];
         // Each session is a whole handshake: a key that is to be new owes nothing to an old one.
         config.resumption = rustls::client::Resumption::disabled();
@@ -61,20 +64,30 @@ impl NodeCredentials {
     }
 
     fn try_server(&self) -> Result<QuicServerConfig, rustls::Error> {
+        let identity = self.identity();
         let provider = Arc::new(provider::default_provider());
         let verifier =
-            WebPkiClientVerifier::builder_with_provider(self.roots()?, Arc::clone(&provider))
+            WebPkiClientVerifier::builder_with_provider(roots(&identity)?, Arc::clone(&provider))
                 .build()
                 .map_err(general)?;
         let mut config = rustls::ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(TLS)?
             .with_client_cert_verifier(verifier)
-            .with_single_cert(self.identity.chain().to_vec(), self.identity.key())?;
+            .with_single_cert(identity.chain().to_vec(), identity.key())?;
         config.alpn_protocols = vec![ALPN_TUNNEL.to_vec()];
         config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         QuicServerConfig::try_from(config).map_err(general)
     }
+}
+
+/// Both authorities, while one takes the place of the other.
+fn roots(identity: &Identity) -> Result<Arc<RootCertStore>, rustls::Error> {
+    let mut roots = RootCertStore::empty();
+    for ca in identity.cas() {
+        roots.add(ca.clone())?;
+    }
+    Ok(Arc::new(roots))
 }
 
 fn general(error: impl std::fmt::Display) -> rustls::Error {
@@ -83,7 +96,7 @@ fn general(error: impl std::fmt::Display) -> rustls::Error {
 
 impl Credentials for NodeCredentials {
     fn node(&self) -> String {
-        self.identity.node_id.0.clone()
+        self.identity().node_id.0.clone()
     }
 
     fn client(&self, node: &str) -> Result<Arc<dyn ClientConfig>, String> {
@@ -104,11 +117,11 @@ impl Credentials for NodeCredentials {
             .downcast::<Vec<CertificateDer<'static>>>()
             .map_err(|_| "it showed no certificate that we know")?;
         let cert = chain.first().ok_or("it showed no certificate")?;
-        node_of(cert, &self.identity.cluster)
+        node_of(cert, &self.identity().cluster)
     }
 
     fn reset_key(&self) -> Arc<dyn HmacKey> {
-        let root = hmac::Key::new(hmac::HMAC_SHA256, self.identity.key().secret_der());
+        let root = hmac::Key::new(hmac::HMAC_SHA256, self.identity().key().secret_der());
         let derived = hmac::sign(&root, b"weft tunnel stateless reset");
         Arc::new(hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref()))
     }
@@ -181,5 +194,16 @@ impl ServerCertVerifier for NodeVerifier {
         self.provider
             .signature_verification_algorithms
             .supported_schemes()
+    }
+}
+
+/// Has the sessions show the new certificate after each renewal, until the agent stops.
+pub(super) async fn follow(agent: Arc<Agent>) {
+    let mut identity = agent.link.identity();
+    while identity.changed().await.is_ok() {
+        let sessions = agent.fabric().sessions();
+        if let Some(Err(why)) = sessions.map(|sessions| sessions.credentials_changed()) {
+            warn!(%why, "the tunnels still show the certificate before the renewal");
+        }
     }
 }

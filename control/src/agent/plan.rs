@@ -7,10 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use weft_tunnel::{Carriage, SecureSpec};
 use weft_wire::{MacAddr, Mtu, Vni};
 
-use crate::model::{ClusterMap, EndpointId, Network, NetworkId, Node, NodeId, Transport};
+use super::uplink::UplinkRecord;
+use crate::model::{ClusterMap, Egress, EndpointId, Network, NetworkId, Node, NodeId, Transport};
 
 /// UDP port of a VTEP that no agent runs (RFC 7348 section 5).
 const STATIC_VTEP_PORT: u16 = weft_wire::vxlan::VXLAN_PORT;
@@ -47,6 +49,25 @@ pub(super) struct WantedNetwork {
     pub(super) flood: BTreeSet<IpAddr>,
     /// Where its gateway answers, on every host.
     pub(super) gateways: Vec<IpAddr>,
+    /// Where it sends what isn't for itself. The same for all networks of a router.
+    pub(super) routes: Arc<Vec<WantedRoute>>,
+    /// What has no route stays in the cluster.
+    pub(super) internal: bool,
+    /// Its ports don't reach each other.
+    pub(super) isolate: bool,
+    /// How its endpoints reach the outside.
+    pub(super) egress: Egress,
+}
+
+/// What a gateway does with packets to a prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct WantedRoute {
+    /// The destinations.
+    pub(super) prefix: IpNet,
+    /// The network that it leads to; `None`: the prefix is a gateway's own address.
+    pub(super) network: Option<Vni>,
+    /// The next hop there; `None`: the destination itself.
+    pub(super) via: Option<IpAddr>,
 }
 
 /// Where an address of the control plane's is.
@@ -67,11 +88,15 @@ pub(super) struct Wanted {
     pub(super) networks: BTreeMap<Vni, WantedNetwork>,
     /// Owned addresses with their epoch.
     pub(super) macs: BTreeMap<(Vni, MacAddr), (WantedPlace, u64)>,
+    /// Whose MAC each address has, of endpoints on all hosts.
+    pub(super) neighbors: BTreeMap<(Vni, IpAddr), MacAddr>,
     /// MACs of endpoints on other hosts of plain L2 networks, which are learned, not owned: when one goes, what was
     /// learned of it must go too.
     pub(super) remote_stations: BTreeSet<(Vni, MacAddr)>,
     /// Ports of networks that are no more whose VNI another network has now: they are on none.
     pub(super) stranded: BTreeSet<EndpointId>,
+    /// Links that are bridged into networks, with the networks' VNIs.
+    pub(super) uplinks: BTreeMap<UplinkRecord, Vni>,
     /// What an operator should know about the map.
     pub(super) warnings: Vec<String>,
 }
@@ -107,6 +132,8 @@ pub(super) struct LocalPort<'a> {
     pub(super) mac: MacAddr,
     /// Of that address's ownership.
     pub(super) epoch: u64,
+    /// Its addresses.
+    pub(super) ips: &'a [IpAddr],
     /// The controller doesn't take it: the name or an address is another endpoint's.
     pub(super) refused: bool,
 }
@@ -120,6 +147,7 @@ pub(super) fn plan<'a>(
     let mut wanted = Wanted::default();
     plan_peers(map, here, &mut wanted);
     let members = members(map, here, &wanted.peers);
+    let routes = plan_routes(map);
     for network in map.networks.values().map(|network| &network.object) {
         let mut flood = members.get(&network.id).cloned().unwrap_or_default();
         if network.is_encrypted() {
@@ -146,6 +174,10 @@ pub(super) fn plan<'a>(
                 .iter()
                 .map(|subnet| subnet.gateway)
                 .collect(),
+            routes: routes.get(&network.id).cloned().unwrap_or_default(),
+            internal: network.internal,
+            isolate: network.isolate,
+            egress: network.way_out(),
         };
         wanted.networks.insert(network.vni, wanted_network);
     }
@@ -170,6 +202,12 @@ pub(super) fn plan<'a>(
             wanted
                 .macs
                 .insert((port.vni, port.mac), (place, port.epoch));
+            for ip in port.ips {
+                let key = (port.vni, *ip);
+                if !port.refused || !wanted.neighbors.contains_key(&key) {
+                    wanted.neighbors.insert(key, port.mac);
+                }
+            }
         }
     }
     for (_, peer) in wanted.peers.iter_mut().filter(|(ip, _)| kept.contains(ip)) {
@@ -306,8 +344,52 @@ fn plan_macs(map: &ClusterMap, here: &Here<'_>, wanted: &mut Wanted) {
             wanted
                 .macs
                 .insert((network.vni, endpoint.mac), (place, endpoint.epoch));
+            let ips = endpoint.ips.iter();
+            let ips = ips.map(|ip| ((network.vni, *ip), endpoint.mac));
+            wanted.neighbors.extend(ips);
         }
     }
+}
+
+/// What each network's gateway routes: to its own subnets, and to all that the router has which the network is on.
+fn plan_routes(map: &ClusterMap) -> BTreeMap<NetworkId, Arc<Vec<WantedRoute>>> {
+    let mut tables = BTreeMap::new();
+    for router in map.routers.values().map(|router| &router.object) {
+        let mut routes: Vec<WantedRoute> = map.networks_of(router).flat_map(connected).collect();
+        for route in &router.routes {
+            let mut networks = map.networks_of(router);
+            if let Some(network) = networks.find(|network| network.subnet_of(route.via).is_some()) {
+                routes.push(WantedRoute {
+                    prefix: route.prefix,
+                    network: Some(network.vni),
+                    via: Some(route.via),
+                });
+            }
+        }
+        let routes = Arc::new(routes);
+        let ids = router.networks.iter().cloned();
+        tables.extend(ids.map(|id| (id, Arc::clone(&routes))));
+    }
+    for network in map.networks.values().map(|network| &network.object) {
+        let own = || Arc::new(connected(network).collect());
+        tables.entry(network.id.clone()).or_insert_with(own);
+    }
+    tables
+}
+
+/// Routes to a network's subnets and its gateway's own addresses.
+fn connected(network: &Network) -> impl Iterator<Item = WantedRoute> {
+    network.subnets.iter().flat_map(|subnet| {
+        let to = |prefix, network| WantedRoute {
+            prefix,
+            network,
+            via: None,
+        };
+        [
+            to(subnet.cidr, Some(network.vni)),
+            to(subnet.gateway.into(), None),
+        ]
+    })
 }
 
 /// The MTU of a network's interfaces: the operator's, else what fits the path to every host of the cluster, as it was

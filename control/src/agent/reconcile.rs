@@ -12,6 +12,7 @@ use weft_wire::{Mtu, Vni};
 
 use super::plan::{LocalPort, WantedNetwork, plan};
 use super::state::SavedMap;
+use super::uplink::plan_uplinks;
 use super::{Agent, Applied, Inner};
 use crate::link;
 use crate::model::{EndpointId, Revision};
@@ -87,9 +88,11 @@ impl Agent {
             vni: port.record.vni,
             mac: port.record.endpoint.mac,
             epoch: port.record.endpoint.epoch,
+            ips: &port.record.endpoint.ips,
             refused: port.trouble.is_some(),
         });
         let mut wanted = plan(&inner.map, &self.here(), ports);
+        plan_uplinks(&inner, &mut wanted);
         if self.facts.started.elapsed() < UNMEASURED {
             keep_mtus(&inner, &mut wanted.networks);
         }
@@ -99,6 +102,7 @@ impl Agent {
             behind: behind(&inner),
         };
         self.services.publish(&self.facts.node, &inner, &wanted);
+        self.outside.publish(&inner.map, &wanted);
         self.fabric().apply(wanted);
         drop(inner);
         self.set_mtus(stale_mtus);

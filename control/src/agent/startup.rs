@@ -3,7 +3,7 @@
 //! The order serves the gap that a restart leaves: what the last agent left (map, ports, the file descriptors in the
 //! holder) is forwarding again before the controller is even called.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
@@ -22,8 +22,9 @@ use weft_tunnel::session::SessionSettings;
 
 use super::assemble::{Fabric, FabricConfig, FabricError};
 use super::credentials::NodeCredentials;
+use super::outside::{self, Outside};
 use super::serve::{self, Phase};
-use super::services::{self, Services};
+use super::services::Services;
 use super::state::{PortRecord, SavedMap, SavedPorts, StateDir};
 use super::{Agent, AgentConfig, Applied, Channel, ENCRYPTED_PORT, Facts, Inner, keeper::Keeper};
 use super::{reconcile, session};
@@ -31,6 +32,7 @@ use crate::channel::{self, Link, LinkConfig, NodeFacts};
 use crate::controller::{self, ControllerConfig, ControllerHandle};
 use crate::identity::Identity;
 use crate::model::Transport;
+use crate::privileges;
 
 mod error;
 mod membership;
@@ -65,6 +67,8 @@ pub(super) struct Settings {
 pub fn run(config: AgentConfig) -> Result<(), AgentError> {
     // Each queue of a port is a file descriptor here, one with the switch and one with the holder.
     crate::holder::raise_fd_limit();
+    // Before there is another thread.
+    privileges::keep_only(privileges::AGENT);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("weft-control")
@@ -218,10 +222,7 @@ impl Running {
 
 async fn start_own_controller(state: &StateDir) -> Result<ControllerHandle, AgentError> {
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let config = ControllerConfig {
-        data: state.path("controller"),
-        listen,
-    };
+    let config = ControllerConfig::new(state.path("controller"), listen);
     let handle = controller::start(config).await?;
     info!(address = %handle.address(), "standalone: own controller started");
     Ok(handle)
@@ -235,12 +236,11 @@ async fn bring_up(
     controllers: Vec<SocketAddr>,
     (node_facts, underlay, (mut fabric, port_events)): (NodeFacts, Underlay, StartedFabric),
 ) -> Result<Arc<Agent>, AgentError> {
-    let credentials = NodeCredentials::new(identity.clone());
-    fabric.start_sessions(credentials, session_settings(config))?;
     let saved = state.load_map(&identity.cluster)?;
     let SavedPorts {
         ports: records,
         yielded,
+        uplinks,
     } = state.load_ports()?;
     let keeper = Keeper::start(state.path("holder.sock"), config.exe.clone());
     let facts = Facts {
@@ -257,18 +257,24 @@ async fn bring_up(
     };
     let link_config = LinkConfig {
         identity,
+        identity_dir: Some(state.path("identity")),
         controllers: controllers.clone(),
         facts: node_facts,
         have: saved.map.revision,
         incarnation: saved.incarnation.clone(),
+        interest: None,
     };
     let (link, link_events) = Link::start(link_config).map_err(|source| AgentError::System {
         what: "open the control channel's socket",
         source,
     })?;
+    let credentials = NodeCredentials::new(link.identity());
+    fabric.start_sessions(credentials, session_settings(config))?;
     let mut inner = Inner::starting(saved, &records, controllers);
     let now = Instant::now();
+    inner.uplinks = uplinks.into_iter().collect();
     inner.yielded = yielded.into_iter().map(|address| (address, now)).collect();
+    let services = Arc::new(Services::new(config.dns_upstreams.clone()));
     let agent = Arc::new(Agent {
         facts,
         state,
@@ -276,7 +282,11 @@ async fn bring_up(
         keeper,
         inner: Mutex::new(inner),
         fabric: Mutex::new(fabric),
-        services: Arc::new(Services::new(config.dns_upstreams.clone())),
+        services: Arc::clone(&services),
+        outside: Outside::start(services).map_err(|source| AgentError::System {
+            what: "start the way out",
+            source,
+        })?,
         underlay_mtu: ArcSwap::from_pointee(underlay.mtu),
         measured: ArcSwap::default(),
         saving: Mutex::new(()),
@@ -333,8 +343,10 @@ fn spawn_tasks(
     tokio::spawn(follow_paths(Arc::clone(agent)));
     tokio::spawn(underlay::follow_link(Arc::clone(agent)));
     tokio::spawn(super::keeper::watch(Arc::clone(agent)));
+    tokio::spawn(super::uplink::watch(Arc::clone(agent)));
+    tokio::spawn(super::credentials::follow(Arc::clone(agent)));
     let service_ports = agent.fabric().services();
-    tokio::spawn(services::serve(Arc::clone(&agent.services), service_ports));
+    tokio::spawn(outside::serve(Arc::clone(agent), service_ports));
     agent.changed.notify_one();
 }
 
@@ -356,6 +368,13 @@ async fn follow_paths(agent: Arc<Agent>) {
 /// Takes down ports whose namespace died.
 async fn follow_ports(agent: Arc<Agent>, mut events: mpsc::UnboundedReceiver<PortEvent>) {
     while let Some(PortEvent::Gone(port)) = events.recv().await {
+        let again = Arc::clone(&agent);
+        // Waits for the workers.
+        let was_uplink = tokio::task::spawn_blocking(move || again.uplink_gone(port)).await;
+        if was_uplink.is_ok_and(|was| was) {
+            agent.changed.notify_one();
+            continue;
+        }
         let gone = {
             let inner = agent.inner();
             let gone = inner.ports.values().find(|candidate| candidate.id == port);
@@ -384,6 +403,7 @@ impl Inner {
             pending: BTreeMap::new(),
             leaving: BTreeMap::new(),
             yielded: BTreeMap::new(),
+            uplinks: BTreeSet::new(),
             channel: Channel::new(controllers),
             warnings: Vec::new(),
             stopping: false,

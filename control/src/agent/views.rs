@@ -106,7 +106,10 @@ impl Agent {
                 let (via, name, address) = match row.place {
                     Place::Port(id) => {
                         let name = ports.get(&id).map(|port| port.record.endpoint.name.clone());
-                        ("port", name, None)
+                        match fabric.link_of(id) {
+                            Some(link) => ("uplink", Some(link.to_owned()), None),
+                            None => ("port", name, None),
+                        }
                     }
                     Place::Peer(id) => {
                         let address = fabric.peer_address(id);
@@ -171,11 +174,14 @@ impl Agent {
             transport: network.transport,
             encrypted: network.is_encrypted(),
             internal: network.internal,
+            isolate: network.isolate,
+            router: map.router_of(&network.id).map(|router| router.name.clone()),
+            egress: network.way_out(),
             mtu: effective_mtu(map, &self.here(), network),
             mtu_set: network.mtu.is_some(),
             ageing_secs: network.ageing_secs,
             vteps: network.vteps.iter().copied().collect(),
-            endpoints: map.endpoints_of(&network.id).count(),
+            endpoints: map.endpoints.count_of_network(&network.id),
         }
     }
 

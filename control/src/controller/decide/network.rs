@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use weft_wire::{Mtu, Vni};
 
-use super::{Decision, enumerate, find_network, node_name, subnet};
+use super::{Decision, enumerate, find_network, node_name, router, subnet};
 use crate::api::{NetworkChange, NetworkCreate};
 use crate::channel::Refusal;
 use crate::model::{
@@ -24,7 +24,7 @@ const MAX_VTEPS: usize = 256;
 /// A new network with that id.
 ///
 /// # Errors
-/// `bad_name`, `name_taken`, `unsupported`, `vni_taken`, `vni_exhausted`, `bad_mtu`, `bad_ageing` and those of
+/// `bad_name`, `name_taken`, `unsupported`, `no_subnet`, `vni_taken`, `vni_exhausted`, `bad_mtu`, `bad_ageing` and those of
 /// [`subnet::plan`].
 pub fn create(map: &ClusterMap, create: &NetworkCreate, id: NetworkId) -> Decision<Vec<Change>> {
     check_name("network", &create.name)
@@ -39,6 +39,13 @@ pub fn create(map: &ClusterMap, create: &NetworkCreate, id: NetworkId) -> Decisi
     if create.encrypted {
         check_protection(map, &create.name)?;
     }
+    if create.isolate && create.subnets.is_empty() {
+        let message = format!(
+            "network {} can't be isolated: without a subnet it has no gateway, and its ports would reach nothing",
+            create.name
+        );
+        return Err(Refusal::new("no_subnet", message).hint("give it a --subnet"));
+    }
     let network = Network {
         id,
         name: create.name.clone(),
@@ -50,9 +57,11 @@ pub fn create(map: &ClusterMap, create: &NetworkCreate, id: NetworkId) -> Decisi
             Transport::Vxlan
         },
         internal: create.internal,
+        egress: create.egress,
         mtu: create.mtu,
         ageing_secs: create.ageing_secs.unwrap_or(DEFAULT_AGEING_SECS),
         vteps: BTreeSet::new(),
+        isolate: create.isolate,
     };
     check_settings(&network)?;
     Ok(vec![Change::Put(Object::Network(network))])
@@ -141,6 +150,7 @@ pub fn change(map: &ClusterMap, name: &str, change: &NetworkChange) -> Decision<
     let before = find_network(map, name)?;
     let mut network = before.clone();
     network.mtu = change.mtu.or(network.mtu);
+    network.egress = change.egress.unwrap_or(network.egress);
     network.ageing_secs = change.ageing_secs.unwrap_or(network.ageing_secs);
     check_settings(&network)?;
     if network == *before {
@@ -149,7 +159,7 @@ pub fn change(map: &ClusterMap, name: &str, change: &NetworkChange) -> Decision<
     Ok(vec![Change::Put(Object::Network(network))])
 }
 
-/// Removes a network that nothing is on, with its blocks.
+/// Removes a network that nothing and no router is on, with its blocks.
 ///
 /// # Errors
 /// `unknown_network`, `network_in_use`.
@@ -174,6 +184,7 @@ pub fn remove(map: &ClusterMap, name: &str) -> Decision<Vec<Change>> {
             "disconnect them first: `weft network disconnect {name} --name ENDPOINT` on their nodes"
         )));
     }
+    router::check_removable(map, network)?;
     Ok(removal(map, network))
 }
 
@@ -186,7 +197,7 @@ fn removal(map: &ClusterMap, network: &Network) -> Vec<Change> {
         .collect()
 }
 
-/// Removes all networks that nothing is on; tells their names, sorted.
+/// Removes all networks that nothing and no router is on; tells their names, sorted.
 pub fn prune(map: &ClusterMap) -> (Vec<Change>, Vec<String>) {
     let used: BTreeSet<&NetworkId> = map
         .endpoints
@@ -197,7 +208,7 @@ pub fn prune(map: &ClusterMap) -> (Vec<Change>, Vec<String>) {
         .networks
         .values()
         .map(|network| &network.object)
-        .filter(|network| !used.contains(&network.id))
+        .filter(|network| !used.contains(&network.id) && map.router_of(&network.id).is_none())
         .collect();
     let mut names: Vec<String> = unused.iter().map(|network| network.name.clone()).collect();
     names.sort();
@@ -214,11 +225,17 @@ pub fn prune(map: &ClusterMap) -> (Vec<Change>, Vec<String>) {
 /// the same host, in test beds mostly.
 ///
 /// # Errors
-/// `unknown_network`, `encrypted`, `bad_vtep`, `vtep_is_node`.
+/// `unknown_network`, `isolated`, `encrypted`, `bad_vtep`, `vtep_is_node`, `too_many_vteps`.
 pub fn add_vtep(map: &ClusterMap, name: &str, address: IpAddr) -> Decision<Vec<Change>> {
     let network = find_network(map, name)?;
     if network.vteps.contains(&address) {
         return Ok(Vec::new());
+    }
+    if network.isolate {
+        let message =
+            format!("network {name} is isolated: a static VTEP would reach none of its ports");
+        return Err(Refusal::new("isolated", message)
+            .hint("make a network without --isolate for what is behind the VTEP"));
     }
     if network.is_encrypted() {
         let message = format!("network {name} is encrypted: a static VTEP would get it in clear");

@@ -4,8 +4,9 @@
 # program:package
 WEFT_NEEDS=(
     ip:iproute2 ss:iproute2 bridge:iproute2 ping:iputils-ping iperf3:iperf3 tcpdump:tcpdump ethtool:ethtool jq:jq
-    cc:build-essential dig:bind9-dnsutils musl-gcc:musl-tools busybox:busybox-static
     dockerd:docker.io docker-compose:docker-compose
+    cc:build-essential traceroute:traceroute tracepath:iputils-tracepath arping:iputils-arping
+    dig:bind9-dnsutils musl-gcc:musl-tools busybox:busybox-static
 )
 
 weft_need_root() {

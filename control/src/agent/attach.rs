@@ -12,7 +12,7 @@ use tracing::info;
 use weft_switch::port::TapDevice;
 
 use super::line::behind_line;
-use super::plan::effective_mtu;
+use super::plan::{carriage, effective_mtu};
 use super::state::{PortRecord, StateError};
 use super::views::port_view;
 use super::{Agent, ApiError, Port};
@@ -29,7 +29,7 @@ mod validate;
 pub(super) use reservation::PendingGuard;
 
 use device::{make_device, with_prefixes};
-use validate::{check_fit, check_request};
+use validate::{check_fit, check_protection, check_request};
 
 impl Agent {
     /// `weft network connect`.
@@ -45,6 +45,7 @@ impl Agent {
         let netns = open_netns(&request.netns).await?;
         let network = self.find_network(network).await?;
         check_fit(&network, &request)?;
+        check_protection(&network, self.facts.encrypted_port)?;
         let pending = self.reserve(&network, &request, &netns).await?;
         let endpoint = self.fill(&pending, &network, &request).await?;
         self.announce(&endpoint).await?;
@@ -121,6 +122,7 @@ impl Agent {
             addresses: with_prefixes(network, &endpoint.ips),
             plain: request.no_offload,
             mtu,
+            allow_spoof: request.allow_spoof,
             limits: request.limits,
             impairments: api::Impairments::default(),
             attachment: request.attachment.clone(),
@@ -134,10 +136,10 @@ impl Agent {
             endpoint,
         };
         let default_route = request.default_route.unwrap_or(!network.internal);
-        let queues = self.facts.workers;
+        let shape = (self.facts.workers, carriage(network));
         let wanted = request.ifname;
         let (record, tap) =
-            blocking(move || make_device(record, &netns, (wanted, default_route), queues)).await?;
+            blocking(move || make_device(record, &netns, (wanted, default_route), shape)).await?;
         let id = record.endpoint.id.clone();
         self.plug_and_save(record, tap).await?;
         let inner = self.inner();

@@ -96,6 +96,12 @@ impl Controller {
     /// Starts it and waits until it answers.
     #[track_caller]
     pub fn start(&self) {
+        self.start_with(&[]);
+    }
+
+    /// The same with further flags.
+    #[track_caller]
+    pub fn start_with(&self, extra: &[&str]) {
         let listen = self.address.to_string();
         let args = [
             "controller",
@@ -105,6 +111,7 @@ impl Controller {
             "--listen",
             &listen,
         ];
+        let args = [&args, extra].concat();
         let process = self.ns.spawn("controller", &bin(), &args);
         wait_until(DAEMON_PATIENCE, "the controller listens", || {
             assert!(

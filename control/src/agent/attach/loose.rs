@@ -9,8 +9,9 @@ use weft_wire::MacAddr;
 
 use super::device::{make_loose, with_prefixes};
 use super::reservation::{free_name, ip_taken};
+use super::validate::check_protection;
 use super::{PendingGuard, blocking, open_netns};
-use crate::agent::plan::effective_mtu;
+use crate::agent::plan::{carriage, effective_mtu};
 use crate::agent::state::PortRecord;
 use crate::agent::views::node_name;
 use crate::agent::{Agent, ApiError, Pending};
@@ -37,6 +38,11 @@ impl PendingGuard {
 }
 
 impl Agent {
+    /// Whether this host may have an endpoint on that network at all.
+    pub(in crate::agent) fn check_place(&self, network: &Network) -> Result<(), ApiError> {
+        check_protection(network, self.facts.encrypted_port)
+    }
+
     /// Takes a name like `base`; the guard gives it back when it goes.
     pub(in crate::agent) fn reserve_as(
         self: &Arc<Self>,
@@ -164,12 +170,13 @@ impl Agent {
             foreign: Vec::new(),
             gateways: Vec::new(),
             routes: Vec::new(),
+            allow_spoof: false,
             limits: Limits::default(),
             impairments: Impairments::default(),
             endpoint,
         };
-        let queues = self.facts.workers;
-        let (record, tap) = blocking(move || make_loose(record, queues)).await?;
+        let shape = (self.facts.workers, carriage(network));
+        let (record, tap) = blocking(move || make_loose(record, shape)).await?;
         let (ifname, name) = (record.ifname.clone(), record.endpoint.name.clone());
         self.plug_and_save(record, tap).await?;
         info!(network = %network.name, port = %name, %ifname, "interface made for Docker");

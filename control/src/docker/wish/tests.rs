@@ -45,6 +45,8 @@ fn shop() -> Network {
         ageing_secs: 300,
         vteps: std::collections::BTreeSet::new(),
         made_by: None,
+        isolate: false,
+        egress: crate::model::Egress::Nat,
     }
 }
 

@@ -660,6 +660,86 @@ fn dockerd_is_answered_at_once_while_the_agent_has_no_cluster() {
 }
 
 #[test]
+fn weft_as_the_way_out_and_containers_kept_apart() {
+    let world = World::up();
+    let (docker1, docker2) = (&world.docker1, &world.docker2);
+    let out = [
+        "--subnet",
+        "10.50.0.0/16",
+        "-o",
+        "weft.network=out",
+        "-o",
+        "weft.gateway=on",
+    ];
+    let apart = [
+        "--subnet",
+        "10.51.0.0/16",
+        "-o",
+        "weft.network=apart",
+        "-o",
+        "com.docker.network.bridge.enable_icc=false",
+    ];
+    for docker in [docker1, docker2] {
+        docker.create_network("out", &out);
+        docker.create_network("apart", &apart);
+    }
+    let root = world.pair.lab.dir().join("www");
+    fs::create_dir_all(&root).unwrap();
+    fs::write(root.join("index.html"), "from outside").unwrap();
+    let root = root.to_string_lossy().into_owned();
+    world.pair.host2.ns.spawn(
+        "httpd",
+        "busybox",
+        &["httpd", "-f", "-p", "10.99.0.2:8080", "-h", &root],
+    );
+    docker1.container("web", &["--network", "out"]);
+    let routes = docker1.exec("web", "ip route");
+    assert!(
+        routes.contains("default via 10.50.0.1 dev eth0"),
+        "{routes}"
+    );
+    assert!(
+        !routes.contains("eth1"),
+        "Docker's bridge has no part in it: {routes}"
+    );
+    wait_until(NOTICE, "the outside is reached", || {
+        let wget = [
+            "exec",
+            "web",
+            "wget",
+            "-T",
+            "2",
+            "-q",
+            "-O",
+            "-",
+            "http://10.99.0.2:8080/index.html",
+        ];
+        docker1.try_run(&wget).stdout == "from outside"
+    });
+    let why = docker1.refused(&[
+        "run",
+        "--rm",
+        "--network",
+        "out",
+        "-p",
+        "8081:80",
+        IMAGE,
+        "true",
+    ]);
+    assert!(why.contains("published"), "{why}");
+    docker1.container("one", &["--network", "apart"]);
+    docker2.container("two", &["--network", "apart"]);
+    let two = docker2.address("two", "apart");
+    assert!(!docker1.pings("one", &two));
+    // Docker's own way publishes.
+    docker1.container("shop", &["--network", "apart", "-p", "8082:80"]);
+    assert!(docker1.run(&["port", "shop"]).contains("8082"));
+    docker1.run(&["rm", "--force", "web", "one", "shop"]);
+    docker2.run(&["rm", "--force", "two"]);
+    world.expect_nothing_left();
+}
+
+#[test]
 fn compose_files_with_this_driver_work() {
     let world = World::up();
     let dir = world.pair.lab.dir().join("compose");

@@ -141,6 +141,8 @@ pub struct CreateEndpoint {
     pub ips: Vec<IpAddr>,
     /// `--mac-address`: we choose when `None`.
     pub mac: Option<MacAddr>,
+    /// `--publish`: ports of the host are to lead to it.
+    pub publishes: bool,
 }
 
 /// A network that is to be made asks for a range.

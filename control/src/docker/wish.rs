@@ -70,6 +70,7 @@ impl Wish {
                 vni: options.vni,
                 encrypted: options.encrypted.unwrap_or_default(),
                 internal: internal.unwrap_or_default(),
+                isolate: options.isolate.unwrap_or_default(),
                 mtu: options.mtu,
                 ..NetworkCreate::default()
             },
@@ -128,6 +129,7 @@ impl Wish {
         let flags = [
             ("encryption", self.encrypted, encrypted),
             ("being internal", self.internal, network.internal),
+            ("isolation", self.isolate, network.isolate),
         ];
         for (what, asked, is) in flags {
             if let Some(asked) = asked.filter(|asked| *asked != is) {

@@ -9,6 +9,7 @@ use weft_wire::MacAddr;
 
 use super::device::{make_loose, with_prefixes};
 use super::reservation::{free_name, ip_taken};
+use super::validate::check_protection;
 use super::{PendingGuard, blocking, open_netns};
 use crate::agent::plan::{carriage, effective_mtu};
 use crate::agent::state::PortRecord;
@@ -37,6 +38,11 @@ impl PendingGuard {
 }
 
 impl Agent {
+    /// Whether this host may have an endpoint on that network at all.
+    pub(in crate::agent) fn check_place(&self, network: &Network) -> Result<(), ApiError> {
+        check_protection(network, self.facts.encrypted_port)
+    }
+
     /// Takes a name like `base`; the guard gives it back when it goes.
     pub(in crate::agent) fn reserve_as(
         self: &Arc<Self>,

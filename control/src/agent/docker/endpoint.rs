@@ -11,7 +11,7 @@ use super::{now, short};
 use crate::agent::{Agent, ApiError, Pending};
 use crate::docker::ledger::EndpointEntry;
 use crate::docker::wire::{CreateEndpoint, EndpointRef, Reply};
-use crate::model::{Endpoint, EndpointId, Network};
+use crate::model::{Endpoint, EndpointId, Network, Subnet};
 
 impl Agent {
     pub(super) async fn docker_create_endpoint(
@@ -26,7 +26,15 @@ impl Agent {
             let mac = mac_for(&entry.endpoint);
             return Ok(Reply::Endpoint { mac });
         }
-        let network = self.docker_network(&call.of.network).await?;
+        let (network, gateway) = self.docker_network(&call.of.network).await?;
+        if gateway && call.publishes {
+            return Err(ApiError::bad_request(
+                "unsupported",
+                format!("ports of network {} can't be published: weft is its way out (weft.gateway=on)", network.name),
+            )
+            .hint("leave -p out, or make the network without weft.gateway=on: Docker publishes them then"));
+        }
+        self.check_place(&network)?;
         // The container's name isn't known yet: `host` learns it.
         let guard = self.reserve_as(&network, &format!("docker-{}", short(&id)))?;
         let wanted = (call.ips.as_slice(), call.mac);
@@ -51,8 +59,8 @@ impl Agent {
         Ok(Reply::Endpoint { mac })
     }
 
-    /// The overlay of a Docker network.
-    async fn docker_network(self: &Arc<Self>, id: &str) -> Result<Network, ApiError> {
+    /// The overlay of a Docker network, and whether it is the containers' way out.
+    async fn docker_network(self: &Arc<Self>, id: &str) -> Result<(Network, bool), ApiError> {
         let wish = self
             .docker
             .ledger()
@@ -65,7 +73,7 @@ impl Agent {
             )
             .hint("it was made with another state directory of weft: `docker network rm` it and make it again")
         })?;
-        self.overlay(&wish).await
+        Ok((self.overlay(&wish).await?, wish.gateway))
     }
 
     pub(super) async fn docker_join(
@@ -86,9 +94,11 @@ impl Agent {
             .hint("start the container again")
         })?;
         let endpoint = entry.endpoint;
-        if let Some(ifname) = self.loose_name(&endpoint.id) {
-            return Ok(joined(ifname));
-        }
+        let way_out = self
+            .docker
+            .ledger()
+            .network(&entry.network)
+            .is_some_and(|of| of.wish.gateway);
         let network = self.inner().map.network(&endpoint.network).cloned();
         let network = network.ok_or_else(|| {
             ApiError::conflict(
@@ -97,6 +107,20 @@ impl Agent {
             )
             .hint("start the container again")
         })?;
+        let gateways = if way_out && !network.internal {
+            let subnets = network.subnets.iter();
+            let of_family =
+                |subnet: &&Subnet| endpoint.ips.iter().any(|ip| subnet.cidr.contains(ip));
+            subnets
+                .filter(of_family)
+                .map(|subnet| subnet.gateway)
+                .collect()
+        } else {
+            Vec::new()
+        };
+        if let Some(ifname) = self.loose_name(&endpoint.id) {
+            return Ok(Reply::Joined { ifname, gateways });
+        }
         self.expect_endpoint(&endpoint).await?;
         let ifname = self
             .plug_loose(&network, endpoint.clone(), &sandbox)
@@ -106,7 +130,7 @@ impl Agent {
             self.unplug(&endpoint.id).await;
             return Err(error);
         }
-        Ok(joined(ifname))
+        Ok(Reply::Joined { ifname, gateways })
     }
 
     /// The interface's name, if it is made already.
@@ -157,12 +181,5 @@ impl Agent {
         info!(port = %endpoint.name, docker_endpoint = short(&id), "endpoint of Docker removed");
         self.note(move |ledger| ledger.remove_endpoint(&id)).await?;
         Ok(Reply::Done)
-    }
-}
-
-fn joined(ifname: String) -> Reply {
-    Reply::Joined {
-        ifname,
-        gateways: Vec::new(),
     }
 }

@@ -19,7 +19,6 @@ impl Agent {
     ) -> Result<Reply, ApiError> {
         let refused = |why: String| ApiError::bad_request("bad_option", why);
         let options = Options::read(&call.options).map_err(refused)?;
-        check_supported(&options)?;
         if !options.ignored.is_empty() {
             let ignored = options.ignored.join(", ");
             warn!(
@@ -123,23 +122,4 @@ fn fitting(wish: &Wish, network: Network) -> Result<Network, ApiError> {
     wish.check(&network)
         .map_err(|why| ApiError::conflict("network_differs", why))?;
     Ok(network)
-}
-
-/// What the cluster can't do is refused: a network that is less private than asked for is worse than none.
-fn check_supported(options: &Options) -> Result<(), ApiError> {
-    if options.isolate == Some(true) {
-        return Err(ApiError::bad_request(
-            "unsupported",
-            "containers of one network can't be kept apart yet (isolate, enable_icc=false)",
-        )
-        .hint("leave the option out, and make a network for each group that may talk"));
-    }
-    if options.gateway {
-        return Err(ApiError::bad_request(
-            "unsupported",
-            "weft can't be the way out of a Docker network yet (weft.gateway=on)",
-        )
-        .hint("leave it out: Docker's own gateway bridge does egress and published ports"));
-    }
-    Ok(())
 }

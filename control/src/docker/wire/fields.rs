@@ -17,6 +17,8 @@ use super::{
 const GENERIC: &str = "com.docker.network.generic";
 /// `docker network create --internal`.
 const INTERNAL: &str = "com.docker.network.internal";
+/// `docker run --publish`.
+const PORT_MAP: &str = "com.docker.network.portmap";
 /// What an address is for.
 const ADDRESS_TYPE: &str = "RequestAddressType";
 /// The gateway's.
@@ -247,7 +249,17 @@ impl<'a> Fields<'a> {
             of,
             ips: v4.into_iter().chain(v6).collect(),
             mac: mac.transpose()?,
+            publishes: self.publishes()?,
         })
+    }
+
+    fn publishes(&self) -> Result<bool, BadCall> {
+        let options = self.object(&self.map, "Options", "Options")?;
+        match options.get(PORT_MAP) {
+            None | Some(Value::Null) => Ok(false),
+            Some(Value::Array(ports)) => Ok(!ports.is_empty()),
+            Some(other) => Err(self.wrong(PORT_MAP, "a list", other)),
+        }
     }
 
     pub(super) fn request_pool(&self) -> Result<RequestPool, BadCall> {

@@ -103,15 +103,18 @@ fn every_call_of_docker_is_read() {
                 of: endpoint(),
                 ips: vec![ip("10.40.0.5"), ip("fd40::5")],
                 mac: None,
+                publishes: false,
             }),
         ),
         (
             "NetworkDriver.CreateEndpoint",
-            json!({ "NetworkID": "n1", "EndpointID": "e1", "Interface": { "MacAddress": "02:42:ac:00:00:05" } }),
+            json!({ "NetworkID": "n1", "EndpointID": "e1", "Interface": { "MacAddress": "02:42:ac:00:00:05" },
+                "Options": { "com.docker.network.portmap": [{ "Proto": 6, "Port": 80, "HostPort": 8080 }] } }),
             Call::CreateEndpoint(CreateEndpoint {
                 of: endpoint(),
                 ips: Vec::new(),
                 mac: "02:42:ac:00:00:05".parse().ok(),
+                publishes: true,
             }),
         ),
         (

@@ -183,6 +183,12 @@ pub(super) fn plan<'a>(
     }
     warn_of_narrow_path(map, here, &mut wanted);
     plan_macs(map, here, &mut wanted);
+    plan_ports(ports, &mut wanted);
+    wanted
+}
+
+/// What the ports of this host own, and which sessions they need.
+fn plan_ports<'a>(ports: impl Iterator<Item = LocalPort<'a>>, wanted: &mut Wanted) {
     let mut kept = BTreeSet::new();
     for port in ports {
         let Some(network) = wanted.networks.get(&port.vni) else {
@@ -215,7 +221,6 @@ pub(super) fn plan<'a>(
             secure.keep = true;
         }
     }
-    wanted
 }
 
 /// How a network's frames travel between hosts.

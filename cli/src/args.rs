@@ -90,6 +90,8 @@ pub(crate) enum Command {
     /// One port of this host: limit its rate, impair it
     #[command(subcommand)]
     Port(port::Port),
+    /// Ways out of this host's networks: flows, bytes, and what was refused
+    Egress(OfNetwork),
     /// The forwarding database: which MAC is behind which port or peer
     Fdb(OfNetwork),
     /// The subnet map: which node gives out which addresses

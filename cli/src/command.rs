@@ -11,6 +11,7 @@ mod agent;
 mod controller;
 mod dns;
 mod docs;
+mod egress;
 mod expose;
 mod fdb;
 mod network;
@@ -60,6 +61,7 @@ pub(crate) fn run(command: Command, settings: Settings) -> Result<(), Vec<Failur
         Command::Expose(flags) => Ok(expose::expose(&session()?, flags)?),
         Command::Hide(flags) => Ok(expose::hide(&session()?, &flags)?),
         Command::Port(verb) => Ok(port::run(&session()?, verb)?),
+        Command::Egress(of) => Ok(egress::run(&session()?, &of)?),
         Command::Fdb(of) => Ok(fdb::run(&session()?, &of)?),
         Command::Dns => Ok(dns::run(&session()?)?),
         Command::Subnets(of) => Ok(subnets::run(&session()?, &of)?),

@@ -95,6 +95,7 @@ fn load_with(cli: &Cli, environment: &dyn Fn(&str) -> Option<String>) -> Result<
         | Command::Status(_)
         | Command::Peers
         | Command::Ports(_)
+        | Command::Egress(_)
         | Command::Fdb(_)
         | Command::Port(_)
         | Command::Expose(_)

@@ -13,6 +13,7 @@ use serde_json::json;
 use crate::failure::Failure;
 
 pub(crate) mod dns;
+pub(crate) mod egress;
 pub(crate) mod fdb;
 pub(crate) mod network;
 pub(crate) mod node;

@@ -10,6 +10,7 @@
 //! | `reconcile` | map and ports -> `plan` -> `assemble::Fabric` |
 //! | `ipam` | which address |
 //! | `services` | what a network's gateway does for ports: names |
+//! | `outside` | the way out of networks: what `egress` is told of them |
 //! | `state` | what is on disk |
 //! | `requests`, `views` | the API's writing and reading half |
 //! | `serve` | the API's HTTP |
@@ -23,6 +24,7 @@ mod error;
 mod ipam;
 mod keeper;
 mod line;
+mod outside;
 mod plan;
 mod reconcile;
 mod requests;
@@ -56,6 +58,7 @@ use crate::channel::Link;
 use crate::model::{ClusterId, ClusterMap, Endpoint, EndpointId, NetworkId, NodeId, Revision};
 use assemble::Fabric;
 use keeper::Keeper;
+use outside::Outside;
 use services::Services;
 use state::{PortRecord, SavedPorts, StateDir};
 
@@ -112,6 +115,7 @@ pub struct Agent {
     keeper: Keeper,
     inner: Mutex<Inner>,
     fabric: Mutex<Fabric>,
+    outside: Outside,
     services: Arc<Services>,
     /// MTU of the link that has the underlay address.
     underlay_mtu: ArcSwap<Mtu>,

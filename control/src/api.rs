@@ -9,6 +9,7 @@
 //! | POST /v1/stop | [`Stop`] | [`Stopping`] |
 //! | GET /v1/peers | | [`Peers`] |
 //! | GET /v1/ports | | `Vec<`[`Port`]`>` |
+//! | GET /v1/egress | | `Vec<`[`NetworkEgress`]`>` |
 //! | GET /v1/fdb | | `Vec<`[`FdbEntry`]`>` |
 //! | GET /v1/subnets | | `Vec<`[`SubnetBlock`]`>` |
 //! | GET /v1/dns | | [`Dns`] |
@@ -36,7 +37,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use weft_wire::{MacAddr, Mtu, Vni};
 
-use crate::model::Transport;
+use crate::model::{Egress, Transport};
 
 mod attachment;
 
@@ -242,6 +243,29 @@ pub struct Port {
     pub traffic: Traffic,
 }
 
+/// The way out of one network, on the host that answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkEgress {
+    /// Network name.
+    pub network: String,
+    /// How its endpoints reach the outside.
+    pub egress: Egress,
+    /// TCP flows that are there now.
+    pub tcp_flows: u64,
+    /// UDP flows that are there now.
+    pub udp_flows: u64,
+    /// Pings that are there now.
+    pub echo_flows: u64,
+    /// Flows of all kinds since the agent started.
+    pub opened: u64,
+    /// Bytes that containers sent out (payload).
+    pub out_bytes: u64,
+    /// Bytes that came in for containers (payload).
+    pub in_bytes: u64,
+    /// What did not get out or in, by reason (docs/egress.md); reasons that never occurred are left out.
+    pub refused: BTreeMap<String, u64>,
+}
+
 /// One entry of the forwarding database.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FdbEntry {
@@ -353,6 +377,9 @@ pub struct NetworkCreate {
     /// No way out.
     #[serde(default)]
     pub internal: bool,
+    /// How endpoints reach the outside.
+    #[serde(default)]
+    pub egress: Egress,
     /// Follows the underlay when `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<Mtu>,
@@ -370,6 +397,9 @@ pub struct NetworkChange {
     /// Seconds after which a learned address is forgotten.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ageing_secs: Option<u32>,
+    /// How endpoints reach the outside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Egress>,
 }
 
 /// A subnet of a network.
@@ -401,6 +431,9 @@ pub struct NetworkInfo {
     pub encrypted: bool,
     /// No way out.
     pub internal: bool,
+    /// How endpoints reach the outside; `off` if the network is internal.
+    #[serde(default)]
+    pub egress: Egress,
     /// Inner MTU in force, in bytes.
     pub mtu: Mtu,
     /// It was set by the operator (else it follows the underlay).

@@ -5,6 +5,7 @@ pub mod model;
 pub mod api;
 pub mod netns;
 pub mod link;
+mod egress;
 pub mod holder;
 pub mod identity;
 pub mod channel;

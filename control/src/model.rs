@@ -70,6 +70,28 @@ impl fmt::Display for Transport {
     }
 }
 
+/// How a network's endpoints reach the outside.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Egress {
+    /// By sockets of each endpoint's own host.
+    #[default]
+    Nat,
+    /// Not at all: what they send there is refused.
+    Off,
+}
+
+impl fmt::Display for Egress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Nat => "nat",
+            Self::Off => "off",
+        })
+    }
+}
+
 /// A host that runs an agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
@@ -141,6 +163,9 @@ pub struct Network {
     pub transport: Transport,
     /// Has no way out: endpoints get no default route.
     pub internal: bool,
+    /// How endpoints reach the outside, if the network isn't internal.
+    #[serde(default)]
+    pub egress: Egress,
     /// As the operator set it; `None` follows the underlay.
     pub mtu: Option<Mtu>,
     /// Seconds after which a learned address is forgotten.
@@ -160,6 +185,15 @@ impl Network {
         self.subnets
             .iter()
             .any(|subnet| matches!(subnet.cidr, IpNet::V6(_)))
+    }
+
+    /// How endpoints reach the outside: not at all if the network is internal.
+    pub fn way_out(&self) -> Egress {
+        if self.internal {
+            Egress::Off
+        } else {
+            self.egress
+        }
     }
 
     /// The subnet that contains `ip`.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 use weft_control::api::NetnsArg;
+use weft_control::model::Egress;
 
 use crate::config::CONTROLLER_PORT;
 
@@ -118,6 +119,15 @@ pub(crate) fn netns(text: &str) -> Result<NetnsArg, String> {
     std::path::absolute(text)
         .map(NetnsArg::Path)
         .map_err(|error| format!("cannot make the path absolute: {error}"))
+}
+
+/// How endpoints reach the outside.
+pub(crate) fn egress(text: &str) -> Result<Egress, String> {
+    match text {
+        "nat" => Ok(Egress::Nat),
+        "off" => Ok(Egress::Off),
+        _ => Err("want nat or off".to_owned()),
+    }
 }
 
 #[cfg(test)]

@@ -45,6 +45,7 @@ fn create(session: &Session, flags: args::Create) -> Result<(), Failure> {
         vni: flags.vni,
         encrypted: flags.encrypted,
         internal: flags.internal,
+        egress: flags.egress,
         mtu: flags.mtu,
         ageing_secs: flags.ageing,
     };
@@ -96,6 +97,7 @@ fn set(session: &Session, flags: &args::Set) -> Result<(), Failure> {
     let change = NetworkChange {
         mtu: flags.mtu,
         ageing_secs: flags.ageing,
+        egress: flags.egress,
     };
     let now: NetworkInfo = session
         .client

@@ -1,6 +1,7 @@
 //! Networks as a table.
 
 use weft_control::api::NetworkInfo;
+use weft_control::model::Egress;
 
 use super::table::Table;
 use super::units;
@@ -46,6 +47,10 @@ fn notes(network: &NetworkInfo) -> String {
         (network.subnets.is_empty(), "plain-l2"),
         (network.encrypted, "encrypted"),
         (network.internal, "internal"),
+        (
+            network.egress == Egress::Off && !network.internal,
+            "no-egress",
+        ),
         (network.mtu_set, "mtu-set"),
     ];
     let notes: Vec<_> = notes

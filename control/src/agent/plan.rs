@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use weft_wire::{MacAddr, Mtu, Vni};
 
-use crate::model::{ClusterMap, EndpointId, Network, NetworkId, Node, NodeId, Transport};
+use crate::model::{ClusterMap, Egress, EndpointId, Network, NetworkId, Node, NodeId, Transport};
 
 /// UDP port of a VTEP that no agent runs (RFC 7348 section 5).
 const STATIC_VTEP_PORT: u16 = weft_wire::vxlan::VXLAN_PORT;
@@ -42,6 +42,8 @@ pub(super) struct WantedNetwork {
     pub(super) flood: BTreeSet<IpAddr>,
     /// Where its gateway answers, on every host.
     pub(super) gateways: Vec<IpAddr>,
+    /// How its endpoints reach the outside.
+    pub(super) egress: Egress,
 }
 
 /// Where an address of the control plane's is.
@@ -131,6 +133,7 @@ pub(super) fn plan<'a>(
                 .iter()
                 .map(|subnet| subnet.gateway)
                 .collect(),
+            egress: network.way_out(),
         };
         wanted.networks.insert(network.vni, wanted_network);
     }

@@ -98,6 +98,7 @@ impl Agent {
             behind: behind(&inner),
         };
         self.services.publish(&self.facts.node, &inner, &wanted);
+        self.outside.publish(&inner.map, &wanted);
         self.fabric().apply(wanted);
         drop(inner);
         self.set_mtus(stale_mtus);

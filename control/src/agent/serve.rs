@@ -125,6 +125,7 @@ fn router(door: Door) -> Router {
         .route("/v1/ports", get(ports))
         .route("/v1/ports/{name}", axum::routing::patch(port_change))
         .route("/v1/fdb", get(fdb))
+        .route("/v1/egress", get(egress))
         .route("/v1/subnets", get(subnets))
         .route("/v1/dns", get(dns))
         .route("/v1/nodes", get(nodes))
@@ -242,6 +243,10 @@ async fn fdb(State(door): State<Door>) -> Reply<Vec<api::FdbEntry>> {
 
 async fn dns(State(door): State<Door>) -> Reply<api::Dns> {
     Ok(Json(door.agent()?.services.dns()))
+}
+
+async fn egress(State(door): State<Door>) -> Reply<Vec<api::NetworkEgress>> {
+    Ok(Json(door.agent()?.outside.view()))
 }
 
 async fn subnets(State(door): State<Door>) -> Reply<Vec<api::SubnetBlock>> {

@@ -20,8 +20,9 @@ use weft_switch::PortEvent;
 use weft_tunnel::TunnelError;
 
 use super::assemble::{Fabric, FabricConfig, FabricError};
+use super::outside::{self, Outside};
 use super::serve::{self, Phase};
-use super::services::{self, Services};
+use super::services::Services;
 use super::state::{PortRecord, SavedMap, SavedPorts, StateDir};
 use super::{Agent, AgentConfig, Applied, Channel, Facts, Inner, keeper::Keeper};
 use super::{reconcile, session};
@@ -250,6 +251,7 @@ async fn bring_up(
     let mut inner = Inner::starting(saved, &records, controllers);
     let now = Instant::now();
     inner.yielded = yielded.into_iter().map(|address| (address, now)).collect();
+    let services = Arc::new(Services::new(config.dns_upstreams.clone()));
     let agent = Arc::new(Agent {
         facts,
         state,
@@ -257,7 +259,11 @@ async fn bring_up(
         keeper,
         inner: Mutex::new(inner),
         fabric: Mutex::new(fabric),
-        services: Arc::new(Services::new(config.dns_upstreams.clone())),
+        outside: Outside::start(&services).map_err(|source| AgentError::System {
+            what: "start the way out",
+            source,
+        })?,
+        services,
         underlay_mtu: ArcSwap::from_pointee(underlay.mtu),
         measured: ArcSwap::default(),
         saving: Mutex::new(()),
@@ -307,7 +313,7 @@ fn spawn_tasks(
     tokio::spawn(underlay::follow_link(Arc::clone(agent)));
     tokio::spawn(super::keeper::watch(Arc::clone(agent)));
     let service_ports = agent.fabric().services();
-    tokio::spawn(services::serve(Arc::clone(&agent.services), service_ports));
+    tokio::spawn(outside::serve(Arc::clone(agent), service_ports));
     agent.changed.notify_one();
 }
 

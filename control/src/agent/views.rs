@@ -158,6 +158,7 @@ impl Agent {
             transport: network.transport,
             encrypted: network.transport == Transport::Quic,
             internal: network.internal,
+            egress: network.way_out(),
             mtu: effective_mtu(map, &self.here(), network),
             mtu_set: network.mtu.is_some(),
             ageing_secs: network.ageing_secs,

@@ -70,6 +70,7 @@ fn requests() -> impl Strategy<Value = Request> {
             change: api::NetworkChange {
                 mtu: None,
                 ageing_secs,
+                egress: None,
             },
         });
     prop_oneof![

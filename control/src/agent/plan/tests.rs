@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::{Change, Endpoint, Object, Subnet};
+use crate::model::{Change, Egress, Endpoint, Object, Subnet};
 
 const HERE_IP: &str = "10.99.0.1";
 
@@ -52,6 +52,7 @@ fn network(map: &mut ClusterMap, name: &str, number: u32, cidr: Option<&str>, vt
         subnets,
         transport: Transport::Vxlan,
         internal: false,
+        egress: Egress::Nat,
         mtu: None,
         ageing_secs: 300,
         vteps: vteps.iter().map(|text| ip(text)).collect(),

@@ -53,6 +53,7 @@ pub fn create(map: &ClusterMap, create: &NetworkCreate, id: NetworkId) -> Decisi
         subnets: subnet::plan(map, create)?,
         transport: Transport::Vxlan,
         internal: create.internal,
+        egress: create.egress,
         mtu: create.mtu,
         ageing_secs: create.ageing_secs.unwrap_or(DEFAULT_AGEING_SECS),
         vteps: BTreeSet::new(),
@@ -124,6 +125,7 @@ pub fn change(map: &ClusterMap, name: &str, change: &NetworkChange) -> Decision<
     let before = find_network(map, name)?;
     let mut network = before.clone();
     network.mtu = change.mtu.or(network.mtu);
+    network.egress = change.egress.unwrap_or(network.egress);
     network.ageing_secs = change.ageing_secs.unwrap_or(network.ageing_secs);
     check_settings(&network)?;
     if network == *before {

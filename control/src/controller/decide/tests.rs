@@ -293,7 +293,11 @@ fn what_a_network_cannot_be_is_refused() {
         },
     )
     .unwrap();
-    let change = |mtu, ageing_secs| NetworkChange { mtu, ageing_secs };
+    let change = |mtu, ageing_secs| NetworkChange {
+        mtu,
+        ageing_secs,
+        egress: None,
+    };
     assert_eq!(
         network::change(&map, "blue", &change(small, None))
             .unwrap_err()

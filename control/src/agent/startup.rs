@@ -259,10 +259,7 @@ async fn bring_up(
         keeper,
         inner: Mutex::new(inner),
         fabric: Mutex::new(fabric),
-        outside: Outside::start(&services).map_err(|source| AgentError::System {
-            what: "start the way out",
-            source,
-        })?,
+        outside: start_outside(&services)?,
         services,
         underlay_mtu: ArcSwap::from_pointee(underlay.mtu),
         measured: ArcSwap::default(),
@@ -284,6 +281,13 @@ async fn bring_up(
 
 /// Switch and tunnel, and what happens to ports.
 type StartedFabric = (Fabric, mpsc::UnboundedReceiver<PortEvent>);
+
+fn start_outside(services: &Arc<Services>) -> Result<Outside, AgentError> {
+    Outside::start(services).map_err(|source| AgentError::System {
+        what: "start the way out",
+        source,
+    })
+}
 
 fn start_fabric(config: FabricConfig) -> Result<StartedFabric, FabricError> {
     let patience = Instant::now() + PORT_PATIENCE;

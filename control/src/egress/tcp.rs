@@ -124,7 +124,6 @@ impl Connection {
     }
 
     /// A connection to a container: its SYN is due.
-    #[cfg_attr(not(test), expect(dead_code, reason = "ports are not published yet"))]
     pub(super) fn call(initial: u32, mss: u16, now: Instant) -> Self {
         let mut connection = Self::new(State::Calling, initial, mss, now);
         connection.due.handshake = true;

@@ -32,6 +32,7 @@ pub(crate) fn world() -> (ClusterMap, Vec<Endpoint>, Vec<Here>) {
                 .collect(),
             transport: Transport::Vxlan,
             internal,
+            egress: crate::model::Egress::Nat,
             mtu: None,
             ageing_secs: 300,
             vteps: BTreeSet::new(),

@@ -74,6 +74,9 @@ pub(crate) struct Create {
     /// No way out: endpoints get no default route
     #[arg(long)]
     pub(crate) internal: bool,
+    /// Endpoints reach the gateway and what is behind it, not each other
+    #[arg(long, requires = "subnets")]
+    pub(crate) isolate: bool,
     /// How endpoints reach the outside: by sockets of their host (nat), or not at all (off)
     #[arg(long, value_name = "nat|off", default_value = "nat", value_parser = values::egress)]
     pub(crate) egress: Egress,
@@ -131,6 +134,9 @@ pub(crate) struct Connect {
     /// Further name of the endpoint; repeat for several
     #[arg(long = "alias", value_name = "A", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) aliases: Vec<String>,
+    /// Let it send from any address: for a VM with more of them, or a container that routes
+    #[arg(long)]
+    pub(crate) allow_spoof: bool,
     /// A plain TAP: frames exactly as on the wire, slower
     #[arg(long)]
     pub(crate) no_offload: bool,

@@ -47,12 +47,11 @@ struct Way {
 }
 
 impl Outside {
-    /// Starts the engine in this thread's network namespace. What is for one of the services, they get.
+    /// Starts the engine in this thread's network namespace. What is for the services of the gateway is theirs.
     ///
     /// # Errors
     /// Out of file descriptors or threads.
-    pub(super) fn start(services: &Arc<Services>) -> io::Result<Self> {
-        let services = Arc::clone(services);
+    pub(super) fn start(services: Arc<Services>) -> io::Result<Self> {
         let offer =
             move |network: &NetworkId, frame: FrameRef<'_>| services.offer(network, frame.bytes);
         Ok(Self {
@@ -157,13 +156,14 @@ fn view(network: &Way) -> api::NetworkEgress {
     }
 }
 
-/// Gives the engine every inside port that comes out of the channel, and the services a way to answer, until the agent
-/// stops.
+/// Gives the engine every inside port that comes out of the channel, until the agent stops.
 pub(super) async fn serve(agent: Arc<Agent>, mut ports: mpsc::UnboundedReceiver<ServicePort>) {
     while let Some(port) = ports.recv().await {
         match port.queue.try_clone() {
-            Ok(queue) => agent.services.plug(port.network.clone(), Arc::new(queue)),
-            Err(error) => warn!(%error, network = %port.network, "the network's services are dumb"),
+            Ok(queue) => agent.services.plug(port.network.clone(), queue),
+            Err(error) => {
+                warn!(%error, network = %port.network, "the network's services can't answer");
+            }
         }
         agent.outside.plug(port);
     }

@@ -1,7 +1,7 @@
 //! What the gateway of a network does for this host's ports beyond what the switch answers itself: names (`dns`).
 //!
-//! Frames come from the inside port of each network (`assemble::ServicePort`), offered by its reader, the thread of the way
-//! out. `demux` says whose a frame is; each network has a task of its own that hears it (`network`). Answers go back through the inside port, which reaches ports of this
+//! Frames come from the inside port of each network (`assemble::ServicePort`), which the engine of the way out reads: it
+//! offers each frame here first. `demux` says whose a frame is; each network has a task of its own that hears it (`network`). Answers go back through the inside port, which reaches ports of this
 //! host only: every host's gateway speaks for itself.
 //!
 //! | file | what |
@@ -54,9 +54,11 @@ struct Place {
 pub(super) struct Services {
     names: Arc<NameServer>,
     places: ArcSwap<BTreeMap<NetworkId, Place>>,
-    /// Who hears a network's frames.
-    tasks: Mutex<BTreeMap<NetworkId, mpsc::Sender<Vec<u8>>>>,
+    tasks: Mutex<Tasks>,
 }
+
+/// Where each network's task hears.
+type Tasks = BTreeMap<NetworkId, mpsc::Sender<Vec<u8>>>;
 
 impl Services {
     /// Services that know nothing yet. Without `dns_upstreams` the host's resolver configuration says whom to ask.
@@ -98,6 +100,8 @@ impl Services {
             .collect();
         let own = places.values().flat_map(|place| place.gateways.clone());
         self.names.publish(names, own.collect());
+        self.tasks()
+            .retain(|network, _| places.contains_key(network));
         self.places.store(Arc::new(places));
     }
 
@@ -105,30 +109,31 @@ impl Services {
         self.places.load().get(network).cloned()
     }
 
-    /// Serves a network from now on: answers go out by that inside port, what is heard comes in by [`Self::offer`].
-    pub(super) fn plug(self: &Arc<Self>, network: NetworkId, queue: Arc<Queue>) {
+    /// Starts the task of a network, which answers through that inside port. One that it had before ends.
+    pub(super) fn plug(self: &Arc<Self>, network: NetworkId, queue: Queue) {
         let (frames, heard) = mpsc::channel(MAX_WAITING);
-        let task = network::Task::new(Arc::clone(self), network.clone(), queue);
+        let task = network::Task::new(Arc::clone(self), network.clone(), Arc::new(queue));
         tokio::spawn(task.run(heard));
-        // The task of an earlier inside port ends with its channel.
         self.tasks().insert(network, frames);
     }
 
-    /// Takes a frame from a port of that network for its gateway, if it is for one of the services.
+    /// Takes a frame if it is for one of the services.
     pub(super) fn offer(&self, network: &NetworkId, frame: &[u8]) -> bool {
         let places = self.places.load();
         let Some(place) = places.get(network) else {
             return false;
         };
-        let ours = demux::classify(frame, &place.gateways) != demux::Class::Other;
-        if ours && let Some(task) = self.tasks().get(network) {
-            // What a task has no time for is dropped.
-            let _ = task.try_send(frame.to_vec());
+        if demux::classify(frame, &place.gateways) == demux::Class::Other {
+            return false;
         }
-        ours
+        if let Some(task) = self.tasks().get(network) {
+            // What a task has no time for is dropped.
+            drop(task.try_send(frame.to_vec()));
+        }
+        true
     }
 
-    fn tasks(&self) -> MutexGuard<'_, BTreeMap<NetworkId, mpsc::Sender<Vec<u8>>>> {
+    fn tasks(&self) -> MutexGuard<'_, Tasks> {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -12,8 +12,10 @@ use serde::{Deserialize, Serialize};
 use weft_wire::{MacAddr, Mtu, Vni};
 
 mod endpoints;
+mod router;
 
 pub use endpoints::Endpoints;
+pub use router::{Router, StaticRoute};
 
 /// Counts the changes of a cluster: 0 is the empty map, each accepted change has the next number.
 pub type Revision = u64;
@@ -55,13 +57,18 @@ text_id! {
     EndpointId
 }
 
+text_id! {
+    /// A router: 16 hexadecimal digits, minted by the controller.
+    RouterId
+}
+
 /// How frames travel between hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Transport {
     /// VXLAN over UDP in clear (RFC 7348).
     Vxlan,
-    /// QUIC datagrams with mutual TLS (RFC 9221).
+    /// ESP in UDP (RFC 4303, RFC 3948), keyed by a QUIC session with mutual TLS (RFC 9000).
     Quic,
 }
 
@@ -70,6 +77,28 @@ impl fmt::Display for Transport {
         f.pad(match self {
             Self::Vxlan => "vxlan",
             Self::Quic => "quic",
+        })
+    }
+}
+
+/// How a network's endpoints reach the outside.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Egress {
+    /// By sockets of each endpoint's own host.
+    #[default]
+    Nat,
+    /// Not at all: what they send there is refused.
+    Off,
+}
+
+impl fmt::Display for Egress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Nat => "nat",
+            Self::Off => "off",
         })
     }
 }
@@ -87,10 +116,21 @@ pub struct Node {
     pub underlay_mtu: Mtu,
     /// UDP port on which it takes VXLAN.
     pub vxlan_port: u16,
+    /// UDP port on which it takes encrypted tunnels, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encrypted_port: Option<u16>,
     /// What its agent can carry.
     pub transports: Vec<Transport>,
     /// Version of its agent, for people.
     pub version: String,
+}
+
+impl Node {
+    /// The UDP port on which it takes encrypted tunnels; `None` if its agent can't protect a network.
+    pub fn takes_encrypted(&self) -> Option<u16> {
+        self.encrypted_port
+            .filter(|_| self.transports.contains(&Transport::Quic))
+    }
 }
 
 /// One address range of a network.
@@ -145,15 +185,32 @@ pub struct Network {
     pub transport: Transport,
     /// Has no way out: endpoints get no default route.
     pub internal: bool,
+    /// How endpoints reach the outside, if the network isn't internal.
+    #[serde(default)]
+    pub egress: Egress,
     /// As the operator set it; `None` follows the underlay.
     pub mtu: Option<Mtu>,
     /// Seconds after which a learned address is forgotten.
     pub ageing_secs: u32,
     /// Static VTEPs: tunnel ends that no agent runs (a kernel VXLAN device, a hardware switch, OVS).
     pub vteps: BTreeSet<IpAddr>,
+    /// Its endpoints reach the gateway and what lies behind it, not each other.
+    #[serde(default)]
+    pub isolate: bool,
+    /// What made it by itself, and removes it when it has no more use for it: `docker`; `None` for an operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_by: Option<String>,
 }
 
 impl Network {
+    /// Whether its frames may leave a host only encrypted.
+    pub fn is_encrypted(&self) -> bool {
+        match self.transport {
+            Transport::Vxlan => false,
+            Transport::Quic => true,
+        }
+    }
+
     /// A network without a subnet is a plain learning switch.
     pub fn is_plain_l2(&self) -> bool {
         self.subnets.is_empty()
@@ -164,6 +221,15 @@ impl Network {
         self.subnets
             .iter()
             .any(|subnet| matches!(subnet.cidr, IpNet::V6(_)))
+    }
+
+    /// How endpoints reach the outside: not at all if the network is internal.
+    pub fn way_out(&self) -> Egress {
+        if self.internal {
+            Egress::Off
+        } else {
+            self.egress
+        }
     }
 
     /// The subnet that contains `ip`.
@@ -232,6 +298,8 @@ pub enum Key {
     Block(NetworkId, IpNet),
     /// An endpoint.
     Endpoint(EndpointId),
+    /// A router.
+    Router(RouterId),
     /// A node's credentials.
     Credentials(NodeId),
 }
@@ -248,6 +316,8 @@ pub enum Object {
     Block(Block),
     /// An endpoint.
     Endpoint(Endpoint),
+    /// A router.
+    Router(Router),
     /// A node's credentials.
     Credentials(NodeId, Credentials),
 }
@@ -260,6 +330,7 @@ impl Object {
             Self::Network(network) => Key::Network(network.id.clone()),
             Self::Block(block) => Key::Block(block.network.clone(), block.prefix),
             Self::Endpoint(endpoint) => Key::Endpoint(endpoint.id.clone()),
+            Self::Router(router) => Key::Router(router.id.clone()),
             Self::Credentials(node, _) => Key::Credentials(node.clone()),
         }
     }
@@ -297,6 +368,9 @@ pub struct ClusterMap {
     pub blocks: BTreeMap<(NetworkId, IpNet), Versioned<Block>>,
     /// By id.
     pub endpoints: Endpoints,
+    /// By id.
+    #[serde(default)]
+    pub routers: BTreeMap<RouterId, Versioned<Router>>,
     /// By node; controllers only.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub credentials: BTreeMap<NodeId, Versioned<Credentials>>,
@@ -329,6 +403,10 @@ impl ClusterMap {
             Change::Delete(Key::Credentials(node)) => {
                 self.credentials.remove(&node);
             }
+            Change::Put(Object::Router(object)) => {
+                self.routers
+                    .insert(object.id.clone(), Versioned { revision, object });
+            }
             Change::Delete(Key::Node(id)) => {
                 self.nodes.remove(&id);
             }
@@ -340,6 +418,9 @@ impl ClusterMap {
             }
             Change::Delete(Key::Endpoint(id)) => {
                 self.endpoints.remove(&id);
+            }
+            Change::Delete(Key::Router(id)) => {
+                self.routers.remove(&id);
             }
         }
     }
@@ -404,6 +485,7 @@ impl ClusterMap {
             networks: self.networks.clone(),
             blocks: BTreeMap::new(),
             endpoints: Endpoints::default(),
+            routers: self.routers.clone(),
             credentials: BTreeMap::new(),
         }
     }
@@ -435,6 +517,11 @@ impl ClusterMap {
             ..Self::default()
         }
     }
+}
+
+/// Whether a MAC is kept for gateways, now or later: the 256 around [`GATEWAY_MAC`](weft_switch::gateway::GATEWAY_MAC).
+pub fn is_reserved(mac: MacAddr) -> bool {
+    mac.octets()[..5] == weft_switch::gateway::GATEWAY_MAC.octets()[..5]
 }
 
 /// Checks a name of a node, network, endpoint or alias: 1 to 63 letters, digits, `_`, `.` and `-`, the first a letter

@@ -14,8 +14,12 @@ pub(crate) fn text(status: &Status) -> String {
     let underlay = if status.standalone {
         "none (standalone: no tunnel leaves this host)".to_owned()
     } else {
+        let encrypted = match status.encrypted_port {
+            Some(port) => format!(", encrypted networks on {port}"),
+            None => ", no encrypted networks".to_owned(),
+        };
         format!(
-            "{} on {} (MTU {}), VXLAN on UDP port {}",
+            "{} on {} (MTU {}), VXLAN on UDP port {}{encrypted}",
             status.underlay, status.underlay_ifname, status.underlay_mtu, status.vxlan_port
         )
     };

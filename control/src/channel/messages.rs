@@ -13,7 +13,7 @@ use crate::api;
 use crate::identity::Issued;
 use crate::model::{
     Change, ClusterId, Credentials, Endpoint, EndpointId, NetworkId, NodeId, Object, Revision,
-    Transport, Versioned,
+    StaticRoute, Transport, Versioned,
 };
 
 /// The protocols this build speaks.
@@ -96,6 +96,9 @@ pub struct NodeFacts {
     pub underlay_mtu: Mtu,
     /// UDP port on which it takes VXLAN.
     pub vxlan_port: u16,
+    /// UDP port on which it takes encrypted tunnels, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encrypted_port: Option<u16>,
     /// What it can carry.
     pub transports: Vec<Transport>,
     /// Its version, for people.
@@ -318,6 +321,13 @@ pub enum Request {
         /// All of them.
         endpoints: Vec<Endpoint>,
     },
+    /// Make, change or remove a router.
+    ChangeRouter {
+        /// Which.
+        name: String,
+        /// What.
+        change: RouterChange,
+    },
     /// Remove a node with all that is on it; its session ends and its certificate is refused from then on.
     RemoveNode {
         /// Which.
@@ -345,7 +355,7 @@ pub enum Request {
 
 impl Request {
     /// The kinds of requests as they are on the wire.
-    pub const KINDS: [&str; 17] = [
+    pub const KINDS: [&str; 18] = [
         "create_network",
         "change_network",
         "remove_network",
@@ -363,6 +373,7 @@ impl Request {
         "renew",
         "note_credentials",
         "watch",
+        "change_router",
     ];
 
     /// Its kind, for logs.
@@ -385,9 +396,40 @@ impl Request {
             Self::Renew { .. } => 14,
             Self::NoteCredentials { .. } => 15,
             Self::Watch { .. } => 16,
+            Self::ChangeRouter { .. } => 17,
         };
         Self::KINDS[index]
     }
+}
+
+/// What becomes of a router.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RouterChange {
+    /// It is new.
+    Create,
+    /// It goes, with its routes; its networks stay.
+    Remove,
+    /// It gets these networks.
+    Connect {
+        /// Their names.
+        networks: Vec<String>,
+    },
+    /// It loses these networks.
+    Disconnect {
+        /// Their names.
+        networks: Vec<String>,
+    },
+    /// It gets a route, or that to the same prefix another next hop.
+    AddRoute {
+        /// The route.
+        route: StaticRoute,
+    },
+    /// It loses a route.
+    RemoveRoute {
+        /// To which prefix.
+        prefix: IpNet,
+    },
 }
 
 /// The controller did what was asked. Which fields say something depends on the request.

@@ -88,6 +88,7 @@ fn requests() -> impl Strategy<Value = Request> {
             change: api::NetworkChange {
                 mtu: None,
                 ageing_secs,
+                egress: None,
             },
         });
     prop_oneof![
@@ -209,6 +210,7 @@ fn unknown_fields_are_skipped_and_unknown_kinds_are_named() {
             underlay: "10.0.0.1".parse().unwrap(),
             underlay_mtu: Mtu::ETHERNET,
             vxlan_port: 4789,
+            encrypted_port: None,
             transports: vec![Transport::Vxlan],
             version: "1".to_owned(),
         },

@@ -9,10 +9,12 @@ use tracing::info;
 
 use super::Core;
 use super::decide::block::Claim;
-use super::decide::{Decision, block, endpoint, network, node};
+use super::decide::{Decision, block, endpoint, network, node, router};
 use crate::api::NetworkCreate;
-use crate::channel::{Answer, Ask, Refusal, Reply, Request};
-use crate::model::{Change, ClusterMap, Credentials, Endpoint, NetworkId, NodeId, Revision};
+use crate::channel::{Answer, Ask, Refusal, Reply, Request, RouterChange};
+use crate::model::{
+    Change, ClusterMap, Credentials, Endpoint, NetworkId, NodeId, Revision, RouterId,
+};
 
 impl Core {
     /// Does what the node `from` asks.
@@ -21,7 +23,7 @@ impl Core {
         self.ledger.read(|map| member(map, from))?;
         let kind = request.kind();
         let revision = match request {
-            Request::CreateNetwork { create } => self.create_network(create).await?,
+            Request::CreateNetwork { create } => self.create_network(&create).await?,
             Request::ChangeNetwork { name, change } => {
                 self.change(|map| network::change(map, &name, &change))
                     .await?
@@ -48,6 +50,7 @@ impl Core {
                 self.change(|map| network::remove_vtep(map, &network, address))
                     .await?
             }
+            Request::ChangeRouter { name, change } => self.change_router(&name, &change).await?,
             Request::RemoveNode { name } => self.remove_node(from, &name).await?,
             Request::Presence => {
                 let connected = self.sessions.connected();
@@ -72,6 +75,22 @@ impl Core {
             revision,
             ..Reply::default()
         })
+    }
+
+    async fn create_network(&self, create: &NetworkCreate) -> Decision<Revision> {
+        let id = NetworkId(format!("{:016x}", rand::random::<u64>()));
+        let decide = |map: &ClusterMap| network::create(map, create, id.clone());
+        let done = self.change(decide).await?;
+        info!(network = %create.name, "network created");
+        Ok(done)
+    }
+
+    async fn change_router(&self, name: &str, change: &RouterChange) -> Decision<Revision> {
+        let new = RouterId(format!("{:016x}", rand::random::<u64>()));
+        let decide = |map: &ClusterMap| router::change(map, name, change, new.clone());
+        let done = self.change(decide).await?;
+        info!(router = name, ?change, "router changed");
+        Ok(done)
     }
 
     /// What a node asks for itself. It must still be a member: its removal may have come first.
@@ -119,6 +138,7 @@ impl Core {
             | Request::PruneNetworks
             | Request::AddVtep { .. }
             | Request::RemoveVtep { .. }
+            | Request::ChangeRouter { .. }
             | Request::RemoveNode { .. }
             | Request::Presence => self.ledger.revision(),
         };
@@ -126,14 +146,6 @@ impl Core {
             revision,
             ..Reply::default()
         })
-    }
-
-    async fn create_network(&self, create: NetworkCreate) -> Decision<Revision> {
-        let id = NetworkId(format!("{:016x}", rand::random::<u64>()));
-        let name = create.name.clone();
-        let done = self.change(|map| network::create(map, &create, id)).await?;
-        info!(network = %name, "network created");
-        Ok(done)
     }
 
     fn watch(&self, from: &NodeId, networks: BTreeSet<NetworkId>) -> Revision {

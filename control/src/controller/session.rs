@@ -503,10 +503,13 @@ async fn push_everything(to: &mut SendStream, map: ClusterMap) -> Result<Revisio
         .endpoints
         .into_values()
         .map(|of| object(of, Object::Endpoint));
+    let routers = map.routers.into_values();
+    let routers = routers.map(|of| object(of, Object::Router));
     let mut objects = nodes
         .chain(networks)
         .chain(blocks)
         .chain(endpoints)
+        .chain(routers)
         .peekable();
     while objects.peek().is_some() {
         let mut batch: Vec<Versioned<Object>> = objects.by_ref().take(BATCH).collect();

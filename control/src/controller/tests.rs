@@ -154,6 +154,7 @@ fn facts() -> NodeFacts {
         underlay: own_address(),
         underlay_mtu: Mtu::ETHERNET,
         vxlan_port: 4789,
+        encrypted_port: None,
         transports: vec![Transport::Vxlan],
         version: "test".to_owned(),
     }

@@ -16,6 +16,7 @@ fn node(number: u32) -> Change {
         underlay: Ipv4Addr::from(number).into(),
         underlay_mtu: Mtu::ETHERNET,
         vxlan_port: 4789,
+        encrypted_port: None,
         transports: vec![Transport::Vxlan],
         version: "test".to_owned(),
     }))

@@ -44,6 +44,7 @@ fn facts(number: usize) -> NodeFacts {
         underlay: Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 0, 0, 0)) + number).into(),
         underlay_mtu: Mtu::ETHERNET,
         vxlan_port: 4789,
+        encrypted_port: None,
         transports: vec![Transport::Vxlan],
         version: "scale".to_owned(),
     }

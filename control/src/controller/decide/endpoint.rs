@@ -10,6 +10,7 @@ use super::{Decision, describe, find_network_by_id, node_name};
 use crate::channel::Refusal;
 use crate::model::{
     Change, ClusterMap, Endpoint, EndpointId, Key, Network, NetworkId, NodeId, Object, check_name,
+    is_reserved,
 };
 
 /// Most addresses and aliases of one endpoint.
@@ -18,12 +19,13 @@ const MAX_NAMES: usize = 64;
 /// An endpoint of `node` is new or changed. The same once more is fine.
 ///
 /// # Errors
-/// `foreign_endpoint`, `unknown_network`, `bad_name`, `bad_mac`, `bad_ip`, `name_taken`, `mac_taken`, `ip_taken`,
+/// `foreign_endpoint`, `unknown_network`, `unsupported`, `bad_name`, `bad_mac`, `bad_ip`, `name_taken`, `mac_taken`, `ip_taken`,
 /// `foreign_block`.
 pub fn put(map: &ClusterMap, node: &NodeId, endpoint: &Endpoint) -> Decision<Vec<Change>> {
     check_owner(map, node, endpoint)?;
     let network = find_network_by_id(map, &endpoint.network)?;
     check_shape(network, endpoint)?;
+    check_protection(map, node, network)?;
     check_unique(map, network, endpoint)?;
     for ip in &endpoint.ips {
         check_address(network, *ip)?;
@@ -48,6 +50,26 @@ pub fn put(map: &ClusterMap, node: &NodeId, endpoint: &Endpoint) -> Decision<Vec
         return Ok(Vec::new());
     }
     Ok(vec![Change::Put(Object::Endpoint(endpoint.clone()))])
+}
+
+/// A node that can't protect a network has no port on it: it would be alone there, or worse.
+fn check_protection(map: &ClusterMap, node: &NodeId, network: &Network) -> Decision<()> {
+    let able = map
+        .nodes
+        .get(node)
+        .is_some_and(|node| node.object.takes_encrypted().is_some());
+    if able || !network.is_encrypted() {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        "unsupported",
+        format!(
+            "network {} is encrypted, and node {} carries no encrypted networks",
+            network.name,
+            node_name(map, node)
+        ),
+    )
+    .hint("start its agent with a weft that does and without `--encrypted-port 0`"))
 }
 
 fn check_owner(map: &ClusterMap, node: &NodeId, endpoint: &Endpoint) -> Decision<()> {
@@ -84,6 +106,15 @@ fn check_shape(network: &Network, endpoint: &Endpoint) -> Decision<()> {
         );
         return Err(Refusal::new("bad_mac", message)
             .hint("take a unicast address, such as 02:00:00:00:00:01"));
+    }
+    if is_reserved(endpoint.mac) {
+        let message = format!(
+            "MAC {} of endpoint {name} is kept for gateways",
+            endpoint.mac
+        );
+        return Err(
+            Refusal::new("bad_mac", message).hint("take another, such as 02:00:00:00:00:01")
+        );
     }
     if network.is_plain_l2() && !endpoint.ips.is_empty() {
         let message = format!(

@@ -64,6 +64,7 @@ fn put(map: &ClusterMap, id: &NodeId, (name, facts): (&str, &NodeFacts)) -> Vec<
         underlay,
         underlay_mtu,
         vxlan_port,
+        encrypted_port,
         transports,
         version,
     } = facts.clone();
@@ -74,6 +75,7 @@ fn put(map: &ClusterMap, id: &NodeId, (name, facts): (&str, &NodeFacts)) -> Vec<
         underlay,
         underlay_mtu,
         vxlan_port,
+        encrypted_port,
         transports,
         version,
     };
@@ -98,6 +100,13 @@ fn check_facts(map: &ClusterMap, id: &NodeId, facts: &NodeFacts) -> Decision<()>
         return Err(
             Refusal::new("bad_port", "VXLAN port 0 is no port").hint("give another --vxlan-port")
         );
+    }
+    if facts.encrypted_port == Some(0) || facts.encrypted_port == Some(facts.vxlan_port) {
+        return Err(Refusal::new(
+            "bad_port",
+            "the port of encrypted tunnels is no port of its own",
+        )
+        .hint("give another --encrypted-port"));
     }
     let mut nodes = map.nodes.values().map(|node| &node.object);
     if let Some(holder) = nodes.find(|node| node.id != *id && node.underlay == underlay) {

@@ -64,6 +64,10 @@ pub(crate) struct Create {
     /// Gateway address of a subnet [default: its first address]
     #[arg(long = "gateway", value_name = "IP", requires = "subnets")]
     pub(crate) gateways: Vec<IpAddr>,
+    /// Address of a subnet that no endpoint gets, and whose it is; repeat for several
+    #[arg(long = "aux-address", value_name = "NAME=IP", requires = "subnets")]
+    #[arg(value_parser = values::named_address)]
+    pub(crate) aux_addresses: Vec<(String, IpAddr)>,
     /// VXLAN network identifier, 1 to 16777215 [default: a free one]
     #[arg(long, value_name = "N")]
     pub(crate) vni: Option<Vni>,

@@ -127,6 +127,35 @@ impl Agent {
         rows
     }
 
+    /// `weft ipam ls`.
+    pub(super) fn leases(&self) -> Vec<api::Lease> {
+        let inner = self.inner();
+        let networks = inner.map.networks.values().map(|network| &network.object);
+        let mut leases: Vec<api::Lease> = networks
+            .flat_map(|network| {
+                let reserved = reserved_leases(network);
+                let known = inner.known_endpoints(&network.id, &self.facts.node);
+                let held = known.flat_map(|endpoint| {
+                    let netns = inner.ports.get(&endpoint.id);
+                    let netns = netns.map(|port| port.record.netns.clone());
+                    endpoint.ips.iter().map(move |ip| (endpoint, *ip, netns.clone()))
+                });
+                let held = held.map(|(endpoint, address, netns)| api::Lease {
+                    network: network.name.clone(),
+                    address,
+                    kind: "endpoint".to_owned(),
+                    name: endpoint.name.clone(),
+                    node: Some(node_name(&inner.map, &endpoint.node)),
+                    mac: Some(endpoint.mac),
+                    netns,
+                });
+                reserved.chain(held)
+            })
+            .collect();
+        leases.sort_by(|a, b| (&a.network, a.address).cmp(&(&b.network, b.address)));
+        leases
+    }
+
     /// `weft network ls`.
     pub(super) fn networks(&self) -> Vec<api::NetworkInfo> {
         let inner = self.inner();
@@ -153,6 +182,7 @@ impl Agent {
                     cidr: subnet.cidr,
                     ip_range: subnet.ip_range,
                     gateway: subnet.gateway,
+                    aux_addresses: subnet.aux_addresses.clone(),
                 })
                 .collect(),
             transport: network.transport,
@@ -186,6 +216,25 @@ impl Agent {
             blocks: block_views(map, network),
         }
     }
+}
+
+/// Addresses of a network that no endpoint may have.
+fn reserved_leases(network: &Network) -> impl Iterator<Item = api::Lease> {
+    network.subnets.iter().flat_map(|subnet| {
+        let lease = |kind: &str, name: &str, address: IpAddr| api::Lease {
+            network: network.name.clone(),
+            address,
+            kind: kind.to_owned(),
+            name: name.to_owned(),
+            node: None,
+            mac: None,
+            netns: None,
+        };
+        let aux = subnet.aux_addresses.iter();
+        let aux = aux.map(|(name, address)| lease("reserved", name, *address));
+        let gateway = lease("gateway", "gateway", subnet.gateway);
+        std::iter::once(gateway).chain(aux.collect::<Vec<_>>())
+    })
 }
 
 /// One port as `ports`, `connect` and `disconnect` show it.

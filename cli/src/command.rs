@@ -13,6 +13,7 @@ mod dns;
 mod docs;
 mod expose;
 mod fdb;
+mod ipam;
 mod network;
 mod nodes;
 mod peers;
@@ -61,6 +62,7 @@ pub(crate) fn run(command: Command, settings: Settings) -> Result<(), Vec<Failur
         Command::Hide(flags) => Ok(expose::hide(&session()?, &flags)?),
         Command::Port(verb) => Ok(port::run(&session()?, verb)?),
         Command::Fdb(of) => Ok(fdb::run(&session()?, &of)?),
+        Command::Ipam(verb) => Ok(ipam::run(&session()?, &verb)?),
         Command::Dns => Ok(dns::run(&session()?)?),
         Command::Subnets(of) => Ok(subnets::run(&session()?, &of)?),
         Command::Agent(Agent::Run(flags)) => Ok(agent::run(&settings, *flags)?),

@@ -101,6 +101,7 @@ fn load_with(cli: &Cli, environment: &dyn Fn(&str) -> Option<String>) -> Result<
         | Command::Hide(_)
         | Command::Subnets(_)
         | Command::Dns
+        | Command::Ipam(_)
         | Command::Nodes(_)
         | Command::Agent(_)
         | Command::Controller(_) => {

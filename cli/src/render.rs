@@ -14,6 +14,7 @@ use crate::failure::Failure;
 
 pub(crate) mod dns;
 pub(crate) mod fdb;
+pub(crate) mod lease;
 pub(crate) mod network;
 pub(crate) mod node;
 pub(crate) mod peer;

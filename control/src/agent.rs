@@ -18,6 +18,7 @@
 
 mod assemble;
 mod attach;
+mod audit;
 mod detach;
 mod error;
 mod ipam;
@@ -155,6 +156,8 @@ struct Inner {
     leaving: BTreeMap<EndpointId, Endpoint>,
     /// Addresses of our blocks promised to another node a moment ago.
     yielded: BTreeMap<(NetworkId, IpAddr), Instant>,
+    /// Blocks that are being given back: nothing is given from them.
+    returning: ipam::Returning,
     channel: Channel,
     /// Highest epoch given so far.
     epoch: u64,
@@ -235,6 +238,7 @@ impl Inner {
             node,
             ports: self.own_ports().collect(),
             busy: under_way.chain(self.yielded.keys().cloned()).collect(),
+            returning: self.returning.clone(),
         }
     }
 
@@ -288,6 +292,7 @@ impl Inner {
         SavedPorts {
             ports: ports.collect(),
             yielded: self.yielded.keys().cloned().collect(),
+            returning: self.returning.clone(),
         }
     }
 }

@@ -37,7 +37,7 @@ mod underlay;
 
 pub use error::AgentError;
 use membership::{check_name, join};
-use restore::is_gone;
+pub(super) use restore::is_gone;
 use underlay::{Underlay, find_underlay};
 
 /// How long a stopping agent goes on with requests that it has begun to answer.
@@ -223,6 +223,7 @@ async fn bring_up(
     let SavedPorts {
         ports: records,
         yielded,
+        returning,
     } = state.load_ports()?;
     let keeper = Keeper::start(state.path("holder.sock"), config.exe.clone());
     let facts = Facts {
@@ -249,6 +250,7 @@ async fn bring_up(
     })?;
     let mut inner = Inner::starting(saved, &records, controllers);
     let now = Instant::now();
+    inner.returning = returning;
     inner.yielded = yielded.into_iter().map(|address| (address, now)).collect();
     let agent = Arc::new(Agent {
         facts,
@@ -357,6 +359,7 @@ impl Inner {
             pending: BTreeMap::new(),
             leaving: BTreeMap::new(),
             yielded: BTreeMap::new(),
+            returning: Default::default(),
             channel: Channel::new(controllers),
             warnings: Vec::new(),
             stopping: false,

@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use weft_wire::{Mtu, Vni};
 
 use crate::api::{Attachment, Impairments, Limits, Route};
+use super::ipam::Returning;
 use crate::model::{ClusterId, ClusterMap, Endpoint, NetworkId};
 
 /// Version of both files' layout. A reader refuses what is newer than itself.
@@ -129,6 +130,9 @@ pub(super) struct SavedPorts {
     /// Addresses of its blocks that it promised to other nodes, as far as the map may not show it yet.
     #[serde(default)]
     pub(super) yielded: Vec<(NetworkId, IpAddr)>,
+    /// Blocks that it gives back: nothing is given from them, whatever an older map says.
+    #[serde(default)]
+    pub(super) returning: Returning,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -442,6 +446,7 @@ mod tests {
         let saved = SavedPorts {
             ports: vec![record()],
             yielded: vec![(NetworkId("n".into()), "10.0.0.9".parse().unwrap())],
+            returning: [(NetworkId("n".into()), "10.0.1.0/26".parse().unwrap())].into(),
         };
         state.save_ports(saved.clone()).unwrap();
         assert_eq!(state.load_ports().unwrap(), saved);

@@ -158,6 +158,11 @@ impl Inner {
 }
 
 fn name_of(finding: &api::Finding) -> (String, String, String) {
-    let api::Finding { kind, network, what, .. } = finding;
+    let api::Finding {
+        kind,
+        network,
+        what,
+        ..
+    } = finding;
     (kind.clone(), network.clone(), what.clone())
 }

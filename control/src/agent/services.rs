@@ -37,11 +37,7 @@ use names::{LocalName, Names};
 
 pub(crate) mod demux;
 pub(crate) mod dns;
-<<<<<<< HEAD
 pub(crate) mod frames;
-=======
-mod frames;
->>>>>>> 8fd6c6f (agent: the name server hears what is for the gateways, `weft dns`, --dns-upstream)
 mod names;
 mod network;
 

@@ -23,8 +23,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use weft_wire::{Mtu, Vni};
 
-use crate::api::{Attachment, Impairments, Limits, Route};
 use super::ipam::Returning;
+use crate::api::{Attachment, Impairments, Limits, Route};
 use crate::model::{ClusterId, ClusterMap, Endpoint, NetworkId};
 
 /// Version of both files' layout. A reader refuses what is newer than itself.

@@ -138,7 +138,10 @@ impl Agent {
                 let held = known.flat_map(|endpoint| {
                     let netns = inner.ports.get(&endpoint.id);
                     let netns = netns.map(|port| port.record.netns.clone());
-                    endpoint.ips.iter().map(move |ip| (endpoint, *ip, netns.clone()))
+                    endpoint
+                        .ips
+                        .iter()
+                        .map(move |ip| (endpoint, *ip, netns.clone()))
                 });
                 let held = held.map(|(endpoint, address, netns)| api::Lease {
                     network: network.name.clone(),

@@ -120,7 +120,10 @@ impl Books<'_> {
         let mut holders: BTreeMap<(&NetworkId, IpAddr), Vec<&Endpoint>> = BTreeMap::new();
         for endpoint in self.endpoints() {
             for ip in &endpoint.ips {
-                holders.entry((&endpoint.network, *ip)).or_default().push(endpoint);
+                holders
+                    .entry((&endpoint.network, *ip))
+                    .or_default()
+                    .push(endpoint);
             }
         }
         for ((network, ip), holders) in holders {
@@ -138,7 +141,11 @@ impl Books<'_> {
 
     fn ports(&self, found: &mut Vec<Found>) {
         for port in &self.ports {
-            let OwnPort { endpoint, alive, refused } = *port;
+            let OwnPort {
+                endpoint,
+                alive,
+                refused,
+            } = *port;
             let (id, name) = (&endpoint.network, &endpoint.name);
             let addresses = || list(&endpoint.ips);
             if !alive {
@@ -178,7 +185,10 @@ impl Books<'_> {
             .collect();
         for known in self.map.endpoints.values().map(|known| &known.object) {
             if known.node == *self.node && !ours.contains(&known.id) {
-                let message = format!("the cluster says that {} of this node holds it, and there is no such port", known.name);
+                let message = format!(
+                    "the cluster says that {} of this node holds it, and there is no such port",
+                    known.name
+                );
                 let what = (&known.network, list(&known.ips));
                 found.push(self.finding(LEFTOVER, what, message, Cure::Tell));
             }

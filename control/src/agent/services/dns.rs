@@ -157,20 +157,12 @@ impl NameServer {
     }
 
     /// What was dropped before it was read.
-<<<<<<< HEAD
     pub(crate) fn count_dropped(&self) {
-=======
-    pub(super) fn count_dropped(&self) {
->>>>>>> 8fd6c6f (agent: the name server hears what is for the gateways, `weft dns`, --dns-upstream)
         count(&self.counters.dropped);
     }
 
     /// What was done, and whom is asked.
-<<<<<<< HEAD
     pub(crate) fn view(&self) -> api::Dns {
-=======
-    pub(super) fn view(&self) -> api::Dns {
->>>>>>> 8fd6c6f (agent: the name server hears what is for the gateways, `weft dns`, --dns-upstream)
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         api::Dns {
             upstreams: self.upstreams.servers(&self.own.load()),

@@ -137,7 +137,10 @@ fn an_address_that_two_have_is_found() {
     world.block("10.32.0.0/26", HERE);
     world.port("10.32.0.2");
     world.put(Object::Endpoint(endpoint("10.32.0.2", THERE)));
-    assert_eq!(world.found(), [finding("given_twice", "10.32.0.2", true, Cure::Hand)]);
+    assert_eq!(
+        world.found(),
+        [finding("given_twice", "10.32.0.2", true, Cure::Hand)]
+    );
 }
 
 #[test]
@@ -152,7 +155,12 @@ fn an_address_without_a_live_namespace_is_found() {
     // The cluster remembers what is no port any more.
     world.ports.clear();
     let left = finding("leftover", "10.32.0.2", true, Cure::Tell);
-    let idle = finding("idle_block", "10.32.0.0/26", false, give_back("10.32.0.0/26"));
+    let idle = finding(
+        "idle_block",
+        "10.32.0.0/26",
+        false,
+        give_back("10.32.0.0/26"),
+    );
     assert_eq!(world.found(), [left, idle]);
     // One that is just being taken down isn't forgotten.
     world.under_way.push(endpoint("10.32.0.2", HERE));
@@ -187,8 +195,18 @@ fn claims_and_blocks_that_nobody_needs_are_found() {
     assert_eq!(
         world.found(),
         [
-            finding("idle_block", "10.32.0.0/26", false, give_back("10.32.0.0/26")),
-            finding("unused_claim", "10.32.9.9/32", true, give_back("10.32.9.9/32")),
+            finding(
+                "idle_block",
+                "10.32.0.0/26",
+                false,
+                give_back("10.32.0.0/26")
+            ),
+            finding(
+                "unused_claim",
+                "10.32.9.9/32",
+                true,
+                give_back("10.32.9.9/32")
+            ),
         ]
     );
     world
@@ -202,5 +220,8 @@ fn addresses_of_a_node_that_is_away_are_told() {
     let mut world = World::new();
     world.put(Object::Endpoint(endpoint("10.32.0.65", THERE)));
     world.connected = Some([NodeId(HERE.into())].into());
-    assert_eq!(world.found(), [finding("absent_node", "1 addresses", false, Cure::Hand)]);
+    assert_eq!(
+        world.found(),
+        [finding("absent_node", "1 addresses", false, Cure::Hand)]
+    );
 }

@@ -563,6 +563,9 @@ pub struct Connect {
     /// A plain TAP: frames exactly as on the wire.
     #[serde(default)]
     pub no_offload: bool,
+    /// The interface is left without addresses and routes: its owner asks the gateway for them by DHCP.
+    #[serde(default)]
+    pub dhcp: bool,
     /// How fast it may be.
     #[serde(default)]
     pub limits: Limits,

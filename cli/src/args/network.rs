@@ -131,6 +131,9 @@ pub(crate) struct Connect {
     /// A plain TAP: frames exactly as on the wire, slower
     #[arg(long)]
     pub(crate) no_offload: bool,
+    /// Leave the interface without addresses and routes: the namespace asks for them by DHCP
+    #[arg(long)]
+    pub(crate) dhcp: bool,
     /// No faster than this, both ways
     #[command(flatten)]
     pub(crate) rate: RateFlags,

@@ -135,6 +135,7 @@ fn connect(session: &Session, flags: args::Connect) -> Result<(), Failure> {
         default_route: None,
         aliases: flags.aliases,
         no_offload: flags.no_offload,
+        dhcp: flags.dhcp,
         limits: super::port::limits(flags.rate, Direction::Both),
     };
     let path = of(&flags.network).segment("connect");

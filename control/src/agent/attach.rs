@@ -117,6 +117,7 @@ impl Agent {
             ifname: String::new(),
             addresses: with_prefixes(network, &endpoint.ips),
             plain: request.no_offload,
+            dhcp: request.dhcp,
             mtu,
             limits: request.limits,
             impairments: api::Impairments::default(),

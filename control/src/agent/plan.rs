@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use weft_switch::gateway::GATEWAY_LINK_LOCAL;
 use weft_wire::{MacAddr, Mtu, Vni};
 
 use crate::model::{ClusterMap, EndpointId, Network, NetworkId, Node, NodeId, Transport};
@@ -126,11 +127,7 @@ pub(super) fn plan<'a>(
             ageing_secs: network.ageing_secs,
             plain_l2: network.is_plain_l2(),
             flood,
-            gateways: network
-                .subnets
-                .iter()
-                .map(|subnet| subnet.gateway)
-                .collect(),
+            gateways: gateways(network),
         };
         wanted.networks.insert(network.vni, wanted_network);
     }
@@ -154,6 +151,13 @@ pub(super) fn plan<'a>(
         }
     }
     wanted
+}
+
+/// Where the gateway answers: at each subnet's gateway address, and as an IPv6 router at its link-local one.
+fn gateways(network: &Network) -> Vec<IpAddr> {
+    let subnets = network.subnets.iter().map(|subnet| subnet.gateway);
+    let router = network.has_ipv6().then_some(IpAddr::V6(GATEWAY_LINK_LOCAL));
+    subnets.chain(router).collect()
 }
 
 fn plan_peers(map: &ClusterMap, here: &Here<'_>, wanted: &mut Wanted) {

@@ -1,4 +1,5 @@
-//! What the gateway of a network does for this host's ports beyond what the switch answers itself: names (`dns`).
+//! What the gateway of a network does for this host's ports beyond what the switch answers itself: names (`dns`), and addresses
+//! for those that configure themselves (`dhcp4`, `dhcp6`, `router`).
 //!
 //! Frames come from the inside port of each network (`assemble::ServicePort`). `demux` says whose a frame is; each network
 //! has a task of its own that hears it (`network`). Answers go back through the inside port, which reaches ports of this
@@ -10,11 +11,14 @@
 //! | `frames` | what is said, as frames; pure |
 //! | `names` | the index of endpoints that the name server answers from; pure |
 //! | `dns` | the name server |
+//! | `dhcp4`, `dhcp6` | addresses for ports that ask; pure |
+//! | `router` | what the gateway says of itself as an IPv6 router; pure |
+//! | `place` | a network and its ports as the services see them; pure |
 //! | `network` | the task of a network |
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -25,7 +29,6 @@ use tokio::net::UnixDatagram;
 use tokio::sync::mpsc;
 use tracing::warn;
 use weft_switch::port::{Queue, RECV_BUFFER_LEN, RecvError};
-use weft_wire::Mtu;
 
 use super::Inner;
 use super::assemble::ServicePort;
@@ -34,32 +37,28 @@ use crate::api;
 use crate::model::{NetworkId, NodeId};
 use dns::NameServer;
 use names::{LocalName, Names};
+use place::{Place, Station};
 
 pub(crate) mod demux;
+pub(crate) mod dhcp4;
+pub(crate) mod dhcp6;
 pub(crate) mod dns;
 pub(crate) mod frames;
 mod names;
 mod network;
+mod place;
+mod router;
 
 /// Frames that wait for a network's task; what comes beyond is dropped, and asked again by whoever means it.
 const MAX_WAITING: usize = 256;
 /// The host's resolver configuration.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
-/// A network as its services see it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Place {
-    /// The gateway's addresses.
-    gateways: Vec<IpAddr>,
-    /// What its packets may have, in bytes.
-    mtu: Mtu,
-}
-
 /// The services of this host.
 #[derive(Debug)]
 pub(super) struct Services {
     names: Arc<NameServer>,
-    places: ArcSwap<BTreeMap<NetworkId, Place>>,
+    places: ArcSwap<BTreeMap<NetworkId, Arc<Place>>>,
 }
 
 impl Services {
@@ -88,23 +87,31 @@ impl Services {
             elsewhere.filter(|endpoint| endpoint.node != *node),
             &here,
         );
-        let places: BTreeMap<NetworkId, Place> = wanted
-            .networks
-            .values()
-            .map(|network| {
-                let place = Place {
-                    gateways: network.gateways.clone(),
-                    mtu: network.mtu,
+        let mut places: BTreeMap<NetworkId, Place> = BTreeMap::new();
+        for wanted in wanted.networks.values() {
+            if let Some(network) = map.network(&wanted.id) {
+                let place = Place::new(network, wanted.gateways.clone(), wanted.mtu);
+                places.insert(wanted.id.clone(), place);
+            }
+        }
+        for record in inner.ports.values().map(|port| &port.record) {
+            let endpoint = &record.endpoint;
+            if let Some(place) = places.get_mut(&endpoint.network) {
+                let station = Station {
+                    name: endpoint.name.clone(),
+                    ips: endpoint.ips.clone(),
+                    dhcp: record.dhcp,
                 };
-                (network.id.clone(), place)
-            })
-            .collect();
+                place.stations.insert(endpoint.mac, station);
+            }
+        }
         let own = places.values().flat_map(|place| place.gateways.clone());
         self.names.publish(names, own.collect());
-        self.places.store(Arc::new(places));
+        let places = places.into_iter().map(|(id, place)| (id, Arc::new(place)));
+        self.places.store(Arc::new(places.collect()));
     }
 
-    fn place(&self, network: &NetworkId) -> Option<Place> {
+    fn place(&self, network: &NetworkId) -> Option<Arc<Place>> {
         self.places.load().get(network).cloned()
     }
 

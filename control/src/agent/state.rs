@@ -93,6 +93,9 @@ pub(super) struct PortRecord {
     pub(super) addresses: Vec<IpNet>,
     /// Without vnet header: frames exactly as on a wire.
     pub(super) plain: bool,
+    /// Its interface was left to DHCP.
+    #[serde(default)]
+    pub(super) dhcp: bool,
     /// MTU that the interface was given last, in bytes.
     pub(super) mtu: Mtu,
     /// Whose it is, if a program connected it that said so.
@@ -422,6 +425,7 @@ mod tests {
             ifname: "eth0".into(),
             addresses: vec!["10.32.0.2/16".parse().unwrap()],
             plain: false,
+            dhcp: false,
             mtu: Mtu::new(1450).unwrap(),
             attachment: Some(Attachment {
                 owner: "cni:pods".into(),

@@ -98,6 +98,19 @@ pub(super) fn check_fit(network: &Network, request: &api::Connect) -> Result<(),
         )
         .hint("ask for fixed addresses inside the network's subnets instead, or use a network without a subnet"));
     }
+    if request.dhcp && (network.is_plain_l2() || !request.routes.is_empty()) {
+        let why = if network.is_plain_l2() {
+            format!(
+                "network {} has no subnet: there is nothing to ask for by DHCP",
+                network.name
+            )
+        } else {
+            "an interface that is left to DHCP has no address yet that routes could lead through"
+                .to_owned()
+        };
+        return Err(ApiError::bad_request("bad_dhcp", why)
+            .hint("leave out --dhcp, or create the network with --subnet"));
+    }
     if network.internal && request.default_route == Some(true) {
         return Err(ApiError::bad_request(
             "internal_network",

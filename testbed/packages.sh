@@ -4,7 +4,7 @@
 # program:package
 WEFT_NEEDS=(
     ip:iproute2 ss:iproute2 bridge:iproute2 ping:iputils-ping iperf3:iperf3 tcpdump:tcpdump ethtool:ethtool jq:jq
-    cc:build-essential dig:bind9-dnsutils musl-gcc:musl-tools busybox:busybox-static
+    cc:build-essential dig:bind9-dnsutils musl-gcc:musl-tools busybox:busybox-static udhcpc:udhcpc dhclient:isc-dhcp-client
 )
 
 weft_need_root() {

@@ -14,7 +14,11 @@ use std::time::Duration;
 
 use weft_control::api::{Audit, Lease};
 use weft_testbed::lab::namespace::Namespace;
+use weft_testbed::lab::verdict::wait_until;
 use weft_testbed::{Host, Lab, Pair};
+
+/// What the kernel may take to take a device down.
+const SOON: Duration = Duration::from_secs(5);
 
 fn leases(host: &Host, network: &str) -> Vec<Lease> {
     host.json(&["ipam", "ls", network])
@@ -134,7 +138,7 @@ fn a_full_pool_says_who_has_it_and_idle_blocks_can_be_given_back() {
     let connect = ["network", "connect", "small", "--netns", late.name()];
     let refusal = pair.host2.refused(&connect);
     assert_eq!(refusal.code, "exhausted");
-    let held = "host1 16 (29 of 32 addresses in use)";
+    let held = "host1 15 (29 of 30 addresses in use)";
     assert!(refusal.message.contains(held), "{refusal:?}");
     assert!(refusal.hint.contains("weft ipam"), "{refusal:?}");
     // Those of four containers are two blocks, at least one of them idle.
@@ -247,6 +251,13 @@ fn whenever_an_agent_crashes_addresses_belong_to_live_namespaces() {
                 let before = in_namespaces.insert(ip, port.name.clone());
                 assert_eq!(before, None, "{ip} is given twice");
             }
+        }
+        let ports = pair.host1.ports();
+        for ns in &namespaces {
+            let here = ports.iter().filter(|port| port.netns == ns.name()).count();
+            wait_until(SOON, "what is no port is no interface", || {
+                ns.ifnames().len() == here
+            });
         }
         assert_eq!(held(&pair.host1, "blue"), in_namespaces, "round {round}");
         pair.host2.wait_in_sync();

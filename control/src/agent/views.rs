@@ -130,31 +130,24 @@ impl Agent {
     /// `weft ipam ls`.
     pub(super) fn leases(&self) -> Vec<api::Lease> {
         let inner = self.inner();
-        let networks = inner.map.networks.values().map(|network| &network.object);
-        let mut leases: Vec<api::Lease> = networks
-            .flat_map(|network| {
-                let reserved = reserved_leases(network);
-                let known = inner.known_endpoints(&network.id, &self.facts.node);
-                let held = known.flat_map(|endpoint| {
-                    let netns = inner.ports.get(&endpoint.id);
-                    let netns = netns.map(|port| port.record.netns.clone());
-                    endpoint
-                        .ips
-                        .iter()
-                        .map(move |ip| (endpoint, *ip, netns.clone()))
-                });
-                let held = held.map(|(endpoint, address, netns)| api::Lease {
+        let mut leases = Vec::new();
+        for network in inner.map.networks.values().map(|network| &network.object) {
+            leases.extend(reserved_leases(network));
+            for endpoint in inner.known_endpoints(&network.id, &self.facts.node) {
+                let port = inner.ports.get(&endpoint.id);
+                let netns = port.map(|port| port.record.netns.clone());
+                let node = node_name(&inner.map, &endpoint.node);
+                leases.extend(endpoint.ips.iter().map(|address| api::Lease {
                     network: network.name.clone(),
-                    address,
+                    address: *address,
                     kind: "endpoint".to_owned(),
                     name: endpoint.name.clone(),
-                    node: Some(node_name(&inner.map, &endpoint.node)),
+                    node: Some(node.clone()),
                     mac: Some(endpoint.mac),
-                    netns,
-                });
-                reserved.chain(held)
-            })
-            .collect();
+                    netns: netns.clone(),
+                }));
+            }
+        }
         leases.sort_by(|a, b| (&a.network, a.address).cmp(&(&b.network, b.address)));
         leases
     }

@@ -64,7 +64,7 @@ const FOREIGN_ADDRESS: Kind = Kind("foreign_address", true);
 const UNREPORTED: Kind = Kind("unreported", true);
 const LEFTOVER: Kind = Kind("leftover", true);
 const DEAD_NAMESPACE: Kind = Kind("dead_namespace", true);
-const UNUSED_CLAIM: Kind = Kind("unused_claim", true);
+const UNUSED_CLAIM: Kind = Kind("unused_claim", false);
 const IDLE_BLOCK: Kind = Kind("idle_block", false);
 const ABSENT_NODE: Kind = Kind("absent_node", false);
 
@@ -112,7 +112,7 @@ impl Books<'_> {
     /// Everybody by the best knowledge: others by the map, our own by the ports.
     fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
         let others = self.map.endpoints.values().map(|known| &known.object);
-        let others = others.filter(|endpoint| endpoint.node != *self.node);
+        let others = others.filter(move |endpoint| endpoint.node != *self.node);
         others.chain(self.ports.iter().map(|port| port.endpoint))
     }
 
@@ -206,7 +206,9 @@ impl Books<'_> {
             let cure = Cure::GiveBack(block.network.clone(), block.prefix);
             let is_single = block.prefix.prefix_len() == block.prefix.max_prefix_len();
             found.push(if is_single {
-                let message = "this node claimed it, and no port holds it".to_owned();
+                let message =
+                    "this node claimed it, and no port holds it: the controller soon gives it up"
+                        .to_owned();
                 self.finding(UNUSED_CLAIM, what, message, cure)
             } else {
                 let message = "no port of this node has an address of it".to_owned();

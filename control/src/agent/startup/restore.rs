@@ -97,6 +97,6 @@ impl Agent {
 }
 
 /// Whether the device behind a file descriptor went with its namespace.
-pub(super) fn is_gone(tap: BorrowedFd<'_>) -> bool {
+pub(in crate::agent) fn is_gone(tap: BorrowedFd<'_>) -> bool {
     port::device_name(tap).is_err_and(|error| error.raw_os_error() == Some(libc::EBADFD))
 }

@@ -204,7 +204,7 @@ fn claims_and_blocks_that_nobody_needs_are_found() {
             finding(
                 "unused_claim",
                 "10.32.9.9/32",
-                true,
+                false,
                 give_back("10.32.9.9/32")
             ),
         ]

@@ -21,7 +21,7 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use tokio::io::Interest;
@@ -59,6 +59,7 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 pub(super) struct Services {
     names: Arc<NameServer>,
     places: ArcSwap<BTreeMap<NetworkId, Arc<Place>>>,
+    tasks: Mutex<BTreeMap<NetworkId, mpsc::Sender<Vec<u8>>>>,
 }
 
 impl Services {
@@ -67,6 +68,7 @@ impl Services {
         Self {
             names: NameServer::new(dns_upstreams, Path::new(RESOLV_CONF)),
             places: ArcSwap::default(),
+            tasks: Mutex::default(),
         }
     }
 
@@ -107,6 +109,8 @@ impl Services {
         }
         let own = places.values().flat_map(|place| place.gateways.clone());
         self.names.publish(names, own.collect());
+        self.tasks()
+            .retain(|network, _| places.contains_key(network));
         let places = places.into_iter().map(|(id, place)| (id, Arc::new(place)));
         self.places.store(Arc::new(places.collect()));
     }
@@ -115,12 +119,31 @@ impl Services {
         self.places.load().get(network).cloned()
     }
 
-    /// A frame, if it is for one of the services: what is for nobody goes no further.
-    fn heard(&self, network: &NetworkId, frame: &[u8]) -> Option<Vec<u8>> {
+    /// Serves a network from now on: answers go out by that inside port, what is heard comes in by [`Self::offer`].
+    fn plug(self: &Arc<Self>, network: NetworkId, queue: Arc<Queue>) {
+        let (frames, heard) = mpsc::channel(MAX_WAITING);
+        let task = network::Task::new(Arc::clone(self), network.clone(), queue);
+        tokio::spawn(task.run(heard));
+        // The task of an earlier inside port ends with its channel.
+        self.tasks().insert(network, frames);
+    }
+
+    /// Takes a frame from a port of that network for its gateway, if it is for one of the services.
+    fn offer(&self, network: &NetworkId, frame: &[u8]) -> bool {
         let places = self.places.load();
-        let place = places.get(network)?;
-        let class = demux::classify(frame, &place.gateways);
-        (class != demux::Class::Other).then(|| frame.to_vec())
+        let Some(place) = places.get(network) else {
+            return false;
+        };
+        let ours = demux::classify(frame, &place.gateways) != demux::Class::Other;
+        if ours && let Some(task) = self.tasks().get(network) {
+            // What a task has no time for is dropped.
+            let _ = task.try_send(frame.to_vec());
+        }
+        ours
+    }
+
+    fn tasks(&self) -> MutexGuard<'_, BTreeMap<NetworkId, mpsc::Sender<Vec<u8>>>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the name server has done, and whom it asks.
@@ -136,20 +159,13 @@ pub(super) async fn serve(
 ) {
     while let Some(ServicePort { network, queue }) = ports.recv().await {
         let queue = Arc::new(queue);
-        let (frames, heard) = mpsc::channel(MAX_WAITING);
-        let task = network::Task::new(Arc::clone(&services), network.clone(), Arc::clone(&queue));
-        tokio::spawn(task.run(heard));
-        tokio::spawn(read(Arc::clone(&services), network, queue, frames));
+        services.plug(network.clone(), Arc::clone(&queue));
+        tokio::spawn(read(Arc::clone(&services), network, queue));
     }
 }
 
 /// Reads an inside port until its network goes.
-async fn read(
-    services: Arc<Services>,
-    network: NetworkId,
-    queue: Arc<Queue>,
-    frames: mpsc::Sender<Vec<u8>>,
-) {
+async fn read(services: Arc<Services>, network: NetworkId, queue: Arc<Queue>) {
     let socket = match watched(&queue) {
         Ok(socket) => socket,
         Err(error) => {
@@ -160,17 +176,16 @@ async fn read(
     let mut buffer = vec![0; RECV_BUFFER_LEN];
     while socket.readable().await.is_ok() {
         let heard = socket.try_io(Interest::READABLE, || match queue.recv(&mut buffer) {
-            Ok(frame) => Ok(services.heard(&network, frame.bytes)),
-            Err(RecvError::Malformed(_)) => Ok(None),
+            Ok(frame) => {
+                services.offer(&network, frame.bytes);
+                Ok(())
+            }
+            Err(RecvError::Malformed(_)) => Ok(()),
             Err(RecvError::Empty) => Err(ErrorKind::WouldBlock.into()),
             Err(RecvError::Gone) => Err(ErrorKind::UnexpectedEof.into()),
         });
-        match heard {
-            // What a task has no time for is dropped.
-            Ok(Some(frame)) => drop(frames.try_send(frame)),
-            Ok(None) => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(_) => return,
+        if heard.is_err_and(|error| error.kind() != ErrorKind::WouldBlock) {
+            return;
         }
     }
 }

@@ -60,9 +60,10 @@ pub(crate) fn handle(bytes: &[u8], lease: &Lease) -> Option<Vec<u8>> {
     let kind = request.msg_type();
     let has = |code| request.opts().get(code).is_some();
     let rapid = kind == MessageType::Solicit && has(OptionCode::RapidCommit);
-    let mut reply = match kind {
-        MessageType::Solicit if !rapid => Message::new(MessageType::Advertise),
-        _ => Message::new(MessageType::Reply),
+    let mut reply = if kind == MessageType::Solicit && !rapid {
+        Message::new(MessageType::Advertise)
+    } else {
+        Message::new(MessageType::Reply)
     };
     reply.set_xid(request.xid());
     let options = reply.opts_mut();

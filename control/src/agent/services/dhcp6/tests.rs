@@ -43,8 +43,11 @@ fn association(id: u32, held: &[&str]) -> DhcpOption {
     })
 }
 
+/// An association's addresses with their valid lifetimes.
+type Held = (u32, Vec<(String, u32)>);
+
 /// Kind of the answer, and the addresses of each association with their valid lifetimes.
-fn answer(bytes: &[u8]) -> Option<(MessageType, Vec<(u32, Vec<(String, u32)>)>)> {
+fn answer(bytes: &[u8]) -> Option<(MessageType, Vec<Held>)> {
     let bytes = handle(bytes, &lease())?;
     let message = Message::decode(&mut Decoder::new(&bytes)).unwrap();
     assert_eq!(message.xid(), [1, 2, 3]);
@@ -65,7 +68,7 @@ fn answer(bytes: &[u8]) -> Option<(MessageType, Vec<(u32, Vec<(String, u32)>)>)>
     Some((message.msg_type(), all.collect()))
 }
 
-fn ours(id: u32) -> (u32, Vec<(String, u32)>) {
+fn ours(id: u32) -> Held {
     (id, vec![("fd01::2".to_owned(), VALID_SECS)])
 }
 

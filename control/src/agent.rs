@@ -27,6 +27,7 @@ mod line;
 mod plan;
 mod reconcile;
 mod requests;
+mod resolv;
 mod serve;
 pub(crate) mod services;
 mod session;

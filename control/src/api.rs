@@ -563,6 +563,9 @@ pub struct Connect {
     /// A plain TAP: frames exactly as on the wire.
     #[serde(default)]
     pub no_offload: bool,
+    /// `/etc/netns/NAME/resolv.conf` names the network's gateways as long as the port is there.
+    #[serde(default)]
+    pub dns: bool,
     /// The interface is left without addresses and routes: its owner asks the gateway for them by DHCP.
     #[serde(default)]
     pub dhcp: bool,

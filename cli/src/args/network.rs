@@ -131,6 +131,9 @@ pub(crate) struct Connect {
     /// A plain TAP: frames exactly as on the wire, slower
     #[arg(long)]
     pub(crate) no_offload: bool,
+    /// Write /etc/netns/NAME/resolv.conf, so that programs run by `ip netns exec` ask the network's name server
+    #[arg(long)]
+    pub(crate) dns: bool,
     /// Leave the interface without addresses and routes: the namespace asks for them by DHCP
     #[arg(long)]
     pub(crate) dhcp: bool,

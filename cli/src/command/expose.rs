@@ -36,6 +36,7 @@ pub(super) fn expose(session: &Session, flags: Expose) -> Result<(), Failure> {
         aliases: flags.aliases,
         no_offload: false,
         dhcp: false,
+        dns: false,
         limits: weft_control::api::Limits::default(),
     };
     let path = ApiPath::new("networks")

@@ -136,6 +136,7 @@ fn connect(session: &Session, flags: args::Connect) -> Result<(), Failure> {
         aliases: flags.aliases,
         no_offload: flags.no_offload,
         dhcp: flags.dhcp,
+        dns: flags.dns,
         limits: super::port::limits(flags.rate, Direction::Both),
     };
     let path = of(&flags.network).segment("connect");

@@ -13,6 +13,7 @@ use weft_switch::port::TapDevice;
 
 use super::line::behind_line;
 use super::plan::effective_mtu;
+use super::resolv;
 use super::state::{PortRecord, StateError};
 use super::views::port_view;
 use super::{Agent, ApiError, Port};
@@ -42,6 +43,7 @@ impl Agent {
         let netns = open_netns(&request.netns).await?;
         let network = self.find_network(network).await?;
         check_fit(&network, &request)?;
+        resolv::check(&network, &request)?;
         let pending = self.reserve(&network, &request, &netns).await?;
         let endpoint = self.fill(&pending, &network, &request).await?;
         self.announce(&endpoint).await?;
@@ -118,6 +120,7 @@ impl Agent {
             addresses: with_prefixes(network, &endpoint.ips),
             plain: request.no_offload,
             dhcp: request.dhcp,
+            dns: request.dns,
             mtu,
             limits: request.limits,
             impairments: api::Impairments::default(),
@@ -131,6 +134,7 @@ impl Agent {
             routes: request.routes.clone(),
             endpoint,
         };
+        let netns_name = netns.name().to_owned();
         let default_route = request.default_route.unwrap_or(!network.internal);
         let queues = self.facts.workers;
         let wanted = request.ifname;
@@ -146,6 +150,15 @@ impl Agent {
         if let Err(error) = self.save_ports().await {
             self.unplug(&id).await;
             return Err(error);
+        }
+        if request.dns {
+            let (agent, netns) = (Arc::clone(self), netns_name.clone());
+            if let Err(error) = blocking(move || agent.write_resolv_conf(&netns)).await {
+                self.unplug(&id).await;
+                // Its record outlives it at worst: the next start drops what has no port.
+                let _ = self.save_ports().await;
+                return Err(error);
+            }
         }
         self.changed.notify_one();
         let inner = self.inner();

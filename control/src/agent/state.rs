@@ -96,6 +96,9 @@ pub(super) struct PortRecord {
     /// Its interface was left to DHCP.
     #[serde(default)]
     pub(super) dhcp: bool,
+    /// Its namespace's resolv.conf names the gateways.
+    #[serde(default)]
+    pub(super) dns: bool,
     /// MTU that the interface was given last, in bytes.
     pub(super) mtu: Mtu,
     /// Whose it is, if a program connected it that said so.
@@ -426,6 +429,7 @@ mod tests {
             addresses: vec!["10.32.0.2/16".parse().unwrap()],
             plain: false,
             dhcp: false,
+            dns: false,
             mtu: Mtu::new(1450).unwrap(),
             attachment: Some(Attachment {
                 owner: "cni:pods".into(),

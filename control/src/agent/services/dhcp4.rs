@@ -109,8 +109,8 @@ pub(crate) fn handle(mac: MacAddr, bytes: &[u8], lease: &Lease) -> Option<Answer
 /// A request of that station, and of nobody else.
 fn read(mac: MacAddr, bytes: &[u8]) -> Option<Message> {
     if bytes.len() > MAX_MESSAGE
-        || bytes.get(HARDWARE) != Some(&ETHERNET)
-        || bytes.get(COOKIE_AT) != Some(&COOKIE)
+        || bytes.get(HARDWARE) != Some(&ETHERNET[..])
+        || bytes.get(COOKIE_AT) != Some(&COOKIE[..])
     {
         return None;
     }

@@ -152,13 +152,7 @@ impl Agent {
             return Err(error);
         }
         if request.dns {
-            let (agent, netns) = (Arc::clone(self), netns_name.clone());
-            if let Err(error) = blocking(move || agent.write_resolv_conf(&netns)).await {
-                self.unplug(&id).await;
-                // Its record outlives it at worst: the next start drops what has no port.
-                let _ = self.save_ports().await;
-                return Err(error);
-            }
+            self.tell_resolvers(&id, netns_name).await?;
         }
         self.changed.notify_one();
         let inner = self.inner();
@@ -171,6 +165,22 @@ impl Agent {
         info!(network = %network.name, port = %port.record.endpoint.name, ifname = %port.record.ifname,
             netns = %port.record.netns, "connected");
         Ok(port_view(port, api::Traffic::default()))
+    }
+
+    /// Makes the namespace's resolv.conf name the gateways of its ports, or takes the new one out again.
+    async fn tell_resolvers(
+        self: &Arc<Self>,
+        id: &EndpointId,
+        netns: String,
+    ) -> Result<(), ApiError> {
+        let agent = Arc::clone(self);
+        let told = blocking(move || agent.write_resolv_conf(&netns)).await;
+        if told.is_err() {
+            self.unplug(id).await;
+            // Its record outlives it at worst: the next start drops what has no port.
+            let _ = self.save_ports().await;
+        }
+        told
     }
 
     /// Hands the TAP to the fd holder and to the switch. From here on the port is known.

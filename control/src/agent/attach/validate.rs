@@ -87,17 +87,8 @@ fn check_attachment(attachment: &api::Attachment) -> Result<(), ApiError> {
     ))
 }
 
-pub(super) fn check_fit(network: &Network, request: &api::Connect) -> Result<(), ApiError> {
-    if !network.is_plain_l2() && !request.addresses.is_empty() {
-        return Err(ApiError::bad_request(
-            "has_subnet",
-            format!(
-                "network {} has subnets of its own: addresses of another IPAM are taken as they are only where there are none",
-                network.name
-            ),
-        )
-        .hint("ask for fixed addresses inside the network's subnets instead, or use a network without a subnet"));
-    }
+/// Whether there is anything to ask for by DHCP.
+fn check_dhcp(network: &Network, request: &api::Connect) -> Result<(), ApiError> {
     if request.dhcp && (network.is_plain_l2() || !request.routes.is_empty()) {
         let why = if network.is_plain_l2() {
             format!(
@@ -111,6 +102,21 @@ pub(super) fn check_fit(network: &Network, request: &api::Connect) -> Result<(),
         return Err(ApiError::bad_request("bad_dhcp", why)
             .hint("leave out --dhcp, or create the network with --subnet"));
     }
+    Ok(())
+}
+
+pub(super) fn check_fit(network: &Network, request: &api::Connect) -> Result<(), ApiError> {
+    if !network.is_plain_l2() && !request.addresses.is_empty() {
+        return Err(ApiError::bad_request(
+            "has_subnet",
+            format!(
+                "network {} has subnets of its own: addresses of another IPAM are taken as they are only where there are none",
+                network.name
+            ),
+        )
+        .hint("ask for fixed addresses inside the network's subnets instead, or use a network without a subnet"));
+    }
+    check_dhcp(network, request)?;
     if network.internal && request.default_route == Some(true) {
         return Err(ApiError::bad_request(
             "internal_network",

@@ -8,9 +8,11 @@ use crate::failure::Failure;
 use crate::logging;
 
 mod agent;
+mod cni;
 mod controller;
 mod dns;
 mod docs;
+mod egress;
 mod expose;
 mod fdb;
 mod ipam;
@@ -19,8 +21,11 @@ mod nodes;
 mod peers;
 mod port;
 mod ports;
+mod router;
 mod status;
 mod subnets;
+mod uplink;
+pub(crate) mod up;
 
 /// What the log shows when nobody says otherwise.
 const DAEMON_LOG: &str = "info";
@@ -40,7 +45,10 @@ struct Session {
 pub(crate) fn run(command: Command, settings: Settings) -> Result<(), Vec<Failure>> {
     let is_daemon = matches!(
         command,
-        Command::Agent(Agent::Run(_)) | Command::Controller(Controller::Run(_)) | Command::FdHolder
+        Command::Agent(Agent::Run(_))
+            | Command::Controller(Controller::Run(_))
+            | Command::FdHolder
+            | Command::DockerStandIn
     );
     logging::start(
         settings.log.as_deref(),
@@ -53,23 +61,36 @@ pub(crate) fn run(command: Command, settings: Settings) -> Result<(), Vec<Failur
         })
     };
     match command {
+        Command::Up(flags) => Ok(up::run(&session()?, &settings, flags)?),
+        Command::Down => Ok(agent::stop(
+            &session()?,
+            crate::args::agent::Stop { remove_ports: true },
+        )?),
         Command::Network(verb) => network::run(&session()?, verb),
+        Command::Router(verb) => router::run(&session()?, verb),
+        Command::Route(verb) => Ok(router::route(&session()?, verb)?),
         Command::Nodes(nodes) => nodes::run(&session()?, nodes),
         Command::Status(flags) => Ok(status::run(&session()?, &flags)?),
         Command::Peers => Ok(peers::run(&session()?)?),
         Command::Ports(of) => Ok(ports::run(&session()?, &of)?),
         Command::Expose(flags) => Ok(expose::expose(&session()?, flags)?),
         Command::Hide(flags) => Ok(expose::hide(&session()?, &flags)?),
+        Command::Uplink(verb) => Ok(uplink::run(&session()?, &verb)?),
         Command::Port(verb) => Ok(port::run(&session()?, verb)?),
+        Command::Egress(of) => Ok(egress::run(&session()?, &of)?),
         Command::Fdb(of) => Ok(fdb::run(&session()?, &of)?),
         Command::Ipam(verb) => Ok(ipam::run(&session()?, &verb)?),
         Command::Dns => Ok(dns::run(&session()?)?),
         Command::Subnets(of) => Ok(subnets::run(&session()?, &of)?),
         Command::Agent(Agent::Run(flags)) => Ok(agent::run(&settings, *flags)?),
         Command::Agent(Agent::Stop(flags)) => Ok(agent::stop(&session()?, flags)?),
+        Command::DockerStandIn => Ok(agent::stand_in(settings.socket_flag.as_deref())?),
+        Command::Cni(verb) => Ok(cni::run(&settings, verb)?),
         Command::FdHolder => Ok(agent::hold(settings.socket_flag.as_deref())?),
         Command::Controller(Controller::Run(flags)) => Ok(controller::run(&settings, flags)?),
         Command::Controller(Controller::Token(flags)) => controller::token(&settings, flags),
+        Command::Controller(Controller::Status(of)) => Ok(controller::status(&settings, of)?),
+        Command::Controller(Controller::Ca(flags)) => Ok(controller::ca(&settings, flags)?),
         Command::Completion { shell } => Ok(docs::completion(shell)?),
         Command::Man { dir } => Ok(docs::man(dir.as_deref())?),
     }

@@ -8,7 +8,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use weft_control::agent::{DEFAULT_DOCKER_HOST, DEFAULT_PLUGIN_SOCKET, DockerConfig};
 use weft_control::api::{DEFAULT_SOCKET, SOCKET_ENV, TOKEN_ENV};
+use weft_control::identity::ca::CERT_TTL;
 
 use crate::args::{Cli, Command, agent, controller, values};
 use crate::failure::Failure;
@@ -35,6 +37,8 @@ pub(crate) struct Settings {
     pub(crate) socket: PathBuf,
     /// The same, only if the command line names it.
     pub(crate) socket_flag: Option<PathBuf>,
+    /// The config file, only if the command line names it.
+    pub(crate) config_flag: Option<PathBuf>,
     /// JSON for programs.
     pub(crate) json: bool,
     /// Filter of the log, if one was asked for.
@@ -56,9 +60,14 @@ pub(crate) struct AgentSettings {
     pub(crate) workers: usize,
     /// The one assigned to VXLAN, when `None`.
     pub(crate) vxlan_port: Option<u16>,
+    /// The agent's own, when `None`; 0: none.
+    pub(crate) encrypted_port: Option<u16>,
+    pub(crate) rekey_after: Option<Duration>,
     pub(crate) no_gso: bool,
     /// The host's own when empty.
     pub(crate) dns_upstreams: Vec<SocketAddr>,
+    /// Where Docker finds the driver and where dockerd answers, if Docker is served.
+    pub(crate) docker: Option<DockerConfig>,
 }
 
 /// What `weft controller run` was asked to do.
@@ -67,6 +76,8 @@ pub(crate) struct ControllerSettings {
     pub(crate) data: PathBuf,
     pub(crate) listen: SocketAddr,
     pub(crate) store: Option<String>,
+    /// How long nodes' certificates last.
+    pub(crate) cert_ttl: Duration,
 }
 
 /// What `weft controller token` was asked to do.
@@ -90,19 +101,29 @@ pub(crate) fn load(cli: &Cli) -> Result<Settings, Failure> {
 
 fn load_with(cli: &Cli, environment: &dyn Fn(&str) -> Option<String>) -> Result<Settings, Failure> {
     let file = match &cli.command {
-        Command::FdHolder | Command::Completion { .. } | Command::Man { .. } => File::default(),
-        Command::Network(_)
+        Command::FdHolder
+        | Command::DockerStandIn
+        | Command::Completion { .. }
+        | Command::Man { .. } => File::default(),
+        Command::Up(_)
+        | Command::Down
+        | Command::Network(_)
+        | Command::Router(_)
+        | Command::Route(_)
         | Command::Status(_)
         | Command::Peers
         | Command::Ports(_)
+        | Command::Egress(_)
         | Command::Fdb(_)
         | Command::Port(_)
         | Command::Expose(_)
         | Command::Hide(_)
+        | Command::Uplink(_)
         | Command::Subnets(_)
         | Command::Dns
         | Command::Ipam(_)
         | Command::Nodes(_)
+        | Command::Cni(_)
         | Command::Agent(_)
         | Command::Controller(_) => {
             let is_daemon = matches!(cli.command, Command::Agent(_) | Command::Controller(_));
@@ -135,6 +156,7 @@ fn load_with(cli: &Cli, environment: &dyn Fn(&str) -> Option<String>) -> Result<
             .or_else(|| file.socket.clone())
             .unwrap_or_else(|| DEFAULT_SOCKET.into()),
         socket_flag: cli.global.socket.clone(),
+        config_flag: cli.global.config.clone(),
         json: cli.global.json || file.json.unwrap_or(false),
         log: (cli.global.log.clone())
             .or_else(|| verbosity.map(str::to_owned))
@@ -169,24 +191,42 @@ impl Settings {
             },
             node: flags.node.or_else(|| file.node.clone()),
             underlay: flags.underlay.or(file.underlay),
-            state: absolute(
-                flags
-                    .state
-                    .or_else(|| file.state.clone())
-                    .unwrap_or_else(|| DEFAULT_STATE.into()),
-            ),
+            state: self.state(flags.state),
             standalone,
             workers: flags
                 .workers
                 .or(file.workers)
                 .map_or_else(cores, usize::from),
             vxlan_port: flags.vxlan_port.or(file.vxlan_port),
+            encrypted_port: flags.encrypted_port.or(file.encrypted_port),
+            rekey_after: flags.rekey_after.or(file.rekey_after),
             no_gso: flags.no_gso || file.no_gso.unwrap_or_default(),
             dns_upstreams: match flags.dns_upstreams.is_empty() {
                 true => file.dns_upstreams.clone().unwrap_or_default(),
                 false => flags.dns_upstreams,
             },
+            docker: (flags.docker || file.docker.unwrap_or_default()).then(|| DockerConfig {
+                plugin: flags
+                    .docker_socket
+                    .or_else(|| file.docker_socket.clone())
+                    .map_or_else(|| DEFAULT_PLUGIN_SOCKET.into(), absolute),
+                host: flags
+                    .docker_host
+                    .or_else(|| file.docker_host.clone())
+                    .map_or_else(|| DEFAULT_DOCKER_HOST.into(), absolute),
+            }),
         })
+    }
+
+    /// The agent's state directory: a flag over the file.
+    pub(crate) fn state(&self, flag: Option<PathBuf>) -> PathBuf {
+        let state = flag.or_else(|| self.file.state.clone());
+        absolute(state.unwrap_or_else(|| DEFAULT_STATE.into()))
+    }
+
+    /// Whether an agent that nobody gave flags should serve Docker: as the file says, or where there is one.
+    pub(crate) fn serves_docker(&self, is_there: bool) -> bool {
+        self.file.docker.unwrap_or(is_there)
     }
 
     /// Flags of `weft controller run` over the file.
@@ -196,6 +236,7 @@ impl Settings {
             data: self.data(flags.data),
             listen: flags.listen.or(self.file.listen).unwrap_or(any),
             store: flags.store.or_else(|| self.file.store.clone()),
+            cert_ttl: flags.cert_ttl.or(self.file.cert_ttl).unwrap_or(CERT_TTL),
         }
     }
 

@@ -8,39 +8,49 @@
 //! | `line` | limits and impairments of a port |
 //! | `session` | the control channel's events, and telling the controller what it missed |
 //! | `reconcile` | map and ports -> `plan` -> `assemble::Fabric` |
+//! | `credentials` | who we are to the peers of encrypted networks |
 //! | `ipam` | which address |
+//! | `uplink` | links of this host in networks |
 //! | `services` | what a network's gateway does for ports: names |
+//! | `outside` | the way out of networks: what `egress` is told of them |
+//! | `docker` | Docker's network and IPAM driver |
 //! | `state` | what is on disk |
 //! | `requests`, `views` | the API's writing and reading half |
 //! | `serve` | the API's HTTP |
 //!
-//! Locks: `inner` before `fabric`; neither is held across an await or a system call that can wait for long.
+//! Locks: the ledger of `docker` before `inner` before `fabric`; none is held across an await or a system call that can
+//! wait for long.
 
 mod assemble;
 mod attach;
 mod audit;
+mod credentials;
 mod detach;
+mod docker;
 mod error;
 mod ipam;
 mod keeper;
 mod line;
+mod outside;
 mod plan;
 mod reconcile;
 mod requests;
 mod resolv;
+mod routers;
 mod serve;
 pub(crate) mod services;
 mod session;
 mod startup;
 mod state;
+mod uplink;
 mod views;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, watch};
@@ -48,6 +58,7 @@ use weft_switch::impair::Relay;
 use weft_wire::{Mtu, PortId};
 
 pub use assemble::FabricError;
+pub use docker::{DEFAULT_DOCKER_HOST, DEFAULT_PLUGIN_SOCKET, DockerConfig, stand_in};
 pub use error::ApiError;
 pub use serve::SocketError;
 pub use startup::{AgentError, run};
@@ -58,8 +69,13 @@ use crate::channel::Link;
 use crate::model::{ClusterId, ClusterMap, Endpoint, EndpointId, NetworkId, NodeId, Revision};
 use assemble::Fabric;
 use keeper::Keeper;
+use outside::Outside;
 use services::Services;
 use state::{PortRecord, SavedPorts, StateDir};
+use uplink::UplinkRecord;
+
+/// UDP port of encrypted tunnels when nobody says otherwise: the one below VXLAN's.
+pub const ENCRYPTED_PORT: u16 = 4788;
 
 /// How an agent is to run.
 #[derive(Clone, Debug)]
@@ -82,10 +98,16 @@ pub struct AgentConfig {
     pub workers: usize,
     /// UDP port for VXLAN; 4789 when `None`.
     pub vxlan_port: Option<u16>,
+    /// UDP port for encrypted tunnels; [`ENCRYPTED_PORT`] when `None`, and none at all when 0.
+    pub encrypted_port: Option<u16>,
+    /// Age at which keys of encrypted tunnels are replaced; an hour when `None`.
+    pub rekey_after: Option<Duration>,
     /// Hand trains of datagrams to the kernel (UDP_SEGMENT).
     pub gso: bool,
     /// Name servers that are asked for names of the outside; the host's own when empty.
     pub dns_upstreams: Vec<SocketAddr>,
+    /// Serve Docker as a network and IPAM driver.
+    pub docker: Option<DockerConfig>,
     /// The `weft` program, to start the fd holder with.
     pub exe: PathBuf,
 }
@@ -99,6 +121,8 @@ struct Facts {
     underlay: IpAddr,
     underlay_ifname: String,
     vxlan_port: u16,
+    /// `None`: this host carries no encrypted network.
+    encrypted_port: Option<u16>,
     workers: usize,
     /// The underlay is loopback: there is no other host.
     standalone: bool,
@@ -115,14 +139,17 @@ pub struct Agent {
     inner: Mutex<Inner>,
     fabric: Mutex<Fabric>,
     services: Arc<Services>,
+    outside: Outside,
     /// MTU of the link that has the underlay address.
     underlay_mtu: ArcSwap<Mtu>,
     /// Path MTUs as they were planned with last.
-    measured: ArcSwap<BTreeMap<IpAddr, Mtu>>,
+    measured: ArcSwap<plan::PathMtus>,
     /// Something in `inner` changed that the fabric doesn't follow yet.
     changed: Notify,
     /// Orders the writes of `ports.json`.
     saving: Mutex<()>,
+    /// What Docker was given.
+    docker: docker::Desk,
     /// The controller has to be told of our endpoints again.
     resync: Notify,
     /// Orders what the controller is told of endpoints: written by a full report, read by those of single ones.
@@ -159,7 +186,11 @@ struct Inner {
     yielded: BTreeMap<(NetworkId, IpAddr), Instant>,
     /// Blocks that are being given back: nothing is given from them.
     returning: ipam::Returning,
+    /// Addresses that Docker has, whether a container uses them now or not.
+    held: BTreeSet<(NetworkId, IpAddr)>,
     channel: Channel,
+    /// Links of this host that are bridged into networks.
+    uplinks: BTreeSet<UplinkRecord>,
     /// Highest epoch given so far.
     epoch: u64,
     warnings: Vec<String>,
@@ -219,6 +250,7 @@ impl Agent {
             node: &self.facts.node,
             underlay: self.facts.underlay,
             underlay_mtu: **self.underlay_mtu.load(),
+            encrypts: self.facts.encrypted_port.is_some(),
             measured: self.measured.load_full(),
         }
     }
@@ -238,7 +270,10 @@ impl Inner {
         ipam::Local {
             node,
             ports: self.own_ports().collect(),
-            busy: under_way.chain(self.yielded.keys().cloned()).collect(),
+            busy: under_way
+                .chain(self.yielded.keys().cloned())
+                .chain(self.held.iter().cloned())
+                .collect(),
             returning: self.returning.clone(),
         }
     }
@@ -294,6 +329,7 @@ impl Inner {
             ports: ports.collect(),
             yielded: self.yielded.keys().cloned().collect(),
             returning: self.returning.clone(),
+            uplinks: self.uplinks.iter().cloned().collect(),
         }
     }
 }

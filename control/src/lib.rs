@@ -5,11 +5,15 @@ pub mod model;
 pub mod api;
 pub mod netns;
 pub mod link;
+mod egress;
 pub mod holder;
+mod privileges;
 pub mod identity;
+mod notify;
 pub mod channel;
 pub mod store;
 pub mod controller;
+pub mod docker;
 pub mod agent;
 #[doc(hidden)]
 pub mod fuzz;

@@ -6,6 +6,7 @@
 
 mod attach;
 mod query;
+mod remove;
 mod routes;
 mod watch;
 
@@ -17,7 +18,7 @@ use ipnet::IpNet;
 use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::{Handle, LinkUnspec};
 use weft_switch::port;
-use weft_tunnel::superframe_max;
+use weft_tunnel::{Carriage, superframe_max};
 use weft_wire::{MacAddr, Mtu};
 
 use crate::api::Route;
@@ -26,6 +27,7 @@ use crate::netns::{Netns, NetnsError, on_own_thread, small_runtime};
 pub use query::{
     LinkState, LocalLink, ensure_loopback_up, local_addresses, local_link_of_address, read_back,
 };
+pub use remove::remove_tap;
 pub use routes::missing_routes;
 pub use watch::LinkWatch;
 
@@ -42,6 +44,8 @@ pub struct AttachSpec {
     pub mac: MacAddr,
     /// Its MTU.
     pub mtu: Mtu,
+    /// How its network's frames travel between hosts: says how long superframes best are.
+    pub carriage: Carriage,
     /// Frames that each queue's ring holds for us. More are dropped.
     pub tx_queue_len: u32,
     /// Addresses with the prefix of their subnet.
@@ -139,17 +143,62 @@ pub fn attach(netns: &Netns, spec: &AttachSpec) -> Result<Attached, LinkError> {
     with_runtime(|runtime| runtime.block_on(attach::attach(netns, spec)))
 }
 
-/// Changes an interface's MTU.
+/// What a TAP gets before somebody else moves it into a container, names it and gives it addresses.
+#[derive(Clone, Copy, Debug)]
+pub struct Equipment {
+    /// Its index in the caller's namespace.
+    pub ifindex: u32,
+    /// Its MAC.
+    pub mac: MacAddr,
+    /// Its MTU, which the move leaves as it is.
+    pub mtu: Mtu,
+    /// How its frames travel: how long superframes best are.
+    pub carriage: Carriage,
+    /// Frames that each queue's ring holds for us. More are dropped.
+    pub tx_queue_len: u32,
+}
+
+/// Sets what survives a move on a TAP of the caller's namespace, which stays down. Blocks.
+///
+/// # Errors
+/// [`LinkError`]; `ifname` is for messages.
+pub fn equip(ifname: &str, what: Equipment) -> Result<(), LinkError> {
+    with_runtime(|runtime| {
+        runtime.block_on(async {
+            let message = LinkUnspec::new_with_index(what.ifindex)
+                .mtu(what.mtu.value())
+                .append_extra_attribute(LinkAttribute::GsoMaxSize(superframe_max(
+                    what.mtu,
+                    what.carriage,
+                )))
+                .address(what.mac.octets().to_vec())
+                .txqueuelen(what.tx_queue_len)
+                .build();
+            let changed = connect()?.link().change(message).execute().await;
+            changed.map_err(|error| LinkError::System {
+                what: "set MTU and MAC of",
+                ifname: ifname.to_owned(),
+                source: os_error(error),
+            })
+        })
+    })
+}
+
+/// Changes an interface's MTU; how frames travel says how long superframes best are.
 ///
 /// # Errors
 /// [`LinkError`].
-pub fn set_mtu(netns: &Netns, ifname: &str, mtu: Mtu) -> Result<(), LinkError> {
+pub fn set_mtu(
+    netns: &Netns,
+    ifname: &str,
+    (mtu, carriage): (Mtu, Carriage),
+) -> Result<(), LinkError> {
     with_runtime(|runtime| {
         netns.enter()?;
         runtime.block_on(async {
             let message = LinkUnspec::new_with_name(ifname)
                 .mtu(mtu.value())
-                .append_extra_attribute(LinkAttribute::GsoMaxSize(superframe_max(mtu)))
+                .append_extra_attribute(LinkAttribute::GsoMaxSize(superframe_max(mtu, carriage)))
                 .build();
             connect()?
                 .link()
@@ -176,7 +225,11 @@ pub fn set_mtu(netns: &Netns, ifname: &str, mtu: Mtu) -> Result<(), LinkError> {
 ///
 /// # Errors
 /// [`LinkError`]; `NoSuchInterface` when the device is gone.
-pub fn set_mtu_of_tap(tap: &impl AsFd, ifname: &str, mtu: Mtu) -> Result<(), LinkError> {
+pub fn set_mtu_of_tap(
+    tap: &impl AsFd,
+    ifname: &str,
+    mtu: (Mtu, Carriage),
+) -> Result<(), LinkError> {
     let failed = |source: io::Error| {
         if source.raw_os_error() == Some(libc::EBADFD) {
             let netns = format!(

@@ -2,6 +2,7 @@
 //! agents and controller is the test's business.
 
 mod kernel;
+mod outside;
 mod routed;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -9,6 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::lab::{Controller, Host, Lab, Namespace};
 
 pub use kernel::{KernelPair, KernelPeer, Wire};
+pub use outside::Outside;
 pub use routed::Routed;
 
 /// The underlay: 10.99.0.0/24, host N has .N.

@@ -47,8 +47,11 @@ fn create(session: &Session, flags: args::Create) -> Result<(), Failure> {
         vni: flags.vni,
         encrypted: flags.encrypted,
         internal: flags.internal,
+        isolate: flags.isolate,
+        egress: flags.egress,
         mtu: flags.mtu,
         ageing_secs: flags.ageing,
+        made_by: None,
     };
     let made: NetworkInfo = session
         .client
@@ -110,6 +113,7 @@ fn set(session: &Session, flags: &args::Set) -> Result<(), Failure> {
     let change = NetworkChange {
         mtu: flags.mtu,
         ageing_secs: flags.ageing,
+        egress: flags.egress,
     };
     let now: NetworkInfo = session
         .client
@@ -138,6 +142,7 @@ fn connect(session: &Session, flags: args::Connect) -> Result<(), Failure> {
         dhcp: flags.dhcp,
         dns: flags.dns,
         limits: super::port::limits(flags.rate, Direction::Both),
+        allow_spoof: flags.allow_spoof,
     };
     let path = of(&flags.network).segment("connect");
     let port: Port = session.client.send(Method::POST, &path, &wish)?;

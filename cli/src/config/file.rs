@@ -3,6 +3,7 @@
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::args::values;
 use crate::failure::Failure;
 
 /// Every key the file may have, in the order of the manual.
-pub(super) const KEYS: [&str; 19] = [
+pub(super) const KEYS: [&str; 25] = [
     "socket",
     "json",
     "log",
@@ -25,11 +26,17 @@ pub(super) const KEYS: [&str; 19] = [
     "standalone",
     "workers",
     "vxlan-port",
+    "encrypted-port",
+    "rekey-after",
     "no-gso",
     "dns-upstream",
+    "docker",
+    "docker-socket",
+    "docker-host",
     "data",
     "listen",
     "store",
+    "cert-ttl",
     "ttl",
     "uses",
 ];
@@ -49,11 +56,17 @@ pub(super) struct File {
     pub(super) standalone: Option<bool>,
     pub(super) workers: Option<u16>,
     pub(super) vxlan_port: Option<u16>,
+    pub(super) encrypted_port: Option<u16>,
+    pub(super) rekey_after: Option<Duration>,
     pub(super) no_gso: Option<bool>,
     pub(super) dns_upstreams: Option<Vec<SocketAddr>>,
+    pub(super) docker: Option<bool>,
+    pub(super) docker_socket: Option<PathBuf>,
+    pub(super) docker_host: Option<PathBuf>,
     pub(super) data: Option<PathBuf>,
     pub(super) listen: Option<SocketAddr>,
     pub(super) store: Option<String>,
+    pub(super) cert_ttl: Option<Duration>,
     pub(super) ttl: Option<Duration>,
     pub(super) uses: Option<u32>,
 }
@@ -112,11 +125,17 @@ impl File {
             standalone: keys.flag("standalone")?,
             workers: keys.number("workers", 1024)?,
             vxlan_port: keys.number("vxlan-port", u16::MAX)?,
+            encrypted_port: keys.number_in("encrypted-port", 0..=u16::MAX)?,
+            rekey_after: keys.parsed("rekey-after", values::rekey_age)?,
             no_gso: keys.flag("no-gso")?,
             dns_upstreams: keys.list("dns-upstream", values::name_server)?,
+            docker: keys.flag("docker")?,
+            docker_socket: keys.path("docker-socket")?,
+            docker_host: keys.path("docker-host")?,
             data: keys.path("data")?,
             listen: keys.parsed("listen", values::controller_address)?,
             store: keys.text("store")?,
+            cert_ttl: keys.parsed("cert-ttl", values::duration)?,
             ttl: keys.parsed("ttl", values::duration)?,
             uses: keys.number("uses", 10_000)?.map(u32::from),
         };
@@ -200,11 +219,15 @@ impl Keys<'_> {
     }
 
     fn number(&self, key: &str, max: u16) -> Result<Option<u16>, Failure> {
-        let want = format!("a number from 1 to {max}");
+        self.number_in(key, 1..=max)
+    }
+
+    fn number_in(&self, key: &str, range: RangeInclusive<u16>) -> Result<Option<u16>, Failure> {
+        let want = format!("a number from {} to {}", range.start(), range.end());
         match self.table.get(key) {
             None => Ok(None),
             Some(Value::Integer(number)) => match u16::try_from(*number) {
-                Ok(number) if (1..=max).contains(&number) => Ok(Some(number)),
+                Ok(number) if range.contains(&number) => Ok(Some(number)),
                 _ => Err(self.wrong(key, format_args!("wants {want}, not {number}"))),
             },
             Some(other) => Err(self.wrong_type(key, &want, other)),

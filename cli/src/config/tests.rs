@@ -54,7 +54,7 @@ fn a_flag_wins_over_the_environment_and_the_environment_over_the_file() {
 fn every_key_of_the_file_arrives() {
     let (dir, path) = config(
         "join = ['10.0.0.1:7', '10.0.0.2']\ntoken = 'T'\nnode = 'n'\nunderlay = 'fd00::1'\nstate = '/s'\nworkers = 3\n\
-         vxlan-port = 8472\nno-gso = true\ndata = '/d'\nlisten = '1.2.3.4:5'\nstore = 'etcd://h:1'\nttl = '90m'\nuses = 7\njson = true",
+         vxlan-port = 8472\nencrypted-port = 0\nrekey-after = '30m'\nno-gso = true\ndata = '/d'\nlisten = '1.2.3.4:5'\nstore = 'etcd://h:1'\ncert-ttl = '2days'\nttl = '90m'\nuses = 7\njson = true",
     );
     let found = agent(&["--config", &path], &[]).unwrap();
     assert_eq!(found.controllers[0], "10.0.0.1:7".parse().unwrap());
@@ -72,12 +72,18 @@ fn every_key_of_the_file_arrives() {
         ),
         (3, Some(8472), false, true)
     );
+    let half_an_hour = Some(Duration::from_secs(1800));
+    assert_eq!(
+        (found.encrypted_port, found.rekey_after),
+        (Some(0), half_an_hour)
+    );
     assert_eq!(found.state, PathBuf::from("/s"));
     let (_, settings) = settings(&["controller", "run", "--config", &path], &[]).unwrap();
     assert!(settings.json);
     let controller = settings.controller(controller::Run::default());
     assert_eq!(controller.listen, "1.2.3.4:5".parse().unwrap());
     assert_eq!(controller.store.as_deref(), Some("etcd://h:1"));
+    assert_eq!(controller.cert_ttl, Duration::from_secs(2 * 24 * 3600));
     let token = settings.controller_token(controller::Token::default());
     assert_eq!(
         token,

@@ -12,7 +12,7 @@ use tracing::info;
 use weft_switch::port::TapDevice;
 
 use super::line::behind_line;
-use super::plan::effective_mtu;
+use super::plan::{carriage, effective_mtu};
 use super::resolv;
 use super::state::{PortRecord, StateError};
 use super::views::port_view;
@@ -23,11 +23,14 @@ use crate::model::{Endpoint, EndpointId, Network};
 use crate::netns::{self, Netns};
 
 mod device;
+mod loose;
 mod reservation;
 mod validate;
 
+pub(super) use reservation::PendingGuard;
+
 use device::{make_device, with_prefixes};
-use validate::{check_fit, check_request};
+use validate::{check_fit, check_protection, check_request};
 
 impl Agent {
     /// `weft network connect`.
@@ -43,6 +46,7 @@ impl Agent {
         let netns = open_netns(&request.netns).await?;
         let network = self.find_network(network).await?;
         check_fit(&network, &request)?;
+        check_protection(&network, self.facts.encrypted_port)?;
         resolv::check(&network, &request)?;
         let pending = self.reserve(&network, &request, &netns).await?;
         let endpoint = self.fill(&pending, &network, &request).await?;
@@ -59,7 +63,7 @@ impl Agent {
 
     /// Tells the controller before anything is made, so that a conflict refuses the request. Without a controller the
     /// endpoint is told at the next full report.
-    async fn announce(&self, endpoint: &Endpoint) -> Result<(), ApiError> {
+    pub(super) async fn announce(&self, endpoint: &Endpoint) -> Result<(), ApiError> {
         if self.must_tell() {
             // What the controller still has of ports that are gone must not stand in this one's way. If it isn't told
             // now it is told of all of them later.
@@ -97,7 +101,7 @@ impl Agent {
         }
     }
 
-    fn tell_later(&self) {
+    pub(super) fn tell_later(&self) {
         self.inner().channel.told = false;
         self.resync.notify_one();
     }
@@ -122,6 +126,7 @@ impl Agent {
             dhcp: request.dhcp,
             dns: request.dns,
             mtu,
+            allow_spoof: request.allow_spoof,
             limits: request.limits,
             impairments: api::Impairments::default(),
             attachment: request.attachment.clone(),
@@ -134,27 +139,17 @@ impl Agent {
             routes: request.routes.clone(),
             endpoint,
         };
-        let netns_name = netns.name().to_owned();
+        let netns_name = request.dns.then(|| netns.name().to_owned());
         let default_route = request.default_route.unwrap_or(!network.internal);
-        let queues = self.facts.workers;
+        let shape = (self.facts.workers, carriage(network));
         let wanted = request.ifname;
         let (record, tap) =
-            blocking(move || make_device(record, &netns, (wanted, default_route), queues)).await?;
+            blocking(move || make_device(record, &netns, (wanted, default_route), shape)).await?;
         let id = record.endpoint.id.clone();
-        let agent = Arc::clone(self);
-        let plugged = blocking(move || agent.plug_in(record, tap)).await;
-        if let Err(error) = plugged {
-            self.unplug(&id).await;
-            return Err(error);
+        self.plug_and_save(record, tap).await?;
+        if let Some(netns) = netns_name {
+            self.tell_resolvers(&id, netns).await?;
         }
-        if let Err(error) = self.save_ports().await {
-            self.unplug(&id).await;
-            return Err(error);
-        }
-        if request.dns {
-            self.tell_resolvers(&id, netns_name).await?;
-        }
-        self.changed.notify_one();
         let inner = self.inner();
         let port = inner.ports.get(&id).ok_or_else(|| {
             ApiError::conflict(
@@ -181,6 +176,26 @@ impl Agent {
             let _ = self.save_ports().await;
         }
         told
+    }
+
+    /// From the TAP to a port that is written down; nothing is left of it after an error.
+    async fn plug_and_save(
+        self: &Arc<Self>,
+        record: PortRecord,
+        tap: TapDevice,
+    ) -> Result<(), ApiError> {
+        let id = record.endpoint.id.clone();
+        let agent = Arc::clone(self);
+        let mut done = blocking(move || agent.plug_in(record, tap)).await;
+        if done.is_ok() {
+            done = self.save_ports().await;
+        }
+        if let Err(error) = done {
+            self.unplug(&id).await;
+            return Err(error);
+        }
+        self.changed.notify_one();
+        Ok(())
     }
 
     /// Hands the TAP to the fd holder and to the switch. From here on the port is known.

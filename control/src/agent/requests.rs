@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 use tracing::info;
@@ -214,6 +214,21 @@ impl Agent {
         }
     }
 
+    /// How the agent is, in a line for the service manager. Takes the locks that requests take.
+    pub(super) fn summary(&self) -> String {
+        let inner = self.inner();
+        let peers = self.fabric().applied().peers.len();
+        let controller = match inner.channel.connected {
+            Some(address) => format!("controller {address}"),
+            None => "no controller answers".to_owned(),
+        };
+        format!(
+            "node {}: {} ports, {peers} peers, {controller}",
+            self.facts.node_name,
+            inner.ports.len()
+        )
+    }
+
     /// `weft status`.
     pub(super) fn status(&self) -> api::Status {
         let applied = self.applied.borrow().clone();
@@ -228,7 +243,15 @@ impl Agent {
                 "the fd holder doesn't answer: ports would not survive the agent now".to_owned(),
             );
         }
+        let credentials = self.link.identity().borrow().credentials();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.map_or(0, |since| since.as_secs());
         api::Status {
+            certificate: Some(api::CertificateStatus {
+                expires: credentials.expires,
+                expires_in_secs: credentials.expires.saturating_sub(now),
+                issuer: credentials.issuer,
+            }),
             node: self.facts.node_name.clone(),
             node_id: self.facts.node.to_string(),
             cluster: self.facts.cluster.to_string(),
@@ -238,6 +261,7 @@ impl Agent {
             underlay_ifname: self.facts.underlay_ifname.clone(),
             underlay_mtu: **self.underlay_mtu.load(),
             vxlan_port: self.facts.vxlan_port,
+            encrypted_port: self.facts.encrypted_port,
             standalone: self.facts.standalone,
             controller: api::ControllerStatus {
                 addresses: channel.addresses.clone(),

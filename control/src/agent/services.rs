@@ -1,9 +1,9 @@
 //! What the gateway of a network does for this host's ports beyond what the switch answers itself: names (`dns`), and addresses
 //! for those that configure themselves (`dhcp4`, `dhcp6`, `router`).
 //!
-//! Frames come from the inside port of each network (`assemble::ServicePort`). `demux` says whose a frame is; each network
-//! has a task of its own that hears it (`network`). Answers go back through the inside port, which reaches ports of this
-//! host only: every host's gateway speaks for itself.
+//! Frames come from the inside port of each network (`assemble::ServicePort`), offered by its reader, the thread of the way
+//! out. `demux` says whose a frame is; each network has a task of its own that hears it (`network`). Answers go back through
+//! the inside port, which reaches ports of this host only: every host's gateway speaks for itself.
 //!
 //! | file | what |
 //! |---|---|
@@ -17,21 +17,15 @@
 //! | `network` | the task of a network |
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
-use tokio::io::Interest;
-use tokio::net::UnixDatagram;
 use tokio::sync::mpsc;
-use tracing::warn;
-use weft_switch::port::{Queue, RECV_BUFFER_LEN, RecvError};
+use weft_switch::port::Queue;
 
 use super::Inner;
-use super::assemble::ServicePort;
 use super::plan::Wanted;
 use crate::api;
 use crate::model::{NetworkId, NodeId};
@@ -59,8 +53,11 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 pub(super) struct Services {
     names: Arc<NameServer>,
     places: ArcSwap<BTreeMap<NetworkId, Arc<Place>>>,
-    tasks: Mutex<BTreeMap<NetworkId, mpsc::Sender<Vec<u8>>>>,
+    tasks: Mutex<Tasks>,
 }
+
+/// Where each network's task hears.
+type Tasks = BTreeMap<NetworkId, mpsc::Sender<Vec<u8>>>;
 
 impl Services {
     /// Services that know nothing yet. Without `dns_upstreams` the host's resolver configuration says whom to ask.
@@ -120,16 +117,16 @@ impl Services {
     }
 
     /// Serves a network from now on: answers go out by that inside port, what is heard comes in by [`Self::offer`].
-    fn plug(self: &Arc<Self>, network: NetworkId, queue: Arc<Queue>) {
+    pub(super) fn plug(self: &Arc<Self>, network: NetworkId, queue: Queue) {
         let (frames, heard) = mpsc::channel(MAX_WAITING);
-        let task = network::Task::new(Arc::clone(self), network.clone(), queue);
+        let task = network::Task::new(Arc::clone(self), network.clone(), Arc::new(queue));
         tokio::spawn(task.run(heard));
         // The task of an earlier inside port ends with its channel.
         self.tasks().insert(network, frames);
     }
 
     /// Takes a frame from a port of that network for its gateway, if it is for one of the services.
-    fn offer(&self, network: &NetworkId, frame: &[u8]) -> bool {
+    pub(super) fn offer(&self, network: &NetworkId, frame: &[u8]) -> bool {
         let places = self.places.load();
         let Some(place) = places.get(network) else {
             return false;
@@ -142,7 +139,7 @@ impl Services {
         ours
     }
 
-    fn tasks(&self) -> MutexGuard<'_, BTreeMap<NetworkId, mpsc::Sender<Vec<u8>>>> {
+    fn tasks(&self) -> MutexGuard<'_, Tasks> {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -150,48 +147,4 @@ impl Services {
     pub(super) fn dns(&self) -> api::Dns {
         self.names.view()
     }
-}
-
-/// Serves every network whose inside port comes out of the channel, until the agent stops.
-pub(super) async fn serve(
-    services: Arc<Services>,
-    mut ports: mpsc::UnboundedReceiver<ServicePort>,
-) {
-    while let Some(ServicePort { network, queue }) = ports.recv().await {
-        let queue = Arc::new(queue);
-        services.plug(network.clone(), Arc::clone(&queue));
-        tokio::spawn(read(Arc::clone(&services), network, queue));
-    }
-}
-
-/// Reads an inside port until its network goes.
-async fn read(services: Arc<Services>, network: NetworkId, queue: Arc<Queue>) {
-    let socket = match watched(&queue) {
-        Ok(socket) => socket,
-        Err(error) => {
-            warn!(%error, %network, "the network's services hear nothing");
-            return;
-        }
-    };
-    let mut buffer = vec![0; RECV_BUFFER_LEN];
-    while socket.readable().await.is_ok() {
-        let heard = socket.try_io(Interest::READABLE, || match queue.recv(&mut buffer) {
-            Ok(frame) => {
-                services.offer(&network, frame.bytes);
-                Ok(())
-            }
-            Err(RecvError::Malformed(_)) => Ok(()),
-            Err(RecvError::Empty) => Err(ErrorKind::WouldBlock.into()),
-            Err(RecvError::Gone) => Err(ErrorKind::UnexpectedEof.into()),
-        });
-        if heard.is_err_and(|error| error.kind() != ErrorKind::WouldBlock) {
-            return;
-        }
-    }
-}
-
-/// The same end, to be waited on: it is a socket whatever is said over it.
-fn watched(queue: &Queue) -> std::io::Result<UnixDatagram> {
-    let fd = queue.as_fd().try_clone_to_owned()?;
-    UnixDatagram::from_std(fd.into())
 }

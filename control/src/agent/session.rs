@@ -89,6 +89,8 @@ impl Agent {
                 inner.map.revision = inner.map.revision.max(up_to);
             }
             LinkEvent::CaughtUp => self.inner().channel.caught_up = true,
+            // This agent hears of everything.
+            LinkEvent::Watched { .. } => {}
             LinkEvent::Ask { ask, answer } => {
                 let agent = Arc::clone(self);
                 tokio::spawn(async move {
@@ -115,8 +117,12 @@ impl Agent {
 
     /// Another node wants an address of our blocks. What is promised is on disk first.
     async fn answer(self: &Arc<Self>, ask: Ask) -> Answer {
-        let Ask::Yield { network, ip } = ask;
-        let address = (network, ip);
+        let address = match ask {
+            Ask::Yield { network, ip } => (network, ip),
+            // The link's own business.
+            Ask::Renew => return Answer::Renewed,
+        };
+        let ip = address.1;
         if let Some(endpoint) = self.yield_address(&address) {
             return Answer::InUse { endpoint };
         }
@@ -136,8 +142,10 @@ impl Agent {
             .own_endpoints()
             .find(|endpoint| endpoint.network == *network && endpoint.ips.contains(ip))
             .map(|endpoint| endpoint.name.clone());
+        let promised = (network.clone(), *ip);
+        let held = inner.held.contains(&promised);
+        let holder = holder.or_else(|| held.then(|| "of a Docker container".to_owned()));
         if holder.is_none() {
-            let promised = (network.clone(), *ip);
             inner.yielded.insert(promised, Instant::now());
         }
         holder

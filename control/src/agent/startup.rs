@@ -3,10 +3,11 @@
 //! The order serves the gap that a restart leaves: what the last agent left (map, ports, the file descriptors in the
 //! holder) is forwarding again before the controller is even called.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -18,17 +19,22 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 use weft_switch::PortEvent;
 use weft_tunnel::TunnelError;
+use weft_tunnel::session::SessionSettings;
 
 use super::assemble::{Fabric, FabricConfig, FabricError};
+use super::credentials::NodeCredentials;
+use super::outside::{self, Outside};
 use super::serve::{self, Phase};
-use super::services::{self, Services};
+use super::services::Services;
 use super::state::{PortRecord, SavedMap, SavedPorts, StateDir};
-use super::{Agent, AgentConfig, Applied, Channel, Facts, Inner, keeper::Keeper};
-use super::{reconcile, session};
+use super::{Agent, AgentConfig, Applied, Channel, ENCRYPTED_PORT, Facts, Inner, keeper::Keeper};
+use super::{docker, reconcile, session};
 use crate::channel::{self, Link, LinkConfig, NodeFacts};
 use crate::controller::{self, ControllerConfig, ControllerHandle};
 use crate::identity::Identity;
 use crate::model::Transport;
+use crate::notify;
+use crate::privileges;
 
 mod error;
 mod membership;
@@ -51,6 +57,8 @@ pub(super) struct Settings {
     pub(super) underlay: Option<IpAddr>,
     pub(super) vxlan_port: Option<u16>,
     #[serde(default)]
+    pub(super) encrypted_port: Option<u16>,
+    #[serde(default)]
     pub(super) standalone: bool,
 }
 
@@ -61,6 +69,8 @@ pub(super) struct Settings {
 pub fn run(config: AgentConfig) -> Result<(), AgentError> {
     // Each queue of a port is a file descriptor here, one with the switch and one with the holder.
     crate::holder::raise_fd_limit();
+    // Before there is another thread.
+    privileges::keep_only(privileges::AGENT);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("weft-control")
@@ -88,26 +98,62 @@ async fn run_until_told(config: AgentConfig) -> Result<(), AgentError> {
     };
     tokio::pin!(told);
     let socket = config.socket.clone();
+    let (plugin, exe) = (plugin_socket(&config), config.exe.clone());
     let started = tokio::select! {
         started = Running::start(config) => started?,
         signal = &mut told => {
             info!(signal, "stopped before the agent was up");
-            let _ = std::fs::remove_file(&socket);
+            remove_sockets(&socket, plugin.as_deref());
             return Ok(());
         }
     };
     let agent = Arc::clone(&started.agent);
+    notify::ready(&agent.summary());
+    let told_of = Arc::clone(&agent);
+    let telling = tokio::spawn(notify::keep_telling(move || told_of.summary()));
     let by = tokio::select! {
         signal = told => signal,
         () = agent.stop.notified() => "weft agent stop",
     };
     agent.inner().stopping = true;
     info!(by, "stopping");
+    telling.abort();
+    notify::stopping();
     started.stop().await;
-    let _ = std::fs::remove_file(&socket);
+    remove_sockets(&socket, plugin.as_deref());
+    if let Some(plugin) = plugin.filter(|_| agent.docker_expects_us()) {
+        docker::leave(&exe, &plugin);
+    }
     agent.tell_what_stays();
     Ok(())
 }
+
+fn plugin_socket(config: &AgentConfig) -> Option<PathBuf> {
+    config.docker.as_ref().map(|docker| docker.plugin.clone())
+}
+
+fn bind_plugin(config: &AgentConfig) -> Result<Option<Listener>, AgentError> {
+    let Some(docker) = &config.docker else {
+        return Ok(None);
+    };
+    if docker::is_stand_in(&docker.plugin) {
+        // It ends when it sees that.
+        let _ = std::fs::remove_file(&docker.plugin);
+    }
+    serve::bind(&docker.plugin).map(Some).map_err(|error| {
+        let why = error.to_string().replace("--socket", "--docker-socket");
+        AgentError::Invalid(format!("cannot serve Docker: {why}"))
+    })
+}
+
+fn remove_sockets(api: &Path, plugin: Option<&Path>) {
+    for socket in [Some(api), plugin].into_iter().flatten() {
+        // It may not have been made.
+        let _ = std::fs::remove_file(socket);
+    }
+}
+
+type Listener = std::os::unix::net::UnixListener;
 
 /// A running agent with what must not be dropped before it ends.
 struct Running {
@@ -121,9 +167,11 @@ impl Running {
         let state = StateDir::open(&config.state)?;
         let listener = serve::bind(&config.socket)?;
         let socket = config.socket.clone();
-        let started = Self::start_behind(config, state, listener).await;
+        let plugin = bind_plugin(&config).inspect_err(|_| remove_sockets(&socket, None))?;
+        let plugin_socket = plugin_socket(&config);
+        let started = Self::start_behind(config, state, (listener, plugin)).await;
         if started.is_err() {
-            let _ = std::fs::remove_file(socket);
+            remove_sockets(&socket, plugin_socket.as_deref());
         }
         started
     }
@@ -132,14 +180,18 @@ impl Running {
     async fn start_behind(
         config: AgentConfig,
         state: StateDir,
-        listener: std::os::unix::net::UnixListener,
+        (listener, plugin): (Listener, Option<Listener>),
     ) -> Result<Self, AgentError> {
         let (phase, phases) = watch::channel(Phase::Joining("the agent is starting".to_owned()));
-        let api = tokio::spawn(serve::serve(listener, phases));
+        let api = tokio::spawn(serve::serve(listener, phases.clone()));
+        if let Some(listener) = plugin {
+            tokio::spawn(docker::serve(listener, docker::Plugin::new(phases)));
+        }
 
         let mut settings: Settings = state.load_settings()?;
         settings.underlay = config.underlay.or(settings.underlay);
         settings.vxlan_port = config.vxlan_port.or(settings.vxlan_port);
+        settings.encrypted_port = config.encrypted_port.or(settings.encrypted_port);
         if settings.standalone && !config.standalone && !config.controllers.is_empty() {
             return Err(AgentError::Standalone {
                 dir: config.state.clone(),
@@ -151,17 +203,24 @@ impl Running {
             true => Some(start_own_controller(&state).await?),
             false => None,
         };
+        let encrypted_port = settings.encrypted_port.unwrap_or(ENCRYPTED_PORT);
+        let encrypted_port = Some(encrypted_port).filter(|port| *port != 0);
         let facts = NodeFacts {
             underlay: underlay.address,
             underlay_mtu: underlay.mtu,
             vxlan_port: settings.vxlan_port.unwrap_or(weft_wire::vxlan::VXLAN_PORT),
-            transports: vec![Transport::Vxlan],
+            encrypted_port,
+            transports: match encrypted_port {
+                Some(_) => vec![Transport::Vxlan, Transport::Quic],
+                None => vec![Transport::Vxlan],
+            },
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         // Before a token is used up: a port that can't be had must not cost it.
         let fabric = start_fabric(FabricConfig {
             underlay: facts.underlay,
             vxlan_port: facts.vxlan_port,
+            encrypted_port: facts.encrypted_port,
             workers: config.workers,
             gso: config.gso,
         })?;
@@ -178,6 +237,9 @@ impl Running {
         let place = (facts, underlay, fabric);
         let agent = bring_up(&config, state, identity, controllers, place).await?;
         phase.send_replace(Phase::Running(Arc::clone(&agent)));
+        if let Some(docker) = config.docker.clone() {
+            tokio::spawn(docker::follow(Arc::clone(&agent), docker));
+        }
         Ok(Self {
             agent,
             controller,
@@ -193,6 +255,10 @@ impl Running {
         if let Ok(Err(error)) = tokio::task::spawn_blocking(move || agent.save_map_now()).await {
             warn!(%error, "the cluster map could not be saved");
         }
+        let sessions = self.agent.fabric().sessions();
+        if let Some(sessions) = sessions {
+            sessions.stop().await;
+        }
         self.agent.link.close().await;
         if let Some(controller) = self.controller {
             controller.stop().await;
@@ -202,10 +268,7 @@ impl Running {
 
 async fn start_own_controller(state: &StateDir) -> Result<ControllerHandle, AgentError> {
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let config = ControllerConfig {
-        data: state.path("controller"),
-        listen,
-    };
+    let config = ControllerConfig::new(state.path("controller"), listen);
     let handle = controller::start(config).await?;
     info!(address = %handle.address(), "standalone: own controller started");
     Ok(handle)
@@ -217,14 +280,16 @@ async fn bring_up(
     state: StateDir,
     identity: Identity,
     controllers: Vec<SocketAddr>,
-    (node_facts, underlay, (fabric, port_events)): (NodeFacts, Underlay, StartedFabric),
+    (node_facts, underlay, (mut fabric, port_events)): (NodeFacts, Underlay, StartedFabric),
 ) -> Result<Arc<Agent>, AgentError> {
     let saved = state.load_map(&identity.cluster)?;
     let SavedPorts {
         ports: records,
         yielded,
         returning,
+        uplinks,
     } = state.load_ports()?;
+    let ledger = state.load_docker()?;
     let keeper = Keeper::start(state.path("holder.sock"), config.exe.clone());
     let facts = Facts {
         cluster: identity.cluster.clone(),
@@ -233,25 +298,32 @@ async fn bring_up(
         underlay: underlay.address,
         underlay_ifname: underlay.ifname,
         vxlan_port: node_facts.vxlan_port,
+        encrypted_port: node_facts.encrypted_port,
         workers: config.workers,
         standalone: underlay.standalone,
         started: Instant::now(),
     };
     let link_config = LinkConfig {
         identity,
+        identity_dir: Some(state.path("identity")),
         controllers: controllers.clone(),
         facts: node_facts,
         have: saved.map.revision,
         incarnation: saved.incarnation.clone(),
+        interest: None,
     };
     let (link, link_events) = Link::start(link_config).map_err(|source| AgentError::System {
         what: "open the control channel's socket",
         source,
     })?;
+    let credentials = NodeCredentials::new(link.identity());
+    fabric.start_sessions(credentials, session_settings(config))?;
     let mut inner = Inner::starting(saved, &records, controllers);
     let now = Instant::now();
     inner.returning = returning;
+    inner.uplinks = uplinks.into_iter().collect();
     inner.yielded = yielded.into_iter().map(|address| (address, now)).collect();
+    let services = Arc::new(Services::new(config.dns_upstreams.clone()));
     let agent = Arc::new(Agent {
         facts,
         state,
@@ -259,10 +331,15 @@ async fn bring_up(
         keeper,
         inner: Mutex::new(inner),
         fabric: Mutex::new(fabric),
-        services: Arc::new(Services::new(config.dns_upstreams.clone())),
+        services: Arc::clone(&services),
+        outside: Outside::start(services).map_err(|source| AgentError::System {
+            what: "start the way out",
+            source,
+        })?,
         underlay_mtu: ArcSwap::from_pointee(underlay.mtu),
         measured: ArcSwap::default(),
         saving: Mutex::new(()),
+        docker: docker::Desk::new(ledger),
         changed: Notify::new(),
         resync: Notify::new(),
         reporting: tokio::sync::RwLock::default(),
@@ -274,8 +351,17 @@ async fn bring_up(
         }),
     });
     agent.restore(records).await?;
+    agent.resume_docker();
     spawn_tasks(&agent, port_events, link_events);
     Ok(agent)
+}
+
+fn session_settings(config: &AgentConfig) -> SessionSettings {
+    let usual = SessionSettings::default();
+    SessionSettings {
+        rekey_after: config.rekey_after.unwrap_or(usual.rekey_after),
+        ..usual
+    }
 }
 
 /// Switch and tunnel, and what happens to ports.
@@ -308,8 +394,10 @@ fn spawn_tasks(
     tokio::spawn(follow_paths(Arc::clone(agent)));
     tokio::spawn(underlay::follow_link(Arc::clone(agent)));
     tokio::spawn(super::keeper::watch(Arc::clone(agent)));
+    tokio::spawn(super::uplink::watch(Arc::clone(agent)));
+    tokio::spawn(super::credentials::follow(Arc::clone(agent)));
     let service_ports = agent.fabric().services();
-    tokio::spawn(services::serve(Arc::clone(&agent.services), service_ports));
+    tokio::spawn(outside::serve(Arc::clone(agent), service_ports));
     agent.changed.notify_one();
 }
 
@@ -331,6 +419,13 @@ async fn follow_paths(agent: Arc<Agent>) {
 /// Takes down ports whose namespace died.
 async fn follow_ports(agent: Arc<Agent>, mut events: mpsc::UnboundedReceiver<PortEvent>) {
     while let Some(PortEvent::Gone(port)) = events.recv().await {
+        let again = Arc::clone(&agent);
+        // Waits for the workers.
+        let was_uplink = tokio::task::spawn_blocking(move || again.uplink_gone(port)).await;
+        if was_uplink.is_ok_and(|was| was) {
+            agent.changed.notify_one();
+            continue;
+        }
         let gone = {
             let inner = agent.inner();
             let gone = inner.ports.values().find(|candidate| candidate.id == port);
@@ -360,6 +455,8 @@ impl Inner {
             leaving: BTreeMap::new(),
             yielded: BTreeMap::new(),
             returning: Default::default(),
+            uplinks: BTreeSet::new(),
+            held: BTreeSet::new(),
             channel: Channel::new(controllers),
             warnings: Vec::new(),
             stopping: false,

@@ -3,6 +3,7 @@
 //! | file in the state directory | what | written |
 //! |---|---|---|
 //! | `ports.json` | the ports of this host: owned facts | durably, before a change is answered |
+//! | `docker.json` | what Docker was given (ranges, addresses, endpoints) | durably, before Docker is answered |
 //! | `settings.json` | the flags that a later start needn't repeat | at each start |
 //! | `map.cbor` | the last cluster map: a cache, to forward by while no controller answers | within a second |
 //! | `lock` | held by the agent that runs here | |
@@ -24,7 +25,9 @@ use serde::{Deserialize, Serialize};
 use weft_wire::{Mtu, Vni};
 
 use super::ipam::Returning;
+use super::uplink::UplinkRecord;
 use crate::api::{Attachment, Impairments, Limits, Route};
+use crate::docker::ledger::Ledger;
 use crate::model::{ClusterId, ClusterMap, Endpoint, NetworkId};
 
 /// Version of both files' layout. A reader refuses what is newer than itself.
@@ -119,6 +122,9 @@ pub(super) struct PortRecord {
     /// What its frames suffer.
     #[serde(default)]
     pub(super) impairments: Impairments,
+    /// It may send from any address.
+    #[serde(default)]
+    pub(super) allow_spoof: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -139,6 +145,16 @@ pub(super) struct SavedPorts {
     /// Blocks that it gives back: nothing is given from them, whatever an older map says.
     #[serde(default)]
     pub(super) returning: Returning,
+    /// Links that are bridged into networks.
+    #[serde(default)]
+    pub(super) uplinks: Vec<UplinkRecord>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct DockerFile {
+    layout: u32,
+    #[serde(flatten)]
+    ledger: Ledger,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -266,6 +282,47 @@ impl StateDir {
         let mut text = serde_json::to_vec_pretty(&file).expect("records have text keys only");
         text.push(b'\n');
         replace(&self.path("ports.json"), &text)
+    }
+
+    /// What Docker was given; nothing when there is no such file.
+    ///
+    /// # Errors
+    /// [`StateError::Corrupt`], [`StateError::Newer`], [`StateError::Io`].
+    pub(super) fn load_docker(&self) -> Result<Ledger, StateError> {
+        let path = self.path("docker.json");
+        let Some(bytes) = read(&path)? else {
+            return Ok(Ledger::default());
+        };
+        const NEXT: &str =
+            "move it away to start without it (Docker's networks on weft must be made again)";
+        let corrupt = |cause: String| StateError::Corrupt {
+            path: path.clone(),
+            cause,
+            next: NEXT,
+        };
+        let value: serde_json::Value =
+            serde_json::from_slice(&bytes).map_err(|error| corrupt(error.to_string()))?;
+        check_layout(
+            &path,
+            value.get("layout").and_then(serde_json::Value::as_u64),
+        )?;
+        let file: DockerFile =
+            serde_json::from_value(value).map_err(|error| corrupt(error.to_string()))?;
+        Ok(file.ledger)
+    }
+
+    /// Replaces what Docker was given; durable when it returns.
+    ///
+    /// # Errors
+    /// [`StateError::Io`]; the old file is still there then.
+    pub(super) fn save_docker(&self, ledger: &Ledger) -> Result<(), StateError> {
+        let file = DockerFile {
+            layout: LAYOUT,
+            ledger: ledger.clone(),
+        };
+        let mut text = serde_json::to_vec_pretty(&file).expect("the ledger has text keys only");
+        text.push(b'\n');
+        replace(&self.path("docker.json"), &text)
     }
 
     /// What earlier starts were told; nothing when there is no such file.
@@ -441,6 +498,7 @@ mod tests {
             routes: vec![Route::new("0.0.0.0/0".parse().unwrap(), None)],
             limits: Limits::default(),
             impairments: Impairments::default(),
+            allow_spoof: false,
         }
     }
 
@@ -455,6 +513,11 @@ mod tests {
             ports: vec![record()],
             yielded: vec![(NetworkId("n".into()), "10.0.0.9".parse().unwrap())],
             returning: [(NetworkId("n".into()), "10.0.1.0/26".parse().unwrap())].into(),
+            uplinks: vec![UplinkRecord {
+                network: NetworkId("1".into()),
+                network_name: "blue".into(),
+                dev: "eth1".into(),
+            }],
         };
         state.save_ports(saved.clone()).unwrap();
         assert_eq!(state.load_ports().unwrap(), saved);

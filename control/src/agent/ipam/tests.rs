@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::{Block, Change, Endpoint, EndpointId, Object, Transport};
+use crate::model::{Block, Change, Egress, Endpoint, EndpointId, Object, Transport};
 use weft_wire::Vni;
 
 const HERE: &str = "here";
@@ -18,9 +18,12 @@ fn network(cidr: &str, gateway: &str) -> Network {
         }],
         transport: Transport::Vxlan,
         internal: false,
+        egress: Egress::Nat,
         mtu: None,
         ageing_secs: 300,
+        made_by: None,
         vteps: BTreeSet::new(),
+        isolate: false,
     }
 }
 

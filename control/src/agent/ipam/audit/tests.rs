@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::{Change, Network, Node, Object, Subnet, Transport};
+use crate::model::{Change, Egress, Network, Node, Object, Subnet, Transport};
 use weft_wire::{MacAddr, Mtu, Vni};
 
 const HERE: &str = "here";
@@ -42,6 +42,7 @@ impl World {
                 underlay: "10.99.0.1".parse().unwrap(),
                 underlay_mtu: Mtu::ETHERNET,
                 vxlan_port: 4789,
+                encrypted_port: None,
                 transports: vec![],
                 version: String::new(),
             }));
@@ -58,6 +59,9 @@ impl World {
             }],
             transport: Transport::Vxlan,
             internal: false,
+            isolate: false,
+            egress: Egress::Nat,
+            made_by: None,
             mtu: None,
             ageing_secs: 300,
             vteps: BTreeSet::new(),

@@ -122,6 +122,7 @@ fn config_file(cli: &Cli, environment: &dyn Fn(&str) -> Option<String>) -> Resul
         | Command::Uplink(_)
         | Command::Subnets(_)
         | Command::Dns
+        | Command::Ipam(_)
         | Command::Nodes(_)
         | Command::Cni(_)
         | Command::Agent(_)

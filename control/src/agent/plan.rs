@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use weft_switch::gateway::GATEWAY_LINK_LOCAL;
 use weft_tunnel::{Carriage, SecureSpec};
 use weft_wire::{MacAddr, Mtu, Vni};
 
@@ -169,11 +170,7 @@ pub(super) fn plan<'a>(
             ageing_secs: network.ageing_secs,
             plain_l2: network.is_plain_l2(),
             flood,
-            gateways: network
-                .subnets
-                .iter()
-                .map(|subnet| subnet.gateway)
-                .collect(),
+            gateways: gateways(network),
             routes: routes.get(&network.id).cloned().unwrap_or_default(),
             internal: network.internal,
             isolate: network.isolate,
@@ -221,6 +218,13 @@ fn plan_ports<'a>(ports: impl Iterator<Item = LocalPort<'a>>, wanted: &mut Wante
             secure.keep = true;
         }
     }
+}
+
+/// Where the gateway answers: at each subnet's gateway address, and as an IPv6 router at its link-local one.
+fn gateways(network: &Network) -> Vec<IpAddr> {
+    let subnets = network.subnets.iter().map(|subnet| subnet.gateway);
+    let router = network.has_ipv6().then_some(IpAddr::V6(GATEWAY_LINK_LOCAL));
+    subnets.chain(router).collect()
 }
 
 /// How a network's frames travel between hosts.

@@ -43,7 +43,7 @@ mod underlay;
 
 pub use error::AgentError;
 use membership::{check_name, join};
-use restore::is_gone;
+pub(super) use restore::is_gone;
 use underlay::{Underlay, find_underlay};
 
 /// How long a stopping agent goes on with requests that it has begun to answer.
@@ -291,6 +291,7 @@ async fn bring_up(
     let SavedPorts {
         ports: records,
         yielded,
+        returning,
         uplinks,
     } = state.load_ports()?;
     let ledger = state.load_docker()?;
@@ -313,9 +314,9 @@ async fn bring_up(
     let credentials = NodeCredentials::new(link.identity());
     fabric.start_sessions(credentials, session_settings(config))?;
     let mut inner = Inner::starting(saved, &records, controllers);
+    inner.returning = returning;
     inner.uplinks = uplinks.into_iter().collect();
-    let yielded = yielded.into_iter();
-    inner.yielded = yielded.map(|address| (address, Instant::now())).collect();
+    inner.yielded = yielded.into_iter().map(|ip| (ip, Instant::now())).collect();
     let services = Arc::new(Services::new(config.dns_upstreams.clone()));
     let agent = Arc::new(Agent {
         facts,
@@ -466,6 +467,7 @@ impl Inner {
             pending: BTreeMap::new(),
             leaving: BTreeMap::new(),
             yielded: BTreeMap::new(),
+            returning: Default::default(),
             uplinks: BTreeSet::new(),
             held: BTreeSet::new(),
             channel: Channel::new(controllers),

@@ -12,7 +12,7 @@ use super::Call;
 use super::config::Ipam;
 use super::error::{CniError, Code};
 use super::lock::ContainerLock;
-use super::result::{CniResult, Interface, Ip};
+use super::result::{CniResult, Dns, Interface, Ip};
 use crate::client::{ApiPath, Client};
 use crate::failure::Failure;
 
@@ -173,8 +173,8 @@ fn wish(
         routes: config.routes.clone(),
         default_route: config.default_route,
         aliases: asked.aliases.clone(),
-        allow_spoof: false,
         limits: asked.limits,
+        allow_spoof: config.allow_spoof,
         no_offload: config.no_offload,
     };
     let gateway_of = |gateways: &[IpAddr], route: &Route| {
@@ -257,10 +257,13 @@ fn result(call: &Call<'_>, netns: &Path, port: &Port, given: Option<CniResult>) 
         } else {
             said.routes
         },
-        dns: if call.config.dns.is_empty() {
-            said.dns
-        } else {
-            call.config.dns.clone()
+        dns: match &call.config.dns {
+            dns if !dns.is_empty() => dns.clone(),
+            _ if call.config.ipam == Ipam::Weft && call.config.gateway_dns => Dns {
+                nameservers: port.gateways.iter().map(IpAddr::to_string).collect(),
+                ..Dns::default()
+            },
+            _ => said.dns,
         },
     }
 }

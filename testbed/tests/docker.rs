@@ -23,8 +23,9 @@ const NOTICE: Duration = Duration::from_secs(20);
 const FAIL_FAST: Duration = Duration::from_secs(12);
 /// What Docker forgot in a crash is given back by then.
 const FORGOTTEN: Duration = Duration::from_secs(70);
-/// dockerd gives the containers that it finds ten seconds to end, all at once.
-const BOOT: Duration = Duration::from_secs(20);
+/// dockerd gives the containers that it finds ten seconds to end, all at once; looking for a driver that isn't there would
+/// take it half a minute for each of three.
+const BOOT: Duration = Duration::from_secs(40);
 const SHOP: [&str; 4] = ["--subnet", "10.40.0.0/16", "-o", "weft.network=shop"];
 
 /// Two hosts with agent and dockerd each.

@@ -118,7 +118,7 @@ fn a_package_is_installed_upgraded_in_mid_transfer_and_removed() {
 
     // Upgraded in mid-transfer: another agent, the same fd holder, no connection lost.
     let agent = show("MainPID");
-    let holder = machine.run("pgrep -f fd-holder");
+    let holder = machine.run("pgrep -f '[f]d-holder'");
     machine.run("ip netns exec c2 iperf3 -s -1 -D");
     let transfer = format!(
         "(ip netns exec c1 iperf3 -c {address} -t 8 -i 0.1 -J >/root/iperf; echo $? >/root/iperf.rc) >/dev/null 2>&1 &"
@@ -127,7 +127,7 @@ fn a_package_is_installed_upgraded_in_mid_transfer_and_removed() {
     std::thread::sleep(Duration::from_secs(1));
     machine.run(&format!("dpkg -i {}", names[1]));
     assert_ne!(show("MainPID"), agent, "it was started anew");
-    assert_eq!(machine.run("pgrep -f fd-holder"), holder);
+    assert_eq!(machine.run("pgrep -f '[f]d-holder'"), holder);
     assert_eq!(show("ActiveState"), "active");
     wait_until(Duration::from_secs(30), "the transfer ends", || {
         machine.attempt("test -s /root/iperf.rc").code == Some(0)
@@ -147,10 +147,10 @@ fn a_package_is_installed_upgraded_in_mid_transfer_and_removed() {
     machine.run("grep -q '^standalone = true' /etc/weft/weft.toml");
 
     // An agent that hangs is noticed and started again.
-    machine.run("mkdir -p /run/systemd/system/weft-agent.service.d && printf '[Service]\\nWatchdogSec=2\\nTimeoutAbortSec=1\\n' >/run/systemd/system/weft-agent.service.d/test.conf && systemctl daemon-reload && systemctl restart weft-agent");
+    machine.run("mkdir -p /run/systemd/system/weft-agent.service.d && printf '[Service]\\nWatchdogSec=5\\nTimeoutAbortSec=1\\n' >/run/systemd/system/weft-agent.service.d/test.conf && systemctl daemon-reload && systemctl restart weft-agent");
     let agent = show("MainPID");
     machine.run(&format!("kill -STOP {agent}"));
-    wait_until(Duration::from_secs(20), "the watchdog bites", || {
+    wait_until(Duration::from_secs(60), "the watchdog bites", || {
         show("MainPID") != agent && show("ActiveState") == "active"
     });
     machine.run(&format!("ip netns exec c1 ping -c 1 -W 5 {address}"));
@@ -165,11 +165,9 @@ fn a_package_is_installed_upgraded_in_mid_transfer_and_removed() {
             .trim(),
         "0"
     );
-    assert_eq!(
-        machine.attempt("pgrep -x weft").code,
-        Some(1),
-        "nothing of weft runs"
-    );
+    wait_until(Duration::from_secs(10), "nothing of weft runs", || {
+        machine.attempt("pgrep -x weft").code == Some(1)
+    });
     for gone in [
         "/usr/bin/weft",
         "/opt/cni/bin/weft",

@@ -566,8 +566,8 @@ pub struct NetworkInfo {
     pub ageing_secs: u32,
     /// Static VTEPs.
     pub vteps: Vec<IpAddr>,
-    /// Endpoints in the cluster.
-    pub endpoints: usize,
+    /// Endpoints in the cluster; `None` when this host doesn't have the network and no controller answers.
+    pub endpoints: Option<usize>,
 }
 
 /// A network with what is on it.

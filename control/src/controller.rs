@@ -20,11 +20,15 @@
 
 mod admin;
 mod audience;
+mod board;
 mod claims;
 pub mod decide;
 mod join;
 mod ledger;
+mod log;
 mod places;
+mod push;
+mod reading;
 mod refusals;
 mod requests;
 mod rotation;

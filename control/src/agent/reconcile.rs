@@ -10,7 +10,7 @@ use tracing::warn;
 use weft_tunnel::Carriage;
 use weft_wire::{Mtu, Vni};
 
-use super::plan::{LocalPort, WantedNetwork, plan};
+use super::plan::{LocalPort, Part, WantedNetwork, plan};
 use super::state::SavedMap;
 use super::uplink::plan_uplinks;
 use super::{Agent, Applied, Inner};
@@ -62,13 +62,16 @@ pub(super) async fn save_map(agent: Arc<Agent>) {
 impl Agent {
     /// Writes the map as it is now and says which revision that is.
     pub(super) fn save_map_now(&self) -> Result<Revision, super::StateError> {
-        let (incarnation, map) = {
+        let saved = {
             let inner = self.inner();
-            (inner.incarnation.clone(), inner.map.clone())
+            SavedMap {
+                incarnation: inner.incarnation.clone(),
+                map: inner.map.clone(),
+                has: inner.interest.has().cloned(),
+            }
         };
-        let revision = map.revision;
-        self.state
-            .save_map(&self.facts.cluster, SavedMap { incarnation, map })?;
+        let revision = saved.map.revision;
+        self.state.save_map(&self.facts.cluster, saved)?;
         Ok(revision)
     }
 
@@ -78,6 +81,7 @@ impl Agent {
         // By the map's networks: one that was made again has another id.
         self.refresh_held();
         let mut inner = self.inner();
+        self.refresh_interest(&mut inner);
         // While no controller answers, the map can't show what came of it.
         if inner.channel.caught_up {
             inner.forget_returned(&self.facts.node);
@@ -94,7 +98,8 @@ impl Agent {
             ips: &port.record.endpoint.ips,
             refused: port.trouble.is_some(),
         });
-        let mut wanted = plan(&inner.map, &self.here(), ports);
+        let part = Part::of(&inner.map, inner.interest.has());
+        let mut wanted = plan(part, &self.here(), ports);
         plan_uplinks(&inner, &mut wanted);
         if self.facts.started.elapsed() < UNMEASURED {
             keep_mtus(&inner, &mut wanted.networks);
@@ -103,6 +108,7 @@ impl Agent {
         let progress = Applied {
             revision: inner.map.revision,
             behind: behind(&inner),
+            granted: inner.interest.granted(),
         };
         self.services.publish(&self.facts.node, &inner, &wanted);
         self.outside.publish(&inner.map, &wanted);

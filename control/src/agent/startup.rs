@@ -23,10 +23,12 @@ use weft_tunnel::session::SessionSettings;
 
 use super::assemble::{Fabric, FabricConfig, FabricError};
 use super::credentials::NodeCredentials;
+use super::interest::Interest;
 use super::outside::{self, Outside};
 use super::serve::{self, Phase};
 use super::services::Services;
 use super::state::{PortRecord, SavedMap, SavedPorts, StateDir};
+use super::uplink::UplinkRecord;
 use super::{Agent, AgentConfig, Applied, Channel, ENCRYPTED_PORT, Facts, Inner, keeper::Keeper};
 use super::{docker, reconcile, session};
 use crate::channel::{self, Link, LinkConfig, NodeFacts};
@@ -298,14 +300,17 @@ async fn bring_up(
     let keeper = Keeper::start(state.path("holder.sock"), config.exe.clone());
     let underlay_mtu = underlay.mtu;
     let facts = facts(config.workers, &identity, (&node_facts, underlay));
+    let uplinks = uplinks.into_iter().collect();
+    let mut inner = Inner::starting(saved, (&records, uplinks), controllers.clone());
     let link_config = LinkConfig {
         identity,
         identity_dir: Some(state.path("identity")),
-        controllers: controllers.clone(),
+        controllers,
         facts: node_facts,
-        have: saved.map.revision,
-        incarnation: saved.incarnation.clone(),
-        interest: None,
+        have: inner.map.revision,
+        incarnation: inner.incarnation.clone(),
+        interest: Some(inner.interest.wanted()),
+        has: inner.interest.has().cloned(),
     };
     let (link, link_events) = Link::start(link_config).map_err(|source| AgentError::System {
         what: "open the control channel's socket",
@@ -313,9 +318,7 @@ async fn bring_up(
     })?;
     let credentials = NodeCredentials::new(link.identity());
     fabric.start_sessions(credentials, session_settings(config))?;
-    let mut inner = Inner::starting(saved, &records, controllers);
     inner.returning = returning;
-    inner.uplinks = uplinks.into_iter().collect();
     inner.yielded = yielded.into_iter().map(|ip| (ip, Instant::now())).collect();
     let services = Arc::new(Services::new(config.dns_upstreams.clone()));
     let agent = Arc::new(Agent {
@@ -339,6 +342,7 @@ async fn bring_up(
         applied: watch::Sender::new(Applied {
             revision: 0,
             behind: Some("the agent is starting".to_owned()),
+            granted: None,
         }),
     });
     agent.restore(records).await?;
@@ -408,6 +412,7 @@ fn spawn_tasks(
     tokio::spawn(underlay::follow_link(Arc::clone(agent)));
     tokio::spawn(super::keeper::watch(Arc::clone(agent)));
     tokio::spawn(super::uplink::watch(Arc::clone(agent)));
+    tokio::spawn(super::interest::follow(Arc::clone(agent)));
     tokio::spawn(super::credentials::follow(Arc::clone(agent)));
     let service_ports = agent.fabric().services();
     tokio::spawn(outside::serve(Arc::clone(agent), service_ports));
@@ -457,8 +462,15 @@ async fn follow_ports(agent: Arc<Agent>, mut events: mpsc::UnboundedReceiver<Por
 
 impl Inner {
     /// What is known before the controller is called.
-    fn starting(saved: SavedMap, records: &[PortRecord], controllers: Vec<SocketAddr>) -> Self {
+    fn starting(
+        saved: SavedMap,
+        (records, uplinks): (&[PortRecord], BTreeSet<UplinkRecord>),
+        controllers: Vec<SocketAddr>,
+    ) -> Self {
         let epochs = records.iter().map(|record| record.endpoint.epoch);
+        let ports = records.iter().map(|record| &record.endpoint.network);
+        let used = ports.chain(uplinks.iter().map(|uplink| &uplink.network));
+        let used = used.cloned().collect();
         Self {
             epoch: epochs.fold(saved.map.revision, u64::max),
             map: saved.map,
@@ -468,8 +480,10 @@ impl Inner {
             leaving: BTreeMap::new(),
             yielded: BTreeMap::new(),
             returning: Default::default(),
-            uplinks: BTreeSet::new(),
+            uplinks,
             held: BTreeSet::new(),
+            docker_networks: BTreeSet::new(),
+            interest: Interest::starting(saved.has, used),
             channel: Channel::new(controllers),
             warnings: Vec::new(),
             stopping: false,

@@ -35,6 +35,7 @@ impl Agent {
             .hint("leave -p out, or make the network without weft.gateway=on: Docker publishes them then"));
         }
         self.check_place(&network)?;
+        let _heard = self.hear_of(&network).await?;
         // The container's name isn't known yet: `host` learns it.
         let guard = self.reserve_as(&network, &format!("docker-{}", short(&id)))?;
         let wanted = (call.ips.as_slice(), call.mac);
@@ -121,6 +122,7 @@ impl Agent {
         if let Some(ifname) = self.loose_name(&endpoint.id) {
             return Ok(Reply::Joined { ifname, gateways });
         }
+        let _heard = self.hear_of(&network).await?;
         self.expect_endpoint(&endpoint).await?;
         let ifname = self
             .plug_loose(&network, endpoint.clone(), &sandbox)

@@ -30,7 +30,7 @@ use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use quinn::VarInt;
 use tokio::signal::unix::{SignalKind, signal};
@@ -43,7 +43,7 @@ use crate::identity::ca::Authority;
 use crate::identity::{IdentityError, JoinToken};
 use crate::model::{ClusterId, ClusterMap};
 use crate::store::redb::RedbStore;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, unix_now};
 use admin::{Answer, Question};
 use claims::Claims;
 use ledger::Ledger;
@@ -404,13 +404,6 @@ fn open_store(data: &Path) -> Result<RedbStore, StoreError> {
 async fn stopped(stopping: &mut watch::Receiver<bool>) {
     // An error means that the handle is gone.
     let _ = stopping.wait_for(|stop| *stop).await;
-}
-
-/// Seconds since 1970.
-fn unix_now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
 }
 
 fn bind(listen: SocketAddr) -> Result<UdpSocket, ControllerError> {

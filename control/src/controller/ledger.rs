@@ -1,16 +1,26 @@
 //! The map in memory and in the store. Changes come one after the other: decided on the newest map, written, then
 //! shown; readers never wait for the disk.
+//!
+//! Other controllers may work on the same store. What they do is followed; a decision that was made on an old map isn't
+//! written but made again; and nobody is refused because of an old map.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 use tokio::sync::{OwnedMutexGuard, watch};
+use tokio::time::sleep;
 use tracing::{error, warn};
 
 use super::decide::Decision;
 use crate::channel::Refusal;
 use crate::model::{Change, ClusterMap, Revision};
-use crate::store::{Commit, LOG_KEEP, Store, StoreError, TokenRecord, TokenWrite};
+use crate::store::{Commit, LOG_KEEP, Since, Snapshot, Store, StoreError, TokenRecord, TokenWrite};
+
+/// So often a decision is made again because another controller was faster: each time one of them got on.
+const TRIES: u32 = 100;
+/// Between two tries to hear what other controllers did.
+const REFRESH_AGAIN: Duration = Duration::from_millis(200);
 
 /// The map with its store.
 ///
@@ -51,12 +61,7 @@ impl Ledger {
     pub(super) async fn load(store: Arc<dyn Store>) -> Result<Self, StoreError> {
         let snapshot = store.snapshot().await?;
         let revision = watch::Sender::new(snapshot.map.revision);
-        let shown = Shown {
-            map: snapshot.map,
-            incarnation: snapshot.incarnation,
-            log: snapshot.log.into(),
-        };
-        let shown = RwLock::new(shown);
+        let shown = RwLock::new(Shown::from(snapshot));
         let book = Book {
             store,
             shown,
@@ -92,23 +97,86 @@ impl Ledger {
     /// Decides on the newest map and carries it out. Returns the revision at which it shows.
     pub(super) async fn decide<T>(
         &self,
-        decide: impl FnOnce(&ClusterMap) -> Decision<(Vec<Change>, T)>,
+        decide: impl Fn(&ClusterMap) -> Decision<(Vec<Change>, T)>,
     ) -> Decision<(Revision, T)> {
-        let writing = self.begin().await;
-        let (changes, told) = decide(&self.shown().map)?;
-        let revision = self.commit(writing, changes, None).await?;
-        Ok((revision, told))
+        self.settle(None, decide).await
     }
 
     /// The same with a token that is used up by it.
     pub(super) async fn decide_with_token(
         &self,
         token: TokenWrite,
-        decide: impl FnOnce(&ClusterMap) -> Decision<Vec<Change>>,
+        decide: impl Fn(&ClusterMap) -> Decision<Vec<Change>>,
     ) -> Decision<Revision> {
-        let writing = self.begin().await;
-        let changes = decide(&self.shown().map)?;
-        self.commit(writing, changes, Some(token)).await
+        let decide = |map: &ClusterMap| Ok((decide(map)?, ()));
+        let (revision, ()) = self.settle(Some(token), decide).await?;
+        Ok(revision)
+    }
+
+    async fn settle<T>(
+        &self,
+        token: Option<TokenWrite>,
+        decide: impl Fn(&ClusterMap) -> Decision<(Vec<Change>, T)>,
+    ) -> Decision<(Revision, T)> {
+        let mut writing = self.begin().await;
+        let mut is_newest = !self.is_shared();
+        let mut tries = TRIES;
+        loop {
+            let decided = decide(&self.shown().map);
+            let (changes, told) = match decided {
+                Ok(decided) => decided,
+                Err(refusal) if is_newest => return Err(refusal),
+                Err(_) => {
+                    self.book.refresh().await.map_err(|error| refuse(&error))?;
+                    is_newest = true;
+                    continue;
+                }
+            };
+            match self.commit(writing, changes, token.clone()).await? {
+                (_, Ok(revision)) => return Ok((revision, told)),
+                (again, Err(StoreError::Conflict { .. })) if self.is_shared() && tries > 0 => {
+                    writing = again;
+                    tries -= 1;
+                    self.book.refresh().await.map_err(|error| refuse(&error))?;
+                }
+                (_, Err(error)) => return Err(refuse(&error)),
+            }
+        }
+    }
+
+    /// Whether other controllers may write to the store.
+    fn is_shared(&self) -> bool {
+        self.book.store.heard().is_some()
+    }
+
+    /// Brings the map up to what any controller has told anybody so far.
+    pub(super) async fn refresh(&self) -> Decision<()> {
+        if !self.is_shared() {
+            return Ok(());
+        }
+        let _writing = self.begin().await;
+        self.book.refresh().await.map_err(|error| refuse(&error))
+    }
+
+    /// Shows what other controllers write, for ever.
+    pub(super) async fn follow(&self) {
+        let Some(mut heard) = self.book.store.heard() else {
+            return std::future::pending().await;
+        };
+        loop {
+            let newest = *heard.borrow_and_update();
+            if newest != self.revision() {
+                let _writing = self.begin().await;
+                if let Err(error) = self.book.refresh().await {
+                    warn!(%error, "what other controllers did can't be read");
+                    sleep(REFRESH_AGAIN).await;
+                    continue;
+                }
+            }
+            if heard.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     async fn begin(&self) -> OwnedMutexGuard<()> {
@@ -122,20 +190,16 @@ impl Ledger {
         writing: OwnedMutexGuard<()>,
         changes: Vec<Change>,
         token: Option<TokenWrite>,
-    ) -> Decision<Revision> {
+    ) -> Decision<(OwnedMutexGuard<()>, Result<Revision, StoreError>)> {
         if changes.is_empty() && token.is_none() {
-            return Ok(self.revision());
+            return Ok((writing, Ok(self.revision())));
         }
         let book = Arc::clone(&self.book);
         let written = tokio::spawn(async move {
             let written = book.write(changes, token).await;
-            drop(writing);
-            written
+            (writing, written)
         });
-        match written.await {
-            Ok(written) => written.map_err(|error| refuse(&error)),
-            Err(error) => Err(failed(&error)),
-        }
+        written.await.map_err(|error| failed(&error))
     }
 
     /// What somebody who has the map as of `have` lacks.
@@ -167,7 +231,18 @@ impl Ledger {
         if have <= self.revision() {
             return true;
         }
+        // It may have come from a controller that knows more than this one.
         let _writing = self.begin().await;
+        if let Err(error) = self.book.refresh().await {
+            error!(%error, "an agent knows later changes, and the store can't be asked");
+            return false;
+        }
+        if self.shown().incarnation != incarnation {
+            return false;
+        }
+        if have <= self.revision() {
+            return true;
+        }
         match self.book.store.reincarnate().await {
             Ok(new) => {
                 warn!(
@@ -217,17 +292,48 @@ impl Book {
             token,
         };
         let revision = self.store.commit(before, commit).await?;
+        self.show((before + 1..).zip(changes));
+        Ok(revision)
+    }
+
+    /// Shows what other controllers wrote. The caller has the right to write.
+    async fn refresh(&self) -> Result<(), StoreError> {
+        match self.store.since(self.revision()).await? {
+            Since::Changes(changes) => self.show(changes.into_iter()),
+            Since::Everything(snapshot) => {
+                let revision = snapshot.map.revision;
+                *self.shown_mut() = Shown::from(snapshot);
+                self.revision.send_replace(revision);
+            }
+        }
+        Ok(())
+    }
+
+    fn show(&self, changes: impl Iterator<Item = (Revision, Change)>) {
         let mut shown = self.shown_mut();
-        for (revision, change) in (before + 1..).zip(changes) {
+        let before = shown.map.revision;
+        for (revision, change) in changes {
             shown.log.push_back((revision, change.clone()));
             shown.map.apply(revision, change);
         }
         while shown.log.len() as u64 > LOG_KEEP {
             shown.log.pop_front();
         }
+        let revision = shown.map.revision;
         drop(shown);
-        self.revision.send_replace(revision);
-        Ok(revision)
+        if revision != before {
+            self.revision.send_replace(revision);
+        }
+    }
+}
+
+impl From<Snapshot> for Shown {
+    fn from(snapshot: Snapshot) -> Self {
+        Self {
+            map: snapshot.map,
+            incarnation: snapshot.incarnation,
+            log: snapshot.log.into(),
+        }
     }
 }
 

@@ -22,7 +22,7 @@ impl Core {
             Request::CreateNetwork { create } => {
                 let id = NetworkId(format!("{:016x}", rand::random::<u64>()));
                 let name = create.name.clone();
-                let done = self.change(|map| network::create(map, &create, id)).await?;
+                let done = self.change(|map| network::create(map, &create, id.clone())).await?;
                 info!(network = %name, "network created");
                 done
             }
@@ -143,7 +143,7 @@ impl Core {
 
     async fn change(
         &self,
-        decide: impl FnOnce(&ClusterMap) -> Decision<Vec<Change>>,
+        decide: impl Fn(&ClusterMap) -> Decision<Vec<Change>>,
     ) -> Decision<Revision> {
         let decided = self.ledger.decide(|map| Ok((decide(map)?, ()))).await;
         decided.map(|(revision, ())| revision)

@@ -12,13 +12,12 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use ::redb::{ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Commit, LOG_KEEP, Promise, Snapshot, Store, StoreError, TokenRecord, TokenWrite};
+use super::{Commit, LOG_KEEP, Promise, Snapshot, Store, StoreError, TokenRecord, TokenWrite, unix_now};
 use crate::identity::ca::Authority;
 use crate::identity::make_dir;
 use crate::model::{Change, ClusterId, ClusterMap, Key, Object, Revision, Versioned};
@@ -359,9 +358,7 @@ impl OpenFile {
         if found != before {
             return Err(StoreError::TokenConflict { id: after.id });
         }
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs());
+        let now = unix_now();
         tokens
             .retain(|_, value| {
                 let old: Result<TokenRecord, _> = ciborium::from_reader(value);

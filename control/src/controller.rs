@@ -5,6 +5,8 @@
 //! | `decide` | what a request comes to: pure |
 //! | `ledger` | the map in memory and in the store; one change after the other |
 //! | `claims` | addresses claimed but not used, until they are given up |
+//! | `fellows` | the other controllers, when the store is shared |
+//! | `data` | the data directory of a controller whose store is elsewhere |
 //! | `serve` | who may talk: QUIC connections, their certificates and protocols |
 //! | `session` | one agent: hello, the map and its changes, its requests |
 //! | `requests` | from a request to a decision to a reply |
@@ -17,7 +19,9 @@
 
 mod admin;
 mod claims;
+mod data;
 pub mod decide;
+mod fellows;
 mod join;
 mod ledger;
 mod places;
@@ -35,17 +39,20 @@ use std::time::{Duration, Instant};
 use quinn::VarInt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::api::TokenInfo;
 use crate::channel::{Refusal, close};
 use crate::identity::ca::Authority;
 use crate::identity::{IdentityError, JoinToken};
 use crate::model::{ClusterId, ClusterMap};
+use crate::store::etcd::{EtcdConfig, EtcdStore};
 use crate::store::redb::RedbStore;
 use crate::store::{Store, StoreError, unix_now};
 use admin::{Answer, Question};
 use claims::Claims;
+use data::DataLock;
+use fellows::Fellows;
 use ledger::Ledger;
 use session::Sessions;
 pub use tokens::TokenSpec;
@@ -60,6 +67,22 @@ pub struct ControllerConfig {
     pub data: PathBuf,
     /// UDP address for the control channel; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// A store that controllers share; in `data` when `None`.
+    pub store: Option<EtcdConfig>,
+    /// Where agents reach this controller; `listen` when empty, if that is one address.
+    pub advertise: Vec<SocketAddr>,
+}
+
+impl ControllerConfig {
+    /// A controller that has its store for itself, in its data directory.
+    pub fn embedded(data: PathBuf, listen: SocketAddr) -> Self {
+        Self {
+            data,
+            listen,
+            store: None,
+            advertise: Vec::new(),
+        }
+    }
 }
 
 /// A controller that is just being started (`controller run &` in a script) is waited for this long: until it answers,
@@ -137,9 +160,12 @@ struct Core {
     authority: Authority,
     ledger: Ledger,
     sessions: Sessions,
+    fellows: Fellows,
     claims: Mutex<Claims>,
     /// One join at a time: checking a token and using it up must not be parted.
     joining: tokio::sync::Mutex<()>,
+    /// Held while the store is elsewhere.
+    _data: Option<DataLock>,
 }
 
 /// A running controller. It stops when this is dropped; [`ControllerHandle::stop`] waits for it.
@@ -187,9 +213,7 @@ pub fn run(config: ControllerConfig) -> Result<(), ControllerError> {
 pub async fn start(config: ControllerConfig) -> Result<ControllerHandle, ControllerError> {
     // First what can't be ours: nothing is made when the address isn't.
     let socket = bind(config.listen)?;
-    let data = config.data.clone();
-    let store = blocking(move || Ok(open_store(&data)?)).await?;
-    let store: Arc<dyn Store> = Arc::new(store);
+    let (store, data, shared) = open(&config).await?;
     let authority = store.authority().await?;
     let endpoint = serve::endpoint(&authority, socket)?;
     let address = endpoint
@@ -199,12 +223,22 @@ pub async fn start(config: ControllerConfig) -> Result<ControllerHandle, Control
             source,
         })?;
     let ledger = Ledger::load(store).await?;
+    let addresses = advertised(&config, address);
+    let (fellows, events) = match shared {
+        Some(shared) => {
+            let (fellows, events) = Fellows::meet(&shared, addresses).await?;
+            (fellows, Some(events))
+        }
+        None => (Fellows::none(addresses), None),
+    };
     let core = Arc::new(Core {
         authority,
         ledger,
         sessions: Sessions::default(),
+        fellows,
         claims: Mutex::default(),
         joining: tokio::sync::Mutex::new(()),
+        _data: data,
     });
     let (stop, stopping) = watch::channel(false);
     let admin = admin::serve(&config.data, Arc::clone(&core), stopping.clone())?;
@@ -213,7 +247,12 @@ pub async fn start(config: ControllerConfig) -> Result<ControllerHandle, Control
         endpoint.clone(),
         stopping.clone(),
     ));
-    tokio::spawn(claims::sweep(Arc::clone(&core), stopping));
+    tokio::spawn(claims::sweep(Arc::clone(&core), stopping.clone()));
+    tokio::spawn(follow_store(Arc::clone(&core), stopping.clone()));
+    if let Some(events) = events {
+        tokio::spawn(fellows::tell(Arc::clone(&core), stopping.clone()));
+        tokio::spawn(fellows::follow(Arc::clone(&core), events, stopping));
+    }
     info!(cluster = %core.authority.cluster(), %address, revision = core.ledger.revision(), "controller started");
     Ok(ControllerHandle {
         core,
@@ -222,6 +261,39 @@ pub async fn start(config: ControllerConfig) -> Result<ControllerHandle, Control
         stop,
         admin,
     })
+}
+
+/// The store, the lock on the data directory if the store isn't in it, and the store once more if it is shared.
+type Opened = (Arc<dyn Store>, Option<DataLock>, Option<EtcdStore>);
+
+async fn open(config: &ControllerConfig) -> Result<Opened, ControllerError> {
+    let data = config.data.clone();
+    let Some(etcd) = &config.store else {
+        let store = blocking(move || Ok(open_store(&data)?)).await?;
+        return Ok((Arc::new(store), None, None));
+    };
+    let lock = blocking(move || Ok(DataLock::take(&data)?)).await?;
+    let store = EtcdStore::open_or_make(etcd).await?;
+    Ok((Arc::new(store.clone()), Some(lock), Some(store)))
+}
+
+/// What agents are told of where this controller is.
+fn advertised(config: &ControllerConfig, address: SocketAddr) -> Vec<SocketAddr> {
+    if !config.advertise.is_empty() {
+        return config.advertise.clone();
+    }
+    if config.store.is_some() && address.ip().is_unspecified() {
+        warn!(%address, "agents can't learn of this controller from others: give --advertise with an address of this host");
+    }
+    let said = Some(address).filter(|address| !address.ip().is_unspecified());
+    said.into_iter().collect()
+}
+
+async fn follow_store(core: Arc<Core>, mut stopping: watch::Receiver<bool>) {
+    tokio::select! {
+        () = stopped(&mut stopping) => {}
+        () = core.ledger.follow() => {}
+    }
 }
 
 impl ControllerHandle {
@@ -251,6 +323,7 @@ impl ControllerHandle {
             b"the controller is stopping",
         );
         let _ = tokio::time::timeout(STOP_PATIENCE, self.endpoint.wait_idle()).await;
+        self.core.fellows.leave().await;
         let _ = std::fs::remove_file(&self.admin);
         let core = Arc::downgrade(&self.core);
         drop(self);

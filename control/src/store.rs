@@ -73,6 +73,12 @@ pub enum StoreError {
         /// The newest known layout.
         known: u64,
     },
+    /// A data directory has a store of its own beside the one that is to be used.
+    #[error("there is an embedded store in {path}: with --store its cluster would be left behind; take it along (`weft controller export`, `weft controller import --store`), then move it away, or give another --data", path = path.display())]
+    Embedded {
+        /// The file.
+        path: PathBuf,
+    },
     /// An etcd cluster can't be used.
     #[error("store {store}: {cause}")]
     Etcd {

@@ -10,6 +10,7 @@
 //! | `node` | a host with an agent, the controller, the `weft` command line |
 //! | `traffic` | ping, byte-exact TCP, iperf3, a prober that measures gaps |
 //! | `flood` | small datagrams as fast as they go, and how many arrive |
+//! | `etcd` | a cluster of etcd members |
 //! | `echo` | one-way times of datagrams that are sent back |
 //! | `meter` | processor time of the machine, checksum faults that kernels counted |
 //! | `raw` | frames and datagrams as no kernel would send them |
@@ -21,6 +22,7 @@ pub mod api;
 pub mod capture;
 pub mod container;
 pub mod echo;
+pub mod etcd;
 pub mod flood;
 pub mod meter;
 pub mod namespace;

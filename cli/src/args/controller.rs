@@ -28,9 +28,37 @@ pub(crate) struct Run {
     /// Where agents reach it, over QUIC (UDP) [default: 0.0.0.0:6783]
     #[arg(long, value_name = "IP:PORT", value_parser = values::controller_address)]
     pub(crate) listen: Option<SocketAddr>,
-    /// Keep the map elsewhere: etcd://HOST:PORT[,HOST:PORT...] [default: a file in --data]
+    /// Where agents reach it from elsewhere, if --listen doesn't say so: the controllers of a --store tell them of each other
+    #[arg(long, value_name = "IP:PORT", value_delimiter = ',')]
+    #[arg(value_parser = values::controller_address)]
+    pub(crate) advertise: Vec<SocketAddr>,
+    /// What controllers share.
+    #[command(flatten)]
+    pub(crate) store: Store,
+}
+
+/// A store that is not a file in --data; the config file has the same keys.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Store {
+    /// Keep the map in an etcd cluster, for any number of controllers: etcd://HOST:PORT[,HOST:PORT...][/PREFIX] [default:
+    /// a file in --data]
     #[arg(long, value_name = "URL")]
     pub(crate) store: Option<String>,
+    /// PEM file with the authority of etcd's certificates: TLS is used then
+    #[arg(long, value_name = "FILE")]
+    pub(crate) store_ca: Option<PathBuf>,
+    /// PEM file with a certificate for etcd, where it wants one (--client-cert-auth)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) store_cert: Option<PathBuf>,
+    /// PEM file with that certificate's key
+    #[arg(long, value_name = "FILE")]
+    pub(crate) store_key: Option<PathBuf>,
+    /// An etcd user, where authentication is on
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) store_user: Option<String>,
+    /// File with their password [env: WEFT_STORE_PASSWORD is the password itself]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) store_password_file: Option<PathBuf>,
 }
 
 /// Flags of `weft controller token`, alone or with a verb; the config file has the same keys.

@@ -11,28 +11,16 @@ use crate::failure::Failure;
 use crate::render;
 
 /// # Errors
-/// The store is not in this build, or the controller failed.
+/// The settings are not usable, or the controller failed.
 pub(super) fn run(settings: &Settings, flags: args::Run) -> Result<(), Failure> {
-    let wish = settings.controller(flags);
-    if let Some(store) = &wish.store {
-        return Err(refuse_store(store));
-    }
+    let wish = settings.controller(flags)?;
     let config = ControllerConfig {
         data: wish.data,
         listen: wish.listen,
+        store: wish.store,
+        advertise: wish.advertise,
     };
     controller::run(config).map_err(|error| Failure::from_error("controller", &error))
-}
-
-fn refuse_store(store: &str) -> Failure {
-    if store.starts_with("etcd://") {
-        let message = format!("the store {store} is not in this build of weft");
-        return Failure::new("store_not_built", message).hint(
-            "leave --store away: the controller keeps the map in its data directory (--data DIR)",
-        );
-    }
-    Failure::new("store_unknown", format!("no store is called {store:?}"))
-        .hint("leave --store away, or name an etcd cluster: etcd://HOST:PORT[,HOST:PORT...]")
 }
 
 /// # Errors

@@ -172,7 +172,14 @@ impl Running {
         state.save_settings(&settings)?;
         let controllers = match (&controller, config.controllers.is_empty()) {
             (Some(controller), _) => vec![controller.address()],
-            (None, true) => identity.controllers.clone(),
+            (None, true) => {
+                let told = state.load_controllers()?;
+                let more = identity
+                    .controllers
+                    .iter()
+                    .filter(|joined| !told.contains(joined));
+                told.iter().chain(more).copied().collect()
+            }
             (None, false) => config.controllers.clone(),
         };
         let place = (facts, underlay, fabric);
@@ -202,10 +209,7 @@ impl Running {
 
 async fn start_own_controller(state: &StateDir) -> Result<ControllerHandle, AgentError> {
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let config = ControllerConfig {
-        data: state.path("controller"),
-        listen,
-    };
+    let config = ControllerConfig::embedded(state.path("controller"), listen);
     let handle = controller::start(config).await?;
     info!(address = %handle.address(), "standalone: own controller started");
     Ok(handle)

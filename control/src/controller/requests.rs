@@ -22,7 +22,9 @@ impl Core {
             Request::CreateNetwork { create } => {
                 let id = NetworkId(format!("{:016x}", rand::random::<u64>()));
                 let name = create.name.clone();
-                let done = self.change(|map| network::create(map, &create, id.clone())).await?;
+                let done = self
+                    .change(|map| network::create(map, &create, id.clone()))
+                    .await?;
                 info!(network = %name, "network created");
                 done
             }
@@ -54,7 +56,9 @@ impl Core {
             }
             Request::RemoveNode { name } => self.remove_node(from, &name).await?,
             Request::Presence => {
-                let connected = self.sessions.connected();
+                self.ledger.refresh().await?;
+                let mut connected = self.sessions.connected();
+                connected.extend(self.fellows.connected());
                 return Ok(Reply {
                     revision: self.ledger.revision(),
                     connected,
@@ -221,7 +225,11 @@ impl Core {
             network: network.clone(),
             ip,
         };
-        match self.sessions.ask(owner, ask).await {
+        let asked = match self.sessions.ask(owner, ask.clone()).await {
+            None => self.fellows.ask(owner, ask).await,
+            here => here,
+        };
+        match asked {
             None => Err(away("is not connected")),
             Some(Err(why)) => Err(away(&format!("doesn't answer ({why})"))),
             Some(Ok(Answer::Yielded)) => Ok(()),

@@ -98,7 +98,7 @@ pub(super) async fn accept(
             incoming = endpoint.accept() => incoming,
         };
         let Some(incoming) = incoming else { return };
-        if endpoint.open_connections() >= MAX_CONNECTIONS {
+        if endpoint.open_connections() >= MAX_CONNECTIONS || core.fellows.is_cut_off() {
             incoming.refuse();
             continue;
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use serde::Deserialize;
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
@@ -22,7 +23,7 @@ use crate::identity::cert::Subject;
 use crate::model::{ClusterMap, NodeId, Object, Revision, Versioned};
 
 /// An agent answers from memory; the asking agent waits for it.
-const ASK_PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const ASK_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a refusal may take to its reader before the connection is closed.
 const REFUSAL_PATIENCE: Duration = Duration::from_secs(1);
 /// Objects or changes in one message.
@@ -34,6 +35,8 @@ const BATCH_BYTES: usize = codec::MAX_MESSAGE_BYTES / 4;
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
     connections: Mutex<BTreeMap<NodeId, Connection>>,
+    /// The same for the other controllers: nodes and numbers of their sessions.
+    roster: watch::Sender<BTreeMap<NodeId, u64>>,
 }
 
 impl Sessions {
@@ -51,9 +54,37 @@ impl Sessions {
         self.lock().contains_key(node)
     }
 
+    /// Follows who is connected.
+    pub(super) fn roster(&self) -> watch::Receiver<BTreeMap<NodeId, u64>> {
+        self.roster.subscribe()
+    }
+
+    /// Ends all sessions; their agents may call again.
+    pub(super) fn end_all(&self, why: &str) {
+        let all = std::mem::take(&mut *self.lock());
+        self.roster.send_replace(BTreeMap::new());
+        for connection in all.into_values() {
+            connection.close(VarInt::from_u32(close::STOPPING), why.as_bytes());
+        }
+    }
+
+    /// Ends a session of a node that has a newer one at another controller.
+    pub(super) fn end_moved(&self, node: &NodeId, session: u64) {
+        let known = self.lock().get(node).cloned();
+        if let Some(connection) = known.filter(|known| number(known) == session) {
+            self.leave(node, &connection);
+            let reason = b"another agent with this node's identity connected to another controller";
+            connection.close(VarInt::from_u32(close::REPLACED), reason);
+        }
+    }
+
     /// Ends the session of a node that is a member no more.
     pub(super) fn expel(&self, node: &NodeId) {
-        if let Some(connection) = self.lock().remove(node) {
+        let connection = self.lock().remove(node);
+        if let Some(connection) = connection {
+            self.roster.send_modify(|roster| {
+                roster.remove(node);
+            });
             let reason = node::removed(node).message;
             connection.close(VarInt::from_u32(close::REMOVED), reason.as_bytes());
         }
@@ -62,6 +93,9 @@ impl Sessions {
     /// A newer session of the same node ends the older one: its agent was restarted.
     fn enter(&self, node: &NodeId, connection: &Connection) {
         let older = self.lock().insert(node.clone(), connection.clone());
+        self.roster.send_modify(|roster| {
+            roster.insert(node.clone(), number(connection));
+        });
         if let Some(older) = older {
             let reason = b"another agent with this node's identity connected";
             older.close(VarInt::from_u32(close::REPLACED), reason);
@@ -75,6 +109,9 @@ impl Sessions {
             .is_some_and(|known| known.stable_id() == connection.stable_id())
         {
             connections.remove(node);
+            self.roster.send_modify(|roster| {
+                roster.remove(node);
+            });
         }
     }
 
@@ -84,6 +121,11 @@ impl Sessions {
         let asked = timeout(ASK_PATIENCE, exchange(&connection, ask)).await;
         Some(asked.unwrap_or_else(|_| Err(format!("for {} s", ASK_PATIENCE.as_secs()))))
     }
+}
+
+/// Tells sessions of one node apart.
+fn number(connection: &Connection) -> u64 {
+    connection.stable_id() as u64
 }
 
 async fn exchange(connection: &Connection, ask: Ask) -> Result<Answer, String> {
@@ -123,8 +165,9 @@ pub(super) async fn serve(core: Arc<Core>, connection: Connection, subject: Subj
     info!(node = %subject.name, remote = %connection.remote_address(), version = %hello.version, "agent connected");
     let known = core.ledger.recognise(hello.have, &hello.incarnation).await;
     let have = known.then_some(hello.have);
+    let incarnation = core.ledger.incarnation();
     let why = tokio::select! {
-        ended = push(&core, pushes, have) => {
+        ended = push(&core, pushes, (have, &incarnation)) => {
             ended.err().map_or_else(|| "the controller is stopping".to_owned(), |error| error.to_string())
         }
         error = take_requests(&core, &connection, &subject.node) => error.to_string(),
@@ -267,6 +310,10 @@ async fn admit(core: &Core, subject: &Subject, hello: &Hello) -> Result<Welcome,
         return Err(Refusal::new("identity_mismatch", message)
             .hint("restore the state directory's identity from one backup"));
     }
+    if hello.have > core.ledger.revision() || hello.incarnation != core.ledger.incarnation() {
+        // Another controller may have told it.
+        core.ledger.refresh().await?;
+    }
     let decide = |map: &ClusterMap| Ok((node::update(map, &subject.node, &hello.facts)?, ()));
     let (revision, ()) = core.ledger.decide(decide).await?;
     Ok(Welcome {
@@ -274,6 +321,7 @@ async fn admit(core: &Core, subject: &Subject, hello: &Hello) -> Result<Welcome,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         incarnation: core.ledger.incarnation(),
         revision,
+        controllers: core.fellows.addresses().borrow().clone(),
     })
 }
 
@@ -281,16 +329,31 @@ async fn admit(core: &Core, subject: &Subject, hello: &Hello) -> Result<Welcome,
 async fn push(
     core: &Core,
     mut to: SendStream,
-    mut have: Option<Revision>,
+    (mut have, incarnation): (Option<Revision>, &str),
 ) -> Result<(), FrameError> {
     let mut revisions = core.ledger.revisions();
+    let mut addresses = core.fellows.addresses();
+    addresses.mark_unchanged();
     loop {
         revisions.borrow_and_update();
+        if core.ledger.incarnation() != incarnation {
+            // The store was set back: what this agent has is worth nothing. It learns that when it calls again.
+            return Ok(());
+        }
         have = Some(match core.ledger.since(have) {
             News::Changes(changes, newest) => push_changes(&mut to, changes, newest).await?,
             News::Everything(map) => push_everything(&mut to, map).await?,
         });
-        if revisions.changed().await.is_err() {
+        let next = tokio::select! {
+            next = revisions.changed() => next,
+            next = addresses.changed() => {
+                let controllers = Some(addresses.borrow_and_update().clone());
+                let (changes, up_to) = (Vec::new(), have.unwrap_or_default());
+                send(&mut to, &Push::Changes { changes, up_to, controllers }).await?;
+                next
+            }
+        };
+        if next.is_err() {
             return Ok(());
         }
     }
@@ -308,7 +371,16 @@ async fn push_changes(
         }
         let rest = changes.split_off(first);
         let up_to = changes.last().map_or(newest, |(revision, _)| *revision);
-        send(to, &Push::Changes { changes, up_to }).await?;
+        let controllers = None;
+        send(
+            to,
+            &Push::Changes {
+                changes,
+                up_to,
+                controllers,
+            },
+        )
+        .await?;
         changes = rest;
     }
     send(
@@ -316,6 +388,7 @@ async fn push_changes(
         &Push::Changes {
             changes,
             up_to: newest,
+            controllers: None,
         },
     )
     .await?;

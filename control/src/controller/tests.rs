@@ -59,10 +59,7 @@ impl Keeper {
             .enable_all()
             .build()
             .unwrap();
-        let config = ControllerConfig {
-            data: self.data.path().to_owned(),
-            listen: self.listen,
-        };
+        let config = ControllerConfig::embedded(self.data.path().to_owned(), self.listen);
         // What a killed controller left of its tasks may hold the store a moment longer.
         let handle = runtime.spawn(async move {
             for _ in 0..100 {
@@ -320,6 +317,7 @@ impl Seen {
                 self.up = false;
                 self.down = Some(reason);
             }
+            LinkEvent::Controllers { .. } => {}
             LinkEvent::Refused { refusal } => {
                 self.up = false;
                 self.refused = Some(refusal);

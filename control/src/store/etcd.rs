@@ -136,7 +136,15 @@ impl EtcdStore {
     }
 
     fn known(&self) -> MutexGuard<'_, Option<Known>> {
-        self.inner.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner
+            .known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An error that names this store.
+    pub fn unusable(&self, cause: &str) -> StoreError {
+        self.base().failed(cause)
     }
 
     fn base(&self) -> &Base {
@@ -217,7 +225,8 @@ impl Base {
         let record: AuthorityRecord = from_json(kv).map_err(|cause| self.corrupt(cause))?;
         let cert = BASE64.decode(record.ca_cert.as_bytes());
         let cert = cert.map_err(|error| self.corrupt(error))?;
-        Authority::restore(record.cluster, &cert, &record.ca_key).map_err(|cause| self.corrupt(cause))
+        Authority::restore(record.cluster, &cert, &record.ca_key)
+            .map_err(|cause| self.corrupt(cause))
     }
 
     /// The store's name where errors want a path.
@@ -326,3 +335,8 @@ impl Store for EtcdStore {
         Box::pin(self.begin_new_life())
     }
 }
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;

@@ -17,7 +17,9 @@ use ::redb::{ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTrans
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Commit, LOG_KEEP, Promise, Snapshot, Store, StoreError, TokenRecord, TokenWrite, unix_now};
+use super::{
+    Commit, LOG_KEEP, Promise, Snapshot, Store, StoreError, TokenRecord, TokenWrite, unix_now,
+};
 use crate::identity::ca::Authority;
 use crate::identity::make_dir;
 use crate::model::{Change, ClusterId, ClusterMap, Key, Object, Revision, Versioned};

@@ -70,20 +70,35 @@ pub struct Controller {
     pub ns: Namespace,
     /// Where agents reach it.
     pub address: SocketAddr,
+    name: String,
+    args: Vec<String>,
     data: PathBuf,
     process: Mutex<Option<Arc<Process>>>,
 }
 
 impl Controller {
     pub(crate) fn new(lab: &Lab, ns: Namespace, ip: IpAddr) -> Self {
-        let data = lab.site().path("controller");
+        Self::named(lab, ns, ip, "controller")
+    }
+
+    /// One of several of a lab.
+    pub(crate) fn named(lab: &Lab, ns: Namespace, ip: IpAddr, name: &str) -> Self {
+        let data = lab.site().path(name);
         let address = SocketAddr::new(ip, CONTROLLER_PORT);
         Self {
             ns,
             address,
+            name: name.to_owned(),
+            args: Vec::new(),
             data,
             process: Mutex::new(None),
         }
+    }
+
+    /// Further flags for each start.
+    pub(crate) fn with_args(mut self, args: &[&str]) -> Self {
+        self.args.extend(args.iter().map(|arg| (*arg).to_owned()));
+        self
     }
 
     /// Its data directory.
@@ -105,7 +120,10 @@ impl Controller {
             "--listen",
             &listen,
         ];
-        let process = self.ns.spawn("controller", &bin(), &args);
+        let further: Vec<&str> = self.args.iter().map(String::as_str).collect();
+        let process = self
+            .ns
+            .spawn(&self.name, &bin(), &[&args, &further[..]].concat());
         wait_until(DAEMON_PATIENCE, "the controller listens", || {
             assert!(
                 process.is_running(),

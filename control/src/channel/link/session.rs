@@ -1,6 +1,7 @@
 //! One session with one controller: hello, the map, then changes and questions until it ends.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::sync::{mpsc, oneshot};
@@ -15,9 +16,16 @@ use crate::model::{Change, ClusterMap, Revision};
 
 impl Caller {
     /// Calls a controller and stays with it.
-    pub(super) async fn session(&mut self, controller: SocketAddr, source: IpAddr) -> Ended {
+    pub(super) async fn session(
+        &mut self,
+        controller: SocketAddr,
+        source: IpAddr,
+        patience: Duration,
+    ) -> Ended {
+        let mut client = self.client.clone();
+        client.transport_config(transport::client_transport(self.whom.are_several()));
         // The endpoint carries the connection: it must live as long.
-        let (_endpoint, connection) = match dial(&self.client, source, controller).await {
+        let (_endpoint, connection) = match dial(&client, source, controller, patience).await {
             Ok(dialled) => dialled,
             Err(error) => return self.ended(controller, error, false),
         };
@@ -94,6 +102,14 @@ impl Caller {
         welcome: Welcome,
         (_open, mut pushes): (SendStream, RecvStream),
     ) -> Result<(), FrameError> {
+        let controllers = welcome.controllers.clone();
+        if !controllers.is_empty() {
+            self.whom.learn(&controllers);
+            let told = self.events.send(LinkEvent::Controllers { controllers });
+            if told.await.is_err() {
+                return Ok(());
+            }
+        }
         let mut reader = Reader {
             welcome,
             snapshot: None,
@@ -108,6 +124,7 @@ impl Caller {
                         self.hello.incarnation.clone_from(incarnation);
                     }
                     LinkEvent::Changes { up_to, .. } => self.hello.have = *up_to,
+                    LinkEvent::Controllers { controllers } => self.whom.learn(controllers),
                     LinkEvent::Up { .. }
                     | LinkEvent::Down { .. }
                     | LinkEvent::Refused { .. }
@@ -198,7 +215,14 @@ impl Reader {
                 events.push(LinkEvent::Snapshot { incarnation, map });
                 revision
             }
-            Push::Changes { changes, up_to } => {
+            Push::Changes {
+                changes,
+                up_to,
+                controllers,
+            } => {
+                if let Some(controllers) = controllers {
+                    events.push(LinkEvent::Controllers { controllers });
+                }
                 if !changes.is_empty() || up_to > self.welcome.revision {
                     events.push(LinkEvent::Changes { changes, up_to });
                 }

@@ -40,7 +40,12 @@ impl EtcdStore {
     /// [`StoreError`]; the map is as it was then.
     pub async fn checkpoint(&self) -> Result<(), StoreError> {
         let base = self.base();
-        let Contents { known, checkpoint: before, mut map, log } = base.contents().await?;
+        let Contents {
+            known,
+            checkpoint: before,
+            mut map,
+            log,
+        } = base.contents().await?;
         for logged in &log {
             for (revision, change) in (logged.first..).zip(&logged.entry.changes) {
                 if revision > map.revision {
@@ -49,7 +54,9 @@ impl EtcdStore {
             }
         }
         let name = random_name();
-        let parts = self.write_parts(&base.keys.checkpoint(&name), &to_cbor(&map)).await?;
+        let parts = self
+            .write_parts(&base.keys.checkpoint(&name), &to_cbor(&map))
+            .await?;
         let new = Checkpoint {
             revision: map.revision,
             name: name.clone(),
@@ -68,7 +75,10 @@ impl EtcdStore {
         let answer = base.client.call(&txn).await?;
         let counts = answer.succeeded
             || answer.ranges().next().is_some_and(|range| {
-                range.kvs.first().is_some_and(|kv| kv.value == to_json(&new))
+                range
+                    .kvs
+                    .first()
+                    .is_some_and(|kv| kv.value == to_json(&new))
             });
         if !counts {
             // Another controller's counts.
@@ -76,11 +86,14 @@ impl EtcdStore {
         }
         debug!(revision = map.revision, parts, "checkpoint of the map made");
         if let Some(before) = before {
-            self.delete_below(&base.keys.checkpoint(&before.name)).await?;
+            self.delete_below(&base.keys.checkpoint(&before.name))
+                .await?;
         }
         // The oldest commit that stays: LOG_KEEP changes are for agents that were away.
         let oldest_kept = map.revision.saturating_sub(LOG_KEEP) + 1;
-        let (gone, kept): (Vec<_>, Vec<_>) = log.into_iter().partition(|logged| logged.entry.last < oldest_kept);
+        let (gone, kept): (Vec<_>, Vec<_>) = log
+            .into_iter()
+            .partition(|logged| logged.entry.last < oldest_kept);
         if let Some(last) = gone.last() {
             let cut = DeleteRangeRequest {
                 key: base.keys.log().into_bytes(),
@@ -90,13 +103,22 @@ impl EtcdStore {
         }
         // Parts that belong to no commit: of those just cut, or of one that never came to be. What is newer than the head
         // may belong to a commit that is on its way; one that began before the head was written can't succeed.
-        let in_use: BTreeSet<String> = kept.iter().map(|logged| base.keys.parts_of(&logged.entry.commit)).collect();
-        let range = RangeRequest { keys_only: true, ..all_of(&base.keys.parts(), 0) };
+        let in_use: BTreeSet<String> = kept
+            .iter()
+            .map(|logged| base.keys.parts_of(&logged.entry.commit))
+            .collect();
+        let range = RangeRequest {
+            keys_only: true,
+            ..all_of(&base.keys.parts(), 0)
+        };
         for kv in base.pages(range).await? {
             let part = String::from_utf8_lossy(&kv.key).into_owned();
             let used = in_use.iter().any(|prefix| part.starts_with(prefix));
             if !used && kv.mod_revision < known.mod_revision {
-                let gone = DeleteRangeRequest { key: kv.key, range_end: Vec::new() };
+                let gone = DeleteRangeRequest {
+                    key: kv.key,
+                    range_end: Vec::new(),
+                };
                 base.client.call(&gone).await?;
             }
         }

@@ -49,7 +49,9 @@ struct Member {
 
 impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Client").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Client")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -113,7 +115,10 @@ impl Client {
         loop {
             let at = self.current();
             let call = self.unary(&self.members[at], request);
-            match timeout(MEMBER_PATIENCE, call).await.unwrap_or_else(|_| silent()) {
+            match timeout(MEMBER_PATIENCE, call)
+                .await
+                .unwrap_or_else(|_| silent())
+            {
                 Ok(answer) => return Ok(answer),
                 Err(status) => self.after(&mut tries, at, (M::PATH, status)).await?,
             }
@@ -132,7 +137,10 @@ impl Client {
         loop {
             let at = self.current();
             let open = self.open(&self.members[at], request);
-            match timeout(MEMBER_PATIENCE, open).await.unwrap_or_else(|_| silent()) {
+            match timeout(MEMBER_PATIENCE, open)
+                .await
+                .unwrap_or_else(|_| silent())
+            {
                 Ok(stream) => return Ok(stream),
                 Err(status) => self.after(&mut tries, at, (M::PATH, status)).await?,
             }
@@ -189,7 +197,9 @@ impl Client {
         let path = PathAndQuery::from_static(M::PATH);
         let request = self.dress(tonic::Request::new(request.clone())).await?;
         let codec = ProstCodec::<M, M::Answer>::default();
-        grpc.unary(request, path, codec).await.map(tonic::Response::into_inner)
+        grpc.unary(request, path, codec)
+            .await
+            .map(tonic::Response::into_inner)
     }
 
     async fn open<M: Method>(
@@ -200,9 +210,13 @@ impl Client {
         let mut grpc = self.grpc(member).await?;
         let path = PathAndQuery::from_static(M::PATH);
         let mut request = self.dress(tonic::Request::new(request.clone())).await?;
-        request.metadata_mut().insert("hasleader", MetadataValue::from_static("true"));
+        request
+            .metadata_mut()
+            .insert("hasleader", MetadataValue::from_static("true"));
         let codec = ProstCodec::<M, M::Answer>::default();
-        grpc.server_streaming(request, path, codec).await.map(tonic::Response::into_inner)
+        grpc.server_streaming(request, path, codec)
+            .await
+            .map(tonic::Response::into_inner)
     }
 
     async fn grpc(&self, member: &Member) -> Result<tonic::client::Grpc<Channel>, Status> {
@@ -219,7 +233,11 @@ impl Client {
         if self.login.is_none() {
             return Ok(request);
         }
-        let token = self.token.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let token = self
+            .token
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         let token = token.ok_or_else(|| Status::unauthenticated("not logged in yet"))?;
         request.metadata_mut().insert("token", token);
         Ok(request)
@@ -230,10 +248,12 @@ impl Client {
             return Err(Status::permission_denied("it wants a user and a password"));
         };
         let path = PathAndQuery::from_static(AuthenticateRequest::PATH);
-        let codec = ProstCodec::<AuthenticateRequest, <AuthenticateRequest as Method>::Answer>::default();
+        let codec =
+            ProstCodec::<AuthenticateRequest, <AuthenticateRequest as Method>::Answer>::default();
         let call = async {
             let mut grpc = self.grpc(member).await?;
-            grpc.unary(tonic::Request::new(login.clone()), path, codec).await
+            grpc.unary(tonic::Request::new(login.clone()), path, codec)
+                .await
         };
         let answer = timeout(MEMBER_PATIENCE, call).await;
         let answer = answer.unwrap_or_else(|_| Err(Status::unavailable("it does not answer")))?;
@@ -241,6 +261,13 @@ impl Client {
             .map_err(|_| Status::internal("its token is no text"))?;
         *self.token.lock().unwrap_or_else(PoisonError::into_inner) = Some(token);
         Ok(())
+    }
+
+    /// As if the server didn't know our token any more.
+    #[cfg(test)]
+    pub(super) fn forget_token(&self) {
+        let wrong = MetadataValue::from_static("nobody.1");
+        *self.token.lock().unwrap_or_else(PoisonError::into_inner) = Some(wrong);
     }
 
     fn failed(&self, cause: String) -> StoreError {
@@ -325,7 +352,9 @@ fn explain(status: &Status) -> String {
         Code::ResourceExhausted if text.contains("space exceeded") => {
             "; compact and defragment it, then `etcdctl alarm disarm` (docs/controllers.md)"
         }
-        Code::PermissionDenied => "; give its user read and write on the prefix (docs/controllers.md)",
+        Code::PermissionDenied => {
+            "; give its user read and write on the prefix (docs/controllers.md)"
+        }
         Code::InvalidArgument if text.contains("authentication failed") => {
             "; see --store-user and the password"
         }

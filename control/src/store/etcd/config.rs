@@ -30,7 +30,9 @@ pub struct EtcdConfig {
 
 impl std::fmt::Debug for EtcdConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("EtcdConfig").field("name", &self.name()).finish_non_exhaustive()
+        f.debug_struct("EtcdConfig")
+            .field("name", &self.name())
+            .finish_non_exhaustive()
     }
 }
 
@@ -41,7 +43,9 @@ impl EtcdConfig {
     /// A sentence that says what is wrong with it.
     pub fn parse(url: &str) -> Result<Self, String> {
         let wants = "want etcd://HOST:PORT[,HOST:PORT...][/PREFIX]";
-        let rest = url.strip_prefix("etcd://").ok_or_else(|| wants.to_owned())?;
+        let rest = url
+            .strip_prefix("etcd://")
+            .ok_or_else(|| wants.to_owned())?;
         let (hosts, prefix) = match rest.split_once('/') {
             Some((hosts, prefix)) => (hosts, format!("/{}", prefix.trim_matches('/'))),
             None => (rest, DEFAULT_PREFIX.to_owned()),
@@ -49,10 +53,16 @@ impl EtcdConfig {
         if hosts.contains('@') {
             return Err("no user and no password in it: give --store-user, and the password by --store-password-file or WEFT_STORE_PASSWORD".to_owned());
         }
-        let prefix = if prefix == "/" { DEFAULT_PREFIX.to_owned() } else { prefix };
+        let prefix = if prefix == "/" {
+            DEFAULT_PREFIX.to_owned()
+        } else {
+            prefix
+        };
         let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte);
         if prefix.len() > MAX_PREFIX_BYTES || !prefix.bytes().all(fine) {
-            return Err(format!("prefix {prefix:?} is not usable: take letters, digits, '-', '_', '.' and '/'"));
+            return Err(format!(
+                "prefix {prefix:?} is not usable: take letters, digits, '-', '_', '.' and '/'"
+            ));
         }
         let members: Result<Vec<String>, String> = hosts.split(',').map(member).collect();
         Ok(Self {
@@ -83,7 +93,9 @@ fn member(text: &str) -> Result<String, String> {
         Some(_) => return Err(bad()),
         None => (text, CLIENT_PORT),
     };
-    let inner = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let inner = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
     let fine = match inner {
         Some(v6) => v6.parse::<std::net::Ipv6Addr>().is_ok(),
         None => {
@@ -109,15 +121,33 @@ mod tests {
             Ok((members, prefix.to_owned()))
         };
         assert_eq!(parsed("etcd://a:1"), of(&["a:1"], "/weft"));
-        assert_eq!(parsed("etcd://a,10.0.0.1/"), of(&["a:2379", "10.0.0.1:2379"], "/weft"));
-        assert_eq!(parsed("etcd://[fd00::1]:5,[fd00::2]/x/y/"), of(&["[fd00::1]:5", "[fd00::2]:2379"], "/x/y"));
+        assert_eq!(
+            parsed("etcd://a,10.0.0.1/"),
+            of(&["a:2379", "10.0.0.1:2379"], "/weft")
+        );
+        assert_eq!(
+            parsed("etcd://[fd00::1]:5,[fd00::2]/x/y/"),
+            of(&["[fd00::1]:5", "[fd00::2]:2379"], "/x/y")
+        );
         for bad in [
-            "", "etcd://", "http://a:1", "etcd://a:0", "etcd://a:x", "etcd://fd00::1", "etcd://a,", "etcd://a b",
-            "etcd://a/p\u{e4}", "etcd://[a]:1", "etcd://a:99999",
+            "",
+            "etcd://",
+            "http://a:1",
+            "etcd://a:0",
+            "etcd://a:x",
+            "etcd://fd00::1",
+            "etcd://a,",
+            "etcd://a b",
+            "etcd://a/p\u{e4}",
+            "etcd://[a]:1",
+            "etcd://a:99999",
         ] {
             assert!(parsed(bad).is_err(), "{bad}");
         }
         let refusal = parsed("etcd://me:secret@a").unwrap_err();
-        assert!(refusal.contains("--store-user") && !refusal.contains("secret"), "{refusal}");
+        assert!(
+            refusal.contains("--store-user") && !refusal.contains("secret"),
+            "{refusal}"
+        );
     }
 }

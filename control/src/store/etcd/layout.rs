@@ -167,7 +167,10 @@ pub(super) fn from_cbor<T: DeserializeOwned>(kv: &KeyValue) -> Result<T, Unreada
 }
 
 pub(super) fn unreadable(key: &[u8], cause: &dyn std::fmt::Display) -> Unreadable {
-    format!("key {} can't be read ({cause})", String::from_utf8_lossy(key))
+    format!(
+        "key {} can't be read ({cause})",
+        String::from_utf8_lossy(key)
+    )
 }
 
 /// The revision in a log entry's key.
@@ -187,9 +190,16 @@ mod tests {
         let (low, high) = (keys.entry(9), keys.entry(0x10_0000));
         assert!(low < high && high < keys.entry(u64::MAX));
         assert_eq!(first_of(high.as_bytes()), Ok(0x10_0000));
-        assert!(first_of(b"/x/map/log/zz").is_err() && first_of(b"").is_err() && first_of(b"\xff").is_err());
+        assert!(
+            first_of(b"/x/map/log/zz").is_err()
+                && first_of(b"").is_err()
+                && first_of(b"\xff").is_err()
+        );
         let all = all_of(&keys.log(), 0);
-        assert!(all.key.as_slice() < low.as_bytes() && keys.entry(u64::MAX).as_bytes() < all.range_end.as_slice());
+        assert!(
+            all.key.as_slice() < low.as_bytes()
+                && keys.entry(u64::MAX).as_bytes() < all.range_end.as_slice()
+        );
         assert!(keys.head().as_bytes() < all.key.as_slice());
     }
 }

@@ -92,8 +92,8 @@ impl Live {
         (Self { shared, tasks }, events_out)
     }
 
-    /// Whether there is a lease: others know that we live, and we know what they do.
-    pub fn is_alive(&self) -> watch::Receiver<Option<i64>> {
+    /// Our lease. While there is none, others take us for dead.
+    pub fn lease(&self) -> watch::Receiver<Option<i64>> {
         self.shared.lease.subscribe()
     }
 
@@ -103,7 +103,8 @@ impl Live {
     /// [`StoreError::Etcd`], also when there is no lease.
     pub async fn send(&self, key: &str, value: Vec<u8>, delete: &[&str]) -> Result<(), StoreError> {
         let lease = *self.shared.lease.borrow();
-        let lease = lease.ok_or_else(|| self.shared.base.failed("it can't be reached at the moment"))?;
+        let lease =
+            lease.ok_or_else(|| self.shared.base.failed("it can't be reached at the moment"))?;
         let mut ops = vec![self.shared.put(key, value, lease)];
         ops.extend(delete.iter().map(|key| self.shared.delete(key)));
         self.shared.txn(Vec::new(), ops).await.map(drop)
@@ -124,7 +125,12 @@ impl Live {
         let lease = self.shared.lease.send_replace(None);
         if let Some(id) = lease {
             // Whoever isn't reached hears of it when the lease ends.
-            let _ = self.shared.base.client.call(&LeaseRevokeRequest { id }).await;
+            let _ = self
+                .shared
+                .base
+                .client
+                .call(&LeaseRevokeRequest { id })
+                .await;
         }
     }
 }
@@ -155,7 +161,11 @@ impl Shared {
         .into()
     }
 
-    async fn txn(&self, compare: Vec<Compare>, success: Vec<RequestOp>) -> Result<bool, StoreError> {
+    async fn txn(
+        &self,
+        compare: Vec<Compare>,
+        success: Vec<RequestOp>,
+    ) -> Result<bool, StoreError> {
         let txn = TxnRequest {
             compare,
             success,
@@ -168,13 +178,19 @@ impl Shared {
     async fn sync(&self, wanted: &Wanted, lease: i64) -> Result<(), StoreError> {
         let missing: Vec<(String, Vec<u8>)> = {
             let written = self.written();
-            let missing = wanted.iter().filter(|(key, value)| written.get(*key) != Some(value));
-            missing.map(|(key, value)| (key.clone(), value.clone())).collect()
+            let missing = wanted
+                .iter()
+                .filter(|(key, value)| written.get(*key) != Some(value));
+            missing
+                .map(|(key, value)| (key.clone(), value.clone()))
+                .collect()
         };
         for batch in missing.chunks(TXN_OPS) {
             // First noted, then written: what is deleted by others meanwhile is missed then.
             self.written().extend(batch.iter().cloned());
-            let puts = batch.iter().map(|(key, value)| self.put(key, value.clone(), lease));
+            let puts = batch
+                .iter()
+                .map(|(key, value)| self.put(key, value.clone(), lease));
             let done = self.txn(Vec::new(), puts.collect()).await;
             if let Err(error) = done {
                 let mut written = self.written();
@@ -185,7 +201,9 @@ impl Shared {
         let spare: Vec<(String, Vec<u8>)> = {
             let written = self.written();
             let spare = written.iter().filter(|(key, _)| !wanted.contains_key(*key));
-            spare.map(|(key, value)| (key.clone(), value.clone())).collect()
+            spare
+                .map(|(key, value)| (key.clone(), value.clone()))
+                .collect()
         };
         for (key, value) in spare {
             // It may be another controller's by now.
@@ -237,26 +255,36 @@ async fn keep(shared: Arc<Shared>, mut wanted: watch::Receiver<Wanted>) {
                 () = sleep_until(pause.into()) => {}
             }
             if Instant::now() >= due {
+                due = Instant::now() + AGAIN;
                 match timeout(KEEP_ALIVE, renew(&shared, lease)).await {
-                    Ok(Ok(true)) => heard = Instant::now(),
+                    Ok(Ok(true)) => {
+                        heard = Instant::now();
+                        due = heard + KEEP_ALIVE;
+                    }
                     Ok(Ok(false)) => break,
                     Ok(Err(error)) => debug!(%error, "a sign of life can't be given"),
                     Err(_) => debug!("a sign of life takes too long"),
                 }
-                due = Instant::now() + KEEP_ALIVE.min(heard + KEEP_ALIVE - heard);
             }
             if heard.elapsed() >= ttl {
                 break;
             }
         }
-        warn!(store = shared.base.client.name(), "the store was not reached for {LEASE_SECS} s: other controllers take this one for dead");
+        warn!(
+            store = shared.base.client.name(),
+            "the store was not reached for {LEASE_SECS} s: other controllers take this one for dead"
+        );
         shared.lease.send_replace(None);
     }
 }
 
 /// Whether the lease is still there.
 async fn renew(shared: &Shared, id: i64) -> Result<bool, StoreError> {
-    let mut answers = shared.base.client.stream(&LeaseKeepAliveRequest { id }).await?;
+    let mut answers = shared
+        .base
+        .client
+        .stream(&LeaseKeepAliveRequest { id })
+        .await?;
     match answers.message().await {
         Ok(answer) => Ok(answer.is_some_and(|answer| answer.ttl > 0)),
         Err(status) => Err(shared.base.failed(status.message())),
@@ -287,7 +315,10 @@ async fn follow_once(
     };
     let range = all_of(&prefix, 0);
     let (kvs, at) = shared.base.pages_at(range.clone()).await?;
-    let all: Vec<_> = kvs.into_iter().map(|kv| (short(&kv.key), kv.value)).collect();
+    let all: Vec<_> = kvs
+        .into_iter()
+        .map(|kv| (short(&kv.key), kv.value))
+        .collect();
     shared.miss(|key| !all.iter().any(|(there, _)| there == key));
     if events.send(LiveEvent::All(all)).await.is_err() {
         return Ok(None);

@@ -1,7 +1,7 @@
 //! The part of etcd's v3 protocol that a store needs: its messages (etcd's `api/etcdserverpb/rpc.proto` and
 //! `api/mvccpb/kv.proto`) with the same field numbers, and the methods. Fields that weft never sets or reads are left out;
 //! protobuf skips what a reader doesn't know. Written by hand so that no `protoc` is needed to build weft
-//! (docs/decisions/0011).
+//! (docs/decisions/0012).
 
 use prost::Message;
 

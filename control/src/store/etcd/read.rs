@@ -1,6 +1,8 @@
 //! The map: a checkpoint and the commits after it, all as of one revision of etcd.
 
-use super::layout::{Checkpoint, Entry, Head, all_of, first_of, from_cbor, from_json, one, unreadable};
+use super::layout::{
+    Checkpoint, Entry, Head, all_of, first_of, from_cbor, from_json, one, unreadable,
+};
 use super::proto::{KeyValue, Op, RangeRequest, RangeResponse, TxnRequest};
 use super::{Base, EtcdStore, Known};
 use crate::model::{Change, ClusterMap, Revision};
@@ -30,7 +32,12 @@ pub(super) struct Contents {
 
 impl EtcdStore {
     pub(super) async fn read_everything(&self) -> Result<Snapshot, StoreError> {
-        let Contents { known, mut map, log, .. } = self.base().contents().await?;
+        let Contents {
+            known,
+            mut map,
+            log,
+            ..
+        } = self.base().contents().await?;
         let mut changes: Vec<(Revision, Change)> = Vec::new();
         for logged in log {
             changes.extend((logged.first..).zip(logged.entry.changes));
@@ -70,7 +77,11 @@ impl EtcdStore {
         let is_ours = match (&before, read.log.first()) {
             (Some(known), _) if known.head.commit.is_empty() => Fit::Ours,
             (Some(known), Some(logged)) if logged.first == from => {
-                if logged.entry.commit == known.head.commit { Fit::Ours } else { Fit::Foreign }
+                if logged.entry.commit == known.head.commit {
+                    Fit::Ours
+                } else {
+                    Fit::Foreign
+                }
             }
             // The log was cut beyond us, or isn't there yet.
             (_, Some(_)) | (None, None) => Fit::Unknown,
@@ -88,7 +99,9 @@ impl EtcdStore {
             self.begin_new_life().await?;
             return self.read_everything().await.map(Since::Everything);
         }
-        if known_incarnation.as_ref() != Some(&read.known.head.incarnation) || !matches!(is_ours, Fit::Ours) {
+        if known_incarnation.as_ref() != Some(&read.known.head.incarnation)
+            || !matches!(is_ours, Fit::Ours)
+        {
             return self.read_everything().await.map(Since::Everything);
         }
         let mut changes = Vec::new();
@@ -104,8 +117,15 @@ impl EtcdStore {
         Ok(Since::Changes(changes))
     }
 
-    pub(super) async fn read_token(&self, id: &str) -> Result<Option<(TokenRecord, i64)>, StoreError> {
-        let found = self.base().client.call(&one(&self.base().keys.token(id))).await?;
+    pub(super) async fn read_token(
+        &self,
+        id: &str,
+    ) -> Result<Option<(TokenRecord, i64)>, StoreError> {
+        let found = self
+            .base()
+            .client
+            .call(&one(&self.base().keys.token(id)))
+            .await?;
         let Some(kv) = found.kvs.first() else {
             return Ok(None);
         };
@@ -114,14 +134,13 @@ impl EtcdStore {
     }
 
     pub(super) async fn read_tokens(&self) -> Result<Vec<TokenRecord>, StoreError> {
-        let now = crate::store::unix_now();
-        let kvs = self.base().pages(all_of(&self.base().keys.tokens(), 0)).await?;
+        let kvs = self
+            .base()
+            .pages(all_of(&self.base().keys.tokens(), 0))
+            .await?;
         let mut tokens = Vec::with_capacity(kvs.len());
         for kv in &kvs {
-            let token: TokenRecord = from_cbor(kv).map_err(|cause| self.base().corrupt(cause))?;
-            if !token.is_forgotten(now) {
-                tokens.push(token);
-            }
+            tokens.push(from_cbor(kv).map_err(|cause| self.base().corrupt(cause))?);
         }
         Ok(tokens)
     }
@@ -147,7 +166,11 @@ impl Base {
         loop {
             match self.try_contents().await {
                 // What was being read has been compacted away.
-                Err(StoreError::Etcd { cause, .. }) if cause.contains("compacted") && tries < READ_TRIES => tries += 1,
+                Err(StoreError::Etcd { cause, .. })
+                    if cause.contains("compacted") && tries < READ_TRIES =>
+                {
+                    tries += 1
+                }
                 read => return read,
             }
         }
@@ -178,7 +201,12 @@ impl Base {
         };
         let log = self.entries(all_of(&self.keys.log(), at)).await?;
         let known = known(head, head_at, &log);
-        Ok(Contents { known, checkpoint, map, log })
+        Ok(Contents {
+            known,
+            checkpoint,
+            map,
+            log,
+        })
     }
 
     /// The commits from the one that begins at `first`, and the head.
@@ -235,7 +263,9 @@ impl Base {
             }
             log.push(Logged { first, entry });
         }
-        let gap = log.windows(2).any(|pair| pair[0].entry.last + 1 != pair[1].first);
+        let gap = log
+            .windows(2)
+            .any(|pair| pair[0].entry.last + 1 != pair[1].first);
         if gap {
             return Err(self.corrupt("its log has a gap"));
         }
@@ -267,7 +297,10 @@ impl Base {
     }
 
     /// The same, and as of which revision.
-    pub(super) async fn pages_at(&self, mut range: RangeRequest) -> Result<(Vec<KeyValue>, i64), StoreError> {
+    pub(super) async fn pages_at(
+        &self,
+        mut range: RangeRequest,
+    ) -> Result<(Vec<KeyValue>, i64), StoreError> {
         range.limit = PAGE;
         let mut kvs: Vec<KeyValue> = Vec::new();
         loop {
@@ -288,5 +321,9 @@ impl Base {
 
 fn known(head: Head, mod_revision: i64, log: &[Logged]) -> Known {
     let first = log.last().map_or(0, |logged| logged.first);
-    Known { head, mod_revision, first }
+    Known {
+        head,
+        mod_revision,
+        first,
+    }
 }

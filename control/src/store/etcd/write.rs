@@ -2,18 +2,31 @@
 
 use tracing::warn;
 
-use super::layout::{Entry, Head, PART_BYTES, all_of, from_cbor, one, random_name, to_cbor, to_json};
+use super::layout::{
+    Entry, Head, PART_BYTES, all_of, from_cbor, one, random_name, to_cbor, to_json,
+};
 use super::proto::{Compare, DeleteRangeRequest, Op, TxnRequest};
 use super::{EtcdStore, Known, put};
 use crate::model::{Change, Revision};
 use crate::store::{Commit, StoreError, TokenRecord, TokenWrite, unix_now};
 
 impl EtcdStore {
-    pub(super) async fn write(&self, expected: Revision, commit: Commit) -> Result<Revision, StoreError> {
-        let Some(known) = self.known().clone() else {
-            let found = self.read_everything().await?.map.revision;
-            return self.again_or_conflict(expected, found, commit).await;
-        };
+    pub(super) async fn write(
+        &self,
+        expected: Revision,
+        commit: Commit,
+    ) -> Result<Revision, StoreError> {
+        self.write_as(&random_name(), expected, commit).await
+    }
+
+    /// A commit of that name.
+    pub(super) async fn write_as(
+        &self,
+        name: &str,
+        expected: Revision,
+        commit: Commit,
+    ) -> Result<Revision, StoreError> {
+        let known = self.know().await?;
         if known.head.revision != expected {
             let found = known.head.revision;
             return Err(StoreError::Conflict { expected, found });
@@ -25,16 +38,18 @@ impl EtcdStore {
                 None => Ok(expected),
             };
         }
-        let name = random_name();
         let first = expected + 1;
-        let entry = self.prepare(&name, expected, changes).await?;
+        let entry = self.prepare(name, expected, changes).await?;
         let head = Head {
             revision: entry.last,
             incarnation: known.head.incarnation.clone(),
-            commit: name.clone(),
+            commit: name.to_owned(),
         };
         let keys = &self.base().keys;
-        let mut compare = vec![Compare::is_unchanged_since(&keys.head(), known.mod_revision)];
+        let mut compare = vec![Compare::is_unchanged_since(
+            &keys.head(),
+            known.mod_revision,
+        )];
         let mut puts = vec![
             put(&keys.entry(first), to_cbor(&entry)),
             put(&keys.head(), to_json(&head)),
@@ -53,7 +68,11 @@ impl EtcdStore {
         };
         let answer = self.base().client.call(&txn).await?;
         let at = answer.header.as_ref().map_or(0, |header| header.revision);
-        let written = |mod_revision| Known { head: head.clone(), mod_revision, first };
+        let written = |mod_revision| Known {
+            head: head.clone(),
+            mod_revision,
+            first,
+        };
         if answer.succeeded {
             *self.known() = Some(written(at));
             self.checkpoint_if_due(first, head.revision);
@@ -72,26 +91,30 @@ impl EtcdStore {
         }
         match token_id {
             Some(id) if found_at == known.mod_revision => Err(StoreError::TokenConflict { id }),
-            Some(_) | None => Err(StoreError::Conflict { expected, found: found.revision }),
+            Some(_) | None => Err(StoreError::Conflict {
+                expected,
+                found: found.revision,
+            }),
         }
     }
 
-    /// Nothing was read yet: that is made good.
-    async fn again_or_conflict(
-        &self,
-        expected: Revision,
-        found: Revision,
-        commit: Commit,
-    ) -> Result<Revision, StoreError> {
-        if found == expected {
-            Box::pin(self.write(expected, commit)).await
-        } else {
-            Err(StoreError::Conflict { expected, found })
+    /// The head as we know it; read if nothing was read yet.
+    async fn know(&self) -> Result<Known, StoreError> {
+        loop {
+            if let Some(known) = self.known().clone() {
+                return Ok(known);
+            }
+            self.read_everything().await?;
         }
     }
 
     /// A log entry; what is too long for one request is written beside it first.
-    async fn prepare(&self, name: &str, expected: Revision, changes: Vec<Change>) -> Result<Entry, StoreError> {
+    async fn prepare(
+        &self,
+        name: &str,
+        expected: Revision,
+        changes: Vec<Change>,
+    ) -> Result<Entry, StoreError> {
         let last = expected + changes.len() as u64;
         let bytes = to_cbor(&changes);
         let mut entry = Entry {
@@ -104,12 +127,18 @@ impl EtcdStore {
             return Ok(entry);
         }
         entry.changes = Vec::new();
-        entry.parts = self.write_parts(&self.base().keys.parts_of(name), &bytes).await?;
+        entry.parts = self
+            .write_parts(&self.base().keys.parts_of(name), &bytes)
+            .await?;
         Ok(entry)
     }
 
     /// Cuts a value into parts and tells how many.
-    pub(super) async fn write_parts(&self, prefix: &str, bytes: &[u8]) -> Result<usize, StoreError> {
+    pub(super) async fn write_parts(
+        &self,
+        prefix: &str,
+        bytes: &[u8],
+    ) -> Result<usize, StoreError> {
         let mut count = 0;
         for part in bytes.chunks(PART_BYTES) {
             let key = format!("{prefix}{count:08x}");
@@ -127,7 +156,9 @@ impl EtcdStore {
         };
         match (self.read_token(&write.after.id).await?, &write.before) {
             (None, None) => Ok(Compare::is_absent(&key)),
-            (Some((found, at)), Some(before)) if found == *before => Ok(Compare::is_unchanged_since(&key, at)),
+            (Some((found, at)), Some(before)) if found == *before => {
+                Ok(Compare::is_unchanged_since(&key, at))
+            }
             (Some(_), _) | (None, Some(_)) => Err(conflict()),
         }
     }
@@ -143,7 +174,11 @@ impl EtcdStore {
         };
         let written = self.base().client.call(&txn).await?.succeeded;
         // A first try whose answer was lost may have done it.
-        let done = written || self.read_token(&id).await?.is_some_and(|(found, _)| found == write.after);
+        let done = written
+            || self
+                .read_token(&id)
+                .await?
+                .is_some_and(|(found, _)| found == write.after);
         if !done {
             return Err(StoreError::TokenConflict { id });
         }
@@ -156,8 +191,13 @@ impl EtcdStore {
     /// Deletes those that nobody needs to hear of any more, but not `keep`.
     async fn forget_tokens(&self, keep: &str) -> Result<(), StoreError> {
         let now = unix_now();
-        for kv in self.base().pages(all_of(&self.base().keys.tokens(), 0)).await? {
-            let forgotten = from_cbor::<TokenRecord>(&kv).is_ok_and(|token| token.id != keep && token.is_forgotten(now));
+        for kv in self
+            .base()
+            .pages(all_of(&self.base().keys.tokens(), 0))
+            .await?
+        {
+            let forgotten = from_cbor::<TokenRecord>(&kv)
+                .is_ok_and(|token| token.id != keep && token.is_forgotten(now));
             if forgotten {
                 let gone = DeleteRangeRequest {
                     key: kv.key,
@@ -170,11 +210,7 @@ impl EtcdStore {
     }
 
     pub(super) async fn begin_new_life(&self) -> Result<String, StoreError> {
-        let known = self.known().clone();
-        let Some(known) = known else {
-            self.read_everything().await?;
-            return Box::pin(self.begin_new_life()).await;
-        };
+        let known = self.know().await?;
         let head = Head {
             incarnation: random_name(),
             ..known.head.clone()
@@ -189,13 +225,21 @@ impl EtcdStore {
         let at = answer.header.as_ref().map_or(0, |header| header.revision);
         if answer.succeeded {
             let incarnation = head.incarnation.clone();
-            *self.known() = Some(Known { head, mod_revision: at, ..known });
+            *self.known() = Some(Known {
+                head,
+                mod_revision: at,
+                ..known
+            });
             return Ok(incarnation);
         }
         // Another controller was faster, perhaps with the same discovery; or our own first try.
         let (found, found_at) = self.base().head_in(answer.ranges().next())?;
         if found.incarnation == head.incarnation {
-            *self.known() = Some(Known { head: found.clone(), mod_revision: found_at, ..known });
+            *self.known() = Some(Known {
+                head: found.clone(),
+                mod_revision: found_at,
+                ..known
+            });
             return Ok(found.incarnation);
         }
         Err(StoreError::Conflict {

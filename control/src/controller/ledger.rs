@@ -167,7 +167,9 @@ impl Ledger {
             let newest = *heard.borrow_and_update();
             if newest != self.revision() {
                 let _writing = self.begin().await;
-                if let Err(error) = self.book.refresh().await {
+                // A commit of ours is heard of before it is answered.
+                let is_news = newest != self.revision();
+                if is_news && let Err(error) = self.book.refresh().await {
                     warn!(%error, "what other controllers did can't be read");
                     sleep(REFRESH_AGAIN).await;
                     continue;

@@ -111,6 +111,22 @@ impl Controller {
     /// Starts it and waits until it answers.
     #[track_caller]
     pub fn start(&self) {
+        self.start_soon();
+        let process = self.running();
+        wait_until(DAEMON_PATIENCE, "the controller listens", || {
+            assert!(
+                process.is_running(),
+                "the controller ended:\n{}",
+                process.log()
+            );
+            self.listens()
+        });
+        self.token(&[]);
+    }
+
+    /// Starts it and does not wait.
+    #[track_caller]
+    pub fn start_soon(&self) {
         let listen = self.address.to_string();
         let args = [
             "controller",
@@ -124,16 +140,18 @@ impl Controller {
         let process = self
             .ns
             .spawn(&self.name, &bin(), &[&args, &further[..]].concat());
-        wait_until(DAEMON_PATIENCE, "the controller listens", || {
-            assert!(
-                process.is_running(),
-                "the controller ended:\n{}",
-                process.log()
-            );
-            self.listens()
-        });
-        self.token(&[]);
         *lock(&self.process) = Some(process);
+    }
+
+    /// Waits until it answers. One that ended because its store didn't answer is started again, as systemd does.
+    #[track_caller]
+    pub fn wait_up(&self) {
+        wait_until(2 * DAEMON_PATIENCE, "the controller answers", || {
+            if !self.running().is_running() {
+                self.start_soon();
+            }
+            self.listens() && self.try_token(&[]).code == Some(0)
+        });
     }
 
     /// `kill -9`.

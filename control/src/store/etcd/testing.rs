@@ -1,10 +1,12 @@
 //! A real etcd for tests: one member on a loopback address of its own, gone with its handle.
 
 use std::net::{Ipv4Addr, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
+use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 
 use super::EtcdConfig;
@@ -16,11 +18,21 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct Server {
     address: Ipv4Addr,
     dir: TempDir,
+    is_secure: bool,
     child: Child,
 }
 
 impl Server {
     pub(crate) fn start() -> Self {
+        Self::start_as(false)
+    }
+
+    /// With TLS both ways.
+    pub(crate) fn start_secure() -> Self {
+        Self::start_as(true)
+    }
+
+    fn start_as(is_secure: bool) -> Self {
         static COUNTER: AtomicU8 = AtomicU8::new(1);
         let [.., high, low] = std::process::id().to_be_bytes();
         let address = Ipv4Addr::new(
@@ -30,10 +42,14 @@ impl Server {
             COUNTER.fetch_add(1, Ordering::Relaxed),
         );
         let dir = tempfile::tempdir().unwrap();
-        let child = spawn(address, &dir);
+        if is_secure {
+            make_certificates(address, dir.path());
+        }
+        let child = spawn(address, dir.path(), is_secure);
         let server = Self {
             address,
             dir,
+            is_secure,
             child,
         };
         server.wait();
@@ -45,6 +61,11 @@ impl Server {
         EtcdConfig::parse(&format!("etcd://{}:2379/{prefix}", self.address)).unwrap()
     }
 
+    /// A PEM file that it was started with: `ca`, `cert` or `key`; its certificate serves as a client's, too.
+    pub(crate) fn pem(&self, name: &str) -> PathBuf {
+        self.dir.path().join(format!("{name}.pem"))
+    }
+
     /// `kill -9`.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
@@ -53,7 +74,7 @@ impl Server {
 
     /// Starts it again on its data.
     pub(crate) fn start_again(&mut self) {
-        self.child = spawn(self.address, &self.dir);
+        self.child = spawn(self.address, self.dir.path(), self.is_secure);
         self.wait();
     }
 
@@ -78,14 +99,49 @@ impl Server {
     }
 }
 
-fn spawn(address: Ipv4Addr, dir: &TempDir) -> Child {
+/// An authority and a certificate of it for that address.
+fn make_certificates(address: Ipv4Addr, dir: &Path) {
+    let ca_key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca = params.self_signed(&ca_key).unwrap();
+    let issuer = Issuer::from_ca_cert_der(ca.der(), &ca_key).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(vec![address.to_string()]).unwrap();
+    params.extended_key_usages = vec![
+        ExtendedKeyUsagePurpose::ServerAuth,
+        ExtendedKeyUsagePurpose::ClientAuth,
+    ];
+    let cert = params.signed_by(&key, &issuer).unwrap();
+    for (name, text) in [
+        ("ca", ca.pem()),
+        ("cert", cert.pem()),
+        ("key", key.serialize_pem()),
+    ] {
+        std::fs::write(dir.join(format!("{name}.pem")), text).unwrap();
+    }
+}
+
+fn spawn(address: Ipv4Addr, dir: &Path, is_secure: bool) -> Child {
+    let scheme = if is_secure { "https" } else { "http" };
     let (client, peer) = (
-        format!("http://{address}:2379"),
+        format!("{scheme}://{address}:2379"),
         format!("http://{address}:2380"),
     );
-    Command::new("etcd")
+    let mut command = Command::new("etcd");
+    if is_secure {
+        for (flag, name) in [
+            ("--cert-file", "cert"),
+            ("--key-file", "key"),
+            ("--trusted-ca-file", "ca"),
+        ] {
+            command.arg(flag).arg(dir.join(format!("{name}.pem")));
+        }
+        command.arg("--client-cert-auth");
+    }
+    command
         .arg("--data-dir")
-        .arg(dir.path())
+        .arg(dir.join("data"))
         .args([
             "--listen-client-urls",
             &client,

@@ -406,3 +406,41 @@ async fn nobody_gets_in_without_the_password() {
     store.base().client.forget_token();
     assert_eq!(store.commit(1, commit(vec![change(2)])).await.unwrap(), 2);
 }
+
+#[tokio::test]
+async fn both_sides_show_their_certificates() {
+    let server = Server::start_secure();
+    let with = |ca: bool, cert: bool| EtcdConfig {
+        ca: ca.then(|| server.pem("ca")),
+        cert: cert.then(|| server.pem("cert")),
+        key: cert.then(|| server.pem("key")),
+        ..server.config("t")
+    };
+    let store = EtcdStore::open_or_make(&with(true, true)).await.unwrap();
+    store.snapshot().await.unwrap();
+    assert_eq!(store.commit(0, commit(vec![change(1)])).await.unwrap(), 1);
+    for bad in [with(false, false), with(true, false)] {
+        let error = EtcdStore::open_or_make(&bad).await.unwrap_err();
+        assert!(matches!(error, StoreError::Etcd { .. }), "{error}");
+    }
+    // Another cluster's authority.
+    let other = Server::start_secure();
+    let stranger = EtcdConfig {
+        ca: Some(other.pem("ca")),
+        ..with(true, true)
+    };
+    let error = EtcdStore::open_or_make(&stranger)
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("certificate"), "{error}");
+    let nowhere = EtcdConfig {
+        ca: Some("/nowhere.pem".into()),
+        ..server.config("t")
+    };
+    let error = EtcdStore::open_or_make(&nowhere)
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("/nowhere.pem"), "{error}");
+}

@@ -323,7 +323,8 @@ impl ControllerHandle {
             b"the controller is stopping",
         );
         let _ = tokio::time::timeout(STOP_PATIENCE, self.endpoint.wait_idle()).await;
-        self.core.fellows.leave().await;
+        // Whoever isn't told sees it by the lease.
+        let _ = tokio::time::timeout(STOP_PATIENCE, self.core.fellows.leave()).await;
         let _ = std::fs::remove_file(&self.admin);
         let core = Arc::downgrade(&self.core);
         drop(self);

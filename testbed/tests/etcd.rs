@@ -11,13 +11,14 @@ use std::collections::BTreeSet;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use weft_testbed::lab::Host;
 use weft_testbed::lab::process::Finished;
 use weft_testbed::lab::traffic::{Prober, answers, ping};
 use weft_testbed::lab::verdict::wait_until;
 use weft_testbed::{Lab, Redundant};
 
 /// A dead controller is silent; this long after, its agents are with another one.
-const MOVED_WITHIN: Duration = Duration::from_secs(5);
+const MOVED_WITHIN: Duration = Duration::from_secs(4);
 /// An election, and whatever is tried again meanwhile.
 const RECOVERED_WITHIN: Duration = Duration::from_secs(20);
 
@@ -125,12 +126,13 @@ fn several_controllers_are_one() {
     let spare = std::net::Ipv4Addr::from(spare + 40).to_string();
     let c4 = net.lab.container(host1, "blue", "c4", &["--ip", &spare]);
     ping(&c4.ns, c2.ip());
+    let c5 = net.lab.namespace("c5");
     let refusal = host1.refused(&[
         "network",
         "connect",
         "blue",
         "--netns",
-        c4.ns.name(),
+        c5.name(),
         "--ip",
         &c3.ip().to_string(),
     ]);
@@ -241,6 +243,48 @@ fn an_etcd_member_may_die_and_without_a_majority_nothing_changes() {
             .all(|network| *network == seen[0] && network.members.len() == 3),
         "{seen:#?}"
     );
+}
+
+/// What is said arrives, what is answered doesn't: worse than a cut, since nobody is told.
+#[test]
+fn half_open_ways_are_left() {
+    let net = Redundant::up(Lab::new(), 3);
+    let [host1, host2, _] = net.hosts.as_slice() else {
+        unreachable!("three hosts were made")
+    };
+    wait_until(RECOVERED_WITHIN, "agents know all controllers", || {
+        host1.status().controller.addresses.len() == 3
+    });
+    let drop_answers = |host: &Host, from: &str| {
+        let rules = format!(
+            "add table ip deaf; add chain ip deaf in {{ type filter hook input priority 0; }}; \
+             add rule ip deaf in {from} drop"
+        );
+        host.ns.run("nft", &[&rules]).expect_done();
+    };
+    let own = format!("ip saddr {} udp sport 6783", host1.underlay);
+    drop_answers(host1, &own);
+    let moved = wait_until(
+        RECOVERED_WITHIN,
+        "the agent goes where it is answered",
+        || matches!(net.controller_of(host1), Some(2 | 3)),
+    );
+    assert!(moved < MOVED_WITHIN, "moved on after {moved:?}");
+    host1.weft(&["network", "create", "blue"]);
+    // The member of etcd that this controller talks to, as its first.
+    let member = format!("ip saddr {} tcp sport 2379", host1.underlay);
+    drop_answers(host2, &member);
+    for name in ["one", "two", "three"] {
+        wait_until(
+            RECOVERED_WITHIN,
+            "changes go through another member",
+            || host2.try_weft(&["network", "create", name]).code == Some(0),
+        );
+        thread::sleep(Duration::from_secs(2));
+    }
+    net.wait_in_agreement();
+    let networks = |host: &Host| host.weft(&["network", "ls"]);
+    assert_eq!(networks(host1), networks(host2));
 }
 
 #[test]

@@ -260,7 +260,7 @@ async fn exchange(connection: &Connection, bytes: &[u8]) -> Result<Reply, Reques
 
 pub(super) fn client_config(tls: QuicClientConfig) -> ClientConfig {
     let mut client = ClientConfig::new(Arc::new(tls));
-    client.transport_config(transport::client_transport(false));
+    client.transport_config(transport::client_transport());
     client
 }
 

@@ -19,10 +19,6 @@ pub(crate) const HELLO_PATIENCE: Duration = Duration::from_secs(3);
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// A side that was silent for this long is dead.
 const IDLE_MS: u32 = 4_000;
-/// The same where there is another controller to go to.
-const KEEP_ALIVE_SEVERAL: Duration = Duration::from_millis(500);
-/// The same where there is another controller to go to.
-const IDLE_SEVERAL_MS: u32 = 2_000;
 /// Hosts of a cluster are near each other: a lost first packet is repeated after three times this.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
 /// Requests of one agent that the controller works on at once; further ones wait.
@@ -73,15 +69,9 @@ pub(crate) fn welcome(member: &Connection) {
     member.set_max_concurrent_bi_streams(VarInt::from_u32(MAX_REQUESTS));
 }
 
-/// For the agent's side. It notices a dead controller sooner if it can go to one of `several`.
-pub(super) fn client_transport(several: bool) -> Arc<TransportConfig> {
-    let mut config = transport(MAX_ASKS);
-    if several {
-        config
-            .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_SEVERAL_MS))))
-            .keep_alive_interval(Some(KEEP_ALIVE_SEVERAL));
-    }
-    Arc::new(config)
+/// For the agent's side.
+pub(super) fn client_transport() -> Arc<TransportConfig> {
+    Arc::new(transport(MAX_ASKS))
 }
 
 /// Why a message could not be sent or received.

@@ -55,16 +55,7 @@ impl Core {
                     .await?
             }
             Request::RemoveNode { name } => self.remove_node(from, &name).await?,
-            Request::Presence => {
-                self.ledger.refresh().await?;
-                let mut connected = self.sessions.connected();
-                connected.extend(self.fellows.connected());
-                return Ok(Reply {
-                    revision: self.ledger.revision(),
-                    connected,
-                    ..Reply::default()
-                });
-            }
+            Request::Presence => return self.presence().await,
             Request::AllocateBlock { .. }
             | Request::ReturnBlock { .. }
             | Request::ClaimAddress { .. }
@@ -124,6 +115,18 @@ impl Core {
         };
         Ok(Reply {
             revision,
+            ..Reply::default()
+        })
+    }
+
+    /// Who is connected, here or at another controller, and the newest revision that any of them has told.
+    async fn presence(&self) -> Decision<Reply> {
+        self.ledger.refresh().await?;
+        let mut connected = self.sessions.connected();
+        connected.extend(self.fellows.connected());
+        Ok(Reply {
+            revision: self.ledger.revision(),
+            connected,
             ..Reply::default()
         })
     }

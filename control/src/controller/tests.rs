@@ -23,6 +23,7 @@ use crate::model::{ClusterMap, Endpoint, EndpointId, Network, Transport};
 mod admission;
 mod channel;
 mod life;
+mod sim;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 

@@ -1,11 +1,11 @@
 //! One session with one controller: hello, the map, then changes and questions until it ends.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::debug;
 
 use super::{CALL_PATIENCE, Caller, DialError, Ended, LinkEvent, State, dial};
@@ -13,6 +13,10 @@ use crate::channel::codec::{self, DecodeError};
 use crate::channel::messages::{Answer, Ask, Push, Refusal, Welcome};
 use crate::channel::transport::{self, FrameError, close};
 use crate::model::{Change, ClusterMap, Revision};
+
+/// Where there is another controller to go to, one that was silent for this long is taken for dead, though both sides
+/// say each second that they live: sooner than QUIC would end the connection.
+const SILENCE: Duration = Duration::from_secs(2);
 
 impl Caller {
     /// Calls a controller and stays with it.
@@ -22,10 +26,8 @@ impl Caller {
         source: IpAddr,
         patience: Duration,
     ) -> Ended {
-        let mut client = self.client.clone();
-        client.transport_config(transport::client_transport(self.whom.are_several()));
         // The endpoint carries the connection: it must live as long.
-        let (_endpoint, connection) = match dial(&client, source, controller, patience).await {
+        let (_endpoint, connection) = match dial(&self.client, source, controller, patience).await {
             Ok(dialled) => dialled,
             Err(error) => return self.ended(controller, error, false),
         };
@@ -55,7 +57,7 @@ impl Caller {
         self.state.send_replace(State::Up(connection.clone()));
         let asks = answer_asks(connection.clone(), self.events.clone());
         let cause = tokio::select! {
-            ended = self.follow(hello, pushes) => match ended {
+            ended = self.follow(&connection, hello, pushes) => match ended {
                 Ok(()) => return Ended::Stopped,
                 Err(error) => error.to_string(),
             },
@@ -99,6 +101,7 @@ impl Caller {
     /// Hands on what the controller pushes. Ends well only when nobody listens any more.
     async fn follow(
         &mut self,
+        connection: &Connection,
         welcome: Welcome,
         (_open, mut pushes): (SendStream, RecvStream),
     ) -> Result<(), FrameError> {
@@ -116,7 +119,12 @@ impl Caller {
             caught_up: false,
         };
         loop {
-            let bytes = transport::receive_bytes(&mut pushes, codec::MAX_MESSAGE_BYTES).await?;
+            let bytes = tokio::select! {
+                bytes = transport::receive_bytes(&mut pushes, codec::MAX_MESSAGE_BYTES) => bytes?,
+                () = gone_silent(connection), if self.whom.are_several() => {
+                    return Err(FrameError::Ended("it went silent".to_owned()));
+                }
+            };
             for event in reader.handle(codec::decode(&bytes)?)? {
                 match &event {
                     LinkEvent::Snapshot { map, incarnation } => {
@@ -171,6 +179,19 @@ impl Caller {
                 let reason = format!("controller {controller}: {cause}");
                 if was_up { Ended::Lost(reason) } else { Ended::Unreachable(reason) }
             }
+        }
+    }
+}
+
+/// Returns when nothing came from the other side for [`SILENCE`].
+async fn gone_silent(connection: &Connection) {
+    let mut heard = connection.stats().udp_rx.datagrams;
+    let mut since = Instant::now();
+    while since.elapsed() < SILENCE {
+        sleep(SILENCE / 8).await;
+        let now = connection.stats().udp_rx.datagrams;
+        if now != heard {
+            (heard, since) = (now, Instant::now());
         }
     }
 }

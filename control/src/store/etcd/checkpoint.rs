@@ -7,11 +7,13 @@ use std::sync::atomic::Ordering;
 
 use tracing::{debug, warn};
 
-use super::EtcdStore;
 use super::layout::{Checkpoint, all_of, one, random_name, to_cbor, to_json};
-use super::proto::{Compare, DeleteRangeRequest, Op, RangeRequest, TxnRequest, prefix_end};
+use super::proto::{
+    Compare, DeleteRangeRequest, Op, RangeRequest, RangeResponse, TxnRequest, prefix_end,
+};
 use super::put;
-use super::read::Contents;
+use super::read::{Contents, Logged};
+use super::{EtcdStore, Known};
 use crate::model::Revision;
 use crate::store::{LOG_KEEP, StoreError};
 
@@ -39,13 +41,12 @@ impl EtcdStore {
     /// # Errors
     /// [`StoreError`]; the map is as it was then.
     pub async fn checkpoint(&self) -> Result<(), StoreError> {
-        let base = self.base();
         let Contents {
             known,
             checkpoint: before,
             mut map,
             log,
-        } = base.contents().await?;
+        } = self.base().contents().await?;
         for logged in &log {
             for (revision, change) in (logged.first..).zip(&logged.entry.changes) {
                 if revision > map.revision {
@@ -54,55 +55,74 @@ impl EtcdStore {
             }
         }
         let name = random_name();
-        let parts = self
-            .write_parts(&base.keys.checkpoint(&name), &to_cbor(&map))
-            .await?;
+        let prefix = self.base().keys.checkpoint(&name);
+        let parts = self.base().write_parts(&prefix, &to_cbor(&map)).await?;
+        let revision = map.revision;
         let new = Checkpoint {
-            revision: map.revision,
-            name: name.clone(),
+            revision,
+            name,
             parts,
         };
-        let key = base.keys.current_checkpoint();
-        let compare = match &before {
+        if !self.make_current(before.as_ref(), &new).await? {
+            // Another controller's counts.
+            return self.delete_below(&prefix).await;
+        }
+        debug!(revision, parts, "checkpoint of the map made");
+        if let Some(before) = before {
+            let prefix = self.base().keys.checkpoint(&before.name);
+            self.delete_below(&prefix).await?;
+        }
+        let kept = self.cut_log(revision, log).await?;
+        self.sweep_parts(&known, &kept).await
+    }
+
+    /// Whether the checkpoint counts from now on.
+    async fn make_current(
+        &self,
+        before: Option<&Checkpoint>,
+        new: &Checkpoint,
+    ) -> Result<bool, StoreError> {
+        let key = self.base().keys.current_checkpoint();
+        let compare = match before {
             Some(before) => Compare::is_value(&key, to_json(before)),
             None => Compare::is_absent(&key),
         };
         let txn = TxnRequest {
             compare: vec![compare],
-            success: vec![Op::Put(put(&key, to_json(&new))).into()],
+            success: vec![Op::Put(put(&key, to_json(new))).into()],
             failure: vec![Op::Range(one(&key)).into()],
         };
-        let answer = base.client.call(&txn).await?;
-        let counts = answer.succeeded
-            || answer.ranges().next().is_some_and(|range| {
-                range
-                    .kvs
-                    .first()
-                    .is_some_and(|kv| kv.value == to_json(&new))
-            });
-        if !counts {
-            // Another controller's counts.
-            return self.delete_below(&base.keys.checkpoint(&name)).await;
-        }
-        debug!(revision = map.revision, parts, "checkpoint of the map made");
-        if let Some(before) = before {
-            self.delete_below(&base.keys.checkpoint(&before.name))
-                .await?;
-        }
-        // The oldest commit that stays: LOG_KEEP changes are for agents that were away.
-        let oldest_kept = map.revision.saturating_sub(LOG_KEEP) + 1;
+        let answer = self.base().client.call(&txn).await?;
+        // A first try whose answer was lost shows as its value.
+        let is_there = |range: RangeResponse| range.kvs.iter().any(|kv| kv.value == to_json(new));
+        Ok(answer.succeeded || answer.ranges().any(is_there))
+    }
+
+    /// Deletes the oldest commits; `LOG_KEEP` changes stay for agents that were away. Returns what stays.
+    async fn cut_log(
+        &self,
+        revision: Revision,
+        log: Vec<Logged>,
+    ) -> Result<Vec<Logged>, StoreError> {
+        let oldest_kept = revision.saturating_sub(LOG_KEEP) + 1;
         let (gone, kept): (Vec<_>, Vec<_>) = log
             .into_iter()
             .partition(|logged| logged.entry.last < oldest_kept);
         if let Some(last) = gone.last() {
+            let keys = &self.base().keys;
             let cut = DeleteRangeRequest {
-                key: base.keys.log().into_bytes(),
-                range_end: base.keys.entry(last.first + 1).into_bytes(),
+                key: keys.log().into_bytes(),
+                range_end: keys.entry(last.first + 1).into_bytes(),
             };
-            base.client.call(&cut).await?;
+            self.base().client.call(&cut).await?;
         }
-        // Parts that belong to no commit: of those just cut, or of one that never came to be. What is newer than the head
-        // may belong to a commit that is on its way; one that began before the head was written can't succeed.
+        Ok(kept)
+    }
+
+    /// Deletes parts that belong to no commit: of those just cut, or of one that never came to be. What is newer than the
+    /// head may belong to a commit that is on its way; one that began before the head was written can't succeed.
+    async fn sweep_parts(&self, known: &Known, kept: &[Logged]) -> Result<(), StoreError> {
+        let base = self.base();
         let in_use: BTreeSet<String> = kept
             .iter()
             .map(|logged| base.keys.parts_of(&logged.entry.commit))

@@ -217,7 +217,6 @@ impl Shared {
 
 /// Keeps a lease and the wanted keys, for ever.
 async fn keep(shared: Arc<Shared>, mut wanted: watch::Receiver<Wanted>) {
-    let ttl = Duration::from_secs(u64::from(LEASE_SECS));
     loop {
         let request = LeaseGrantRequest {
             ttl: i64::from(LEASE_SECS),
@@ -231,44 +230,8 @@ async fn keep(shared: Arc<Shared>, mut wanted: watch::Receiver<Wanted>) {
             }
         };
         shared.written().clear();
-        let mut heard = Instant::now();
-        let mut due = heard + KEEP_ALIVE;
-        loop {
-            let goal = wanted.borrow_and_update().clone();
-            let synced = timeout(ttl, shared.sync(&goal, lease)).await;
-            let pause = match synced {
-                Ok(Ok(())) => {
-                    if shared.lease.borrow().is_none() {
-                        shared.lease.send_replace(Some(lease));
-                    }
-                    due
-                }
-                Ok(Err(error)) => {
-                    debug!(%error, "presence can't be written");
-                    (Instant::now() + AGAIN).min(due)
-                }
-                Err(_) => Instant::now(),
-            };
-            tokio::select! {
-                changed = wanted.changed() => if changed.is_err() { return },
-                () = shared.lost.notified() => {}
-                () = sleep_until(pause.into()) => {}
-            }
-            if Instant::now() >= due {
-                due = Instant::now() + AGAIN;
-                match timeout(KEEP_ALIVE, renew(&shared, lease)).await {
-                    Ok(Ok(true)) => {
-                        heard = Instant::now();
-                        due = heard + KEEP_ALIVE;
-                    }
-                    Ok(Ok(false)) => break,
-                    Ok(Err(error)) => debug!(%error, "a sign of life can't be given"),
-                    Err(_) => debug!("a sign of life takes too long"),
-                }
-            }
-            if heard.elapsed() >= ttl {
-                break;
-            }
+        if !keep_one(&shared, lease, &mut wanted).await {
+            return;
         }
         warn!(
             store = shared.base.client.name(),
@@ -276,6 +239,52 @@ async fn keep(shared: Arc<Shared>, mut wanted: watch::Receiver<Wanted>) {
         );
         shared.lease.send_replace(None);
     }
+}
+
+/// The same with one lease, until it is lost; `false` when nothing is wanted any more.
+async fn keep_one(shared: &Shared, lease: i64, wanted: &mut watch::Receiver<Wanted>) -> bool {
+    let ttl = Duration::from_secs(u64::from(LEASE_SECS));
+    let mut heard = Instant::now();
+    let mut due = heard + KEEP_ALIVE;
+    while heard.elapsed() < ttl {
+        let goal = wanted.borrow_and_update().clone();
+        let next = match timeout(ttl, shared.sync(&goal, lease)).await {
+            Ok(Ok(())) => {
+                shared.lease.send_if_modified(|known| {
+                    let is_news = known.is_none();
+                    *known = Some(lease);
+                    is_news
+                });
+                due
+            }
+            Ok(Err(error)) => {
+                debug!(%error, "presence can't be written");
+                (Instant::now() + AGAIN).min(due)
+            }
+            Err(_) => Instant::now(),
+        };
+        tokio::select! {
+            changed = wanted.changed() => if changed.is_err() { return false },
+            () = shared.lost.notified() => {}
+            () = sleep_until(next.into()) => {}
+        }
+        if Instant::now() < due {
+            continue;
+        }
+        due = Instant::now() + AGAIN;
+        // Long enough to try more than one member.
+        let left = ttl.saturating_sub(heard.elapsed());
+        match timeout(left, renew(shared, lease)).await {
+            Ok(Ok(true)) => {
+                heard = Instant::now();
+                due = heard + KEEP_ALIVE;
+            }
+            Ok(Ok(false)) => return true,
+            Ok(Err(error)) => debug!(%error, "a sign of life can't be given"),
+            Err(_) => debug!("a sign of life takes too long"),
+        }
+    }
+    true
 }
 
 /// Whether the lease is still there.

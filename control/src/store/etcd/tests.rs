@@ -143,7 +143,11 @@ async fn parts_of_what_nobody_needs_any_more_are_deleted() {
             .count()
     };
     // Of a commit that never came to be: its controller died.
-    store.write_parts("/t/parts/dead/", &[0; 10]).await.unwrap();
+    store
+        .base()
+        .write_parts("/t/parts/dead/", &[0; 10])
+        .await
+        .unwrap();
     store.commit(0, commit(vec![long_change(1)])).await.unwrap();
     assert!(parts() > 2);
     checkpoint(&store).await;
@@ -336,9 +340,8 @@ async fn a_damaged_value_is_named() {
     );
 }
 
-#[tokio::test]
-async fn nobody_gets_in_without_the_password() {
-    let server = Server::start();
+/// Switches authentication on; returns how the user weft gets in.
+fn guard(server: &Server) -> impl Fn(&str, &str) -> EtcdConfig {
     for args in [
         &["user", "add", "root:top"][..],
         &["user", "grant-role", "root", "root"],
@@ -357,11 +360,17 @@ async fn nobody_gets_in_without_the_password() {
     ] {
         server.ctl(args);
     }
-    let as_user = |password: &str, prefix: &str| EtcdConfig {
+    |password: &str, prefix: &str| EtcdConfig {
         user: Some("weft".to_owned()),
         password: Some(password.to_owned()),
         ..server.config(prefix)
-    };
+    }
+}
+
+#[tokio::test]
+async fn nobody_gets_in_without_the_password() {
+    let server = Server::start();
+    let as_user = guard(&server);
     let error = EtcdStore::open_or_make(&server.config("t"))
         .await
         .unwrap_err()

@@ -6,7 +6,7 @@ use super::layout::{
     Entry, Head, PART_BYTES, all_of, from_cbor, one, random_name, to_cbor, to_json,
 };
 use super::proto::{Compare, DeleteRangeRequest, Op, TxnRequest};
-use super::{EtcdStore, Known, put};
+use super::{Base, EtcdStore, Known, put};
 use crate::model::{Change, Revision};
 use crate::store::{Commit, StoreError, TokenRecord, TokenWrite, unix_now};
 
@@ -38,45 +38,24 @@ impl EtcdStore {
                 None => Ok(expected),
             };
         }
-        let first = expected + 1;
         let entry = self.prepare(name, expected, changes).await?;
-        let head = Head {
-            revision: entry.last,
-            incarnation: known.head.incarnation.clone(),
-            commit: name.to_owned(),
+        let written = Known {
+            head: Head {
+                revision: entry.last,
+                incarnation: known.head.incarnation.clone(),
+                commit: name.to_owned(),
+            },
+            mod_revision: 0,
+            first: expected + 1,
         };
-        let keys = &self.base().keys;
-        let mut compare = vec![Compare::is_unchanged_since(
-            &keys.head(),
-            known.mod_revision,
-        )];
-        let mut puts = vec![
-            put(&keys.entry(first), to_cbor(&entry)),
-            put(&keys.head(), to_json(&head)),
-        ];
         let token_id = token.as_ref().map(|write| write.after.id.clone());
-        if let Some(write) = token {
-            compare.push(self.compare_token(&write).await?);
-            puts.push(put(&keys.token(&write.after.id), to_cbor(&write.after)));
-        }
-        let txn = TxnRequest {
-            compare,
-            success: puts.into_iter().map(|put| Op::Put(put).into()).collect(),
-            failure: [one(&keys.head()), one(&keys.entry(first))]
-                .map(|range| Op::Range(range).into())
-                .to_vec(),
-        };
+        let txn = self.transaction(&known, (&written, &entry), token).await?;
         let answer = self.base().client.call(&txn).await?;
-        let at = answer.header.as_ref().map_or(0, |header| header.revision);
-        let written = |mod_revision| Known {
-            head: head.clone(),
-            mod_revision,
-            first,
-        };
         if answer.succeeded {
-            *self.known() = Some(written(at));
-            self.checkpoint_if_due(first, head.revision);
-            return Ok(head.revision);
+            let at = answer.header.as_ref().map_or(0, |header| header.revision);
+            let revision = self.note(written, at);
+            self.checkpoint_if_due(expected + 1, revision);
+            return Ok(revision);
         }
         let mut ranges = answer.ranges();
         let (found, found_at) = self.base().head_in(ranges.next())?;
@@ -85,8 +64,7 @@ impl EtcdStore {
             let there: Entry = from_cbor(&kv).map_err(|cause| self.base().corrupt(cause))?;
             if there.commit == name {
                 // A first try whose answer was lost. If others have come after it, the next commit finds that out.
-                *self.known() = Some(written(kv.mod_revision));
-                return Ok(head.revision);
+                return Ok(self.note(written, kv.mod_revision));
             }
         }
         match token_id {
@@ -96,6 +74,43 @@ impl EtcdStore {
                 found: found.revision,
             }),
         }
+    }
+
+    /// What is known from now on.
+    fn note(&self, written: Known, mod_revision: i64) -> Revision {
+        let revision = written.head.revision;
+        *self.known() = Some(Known {
+            mod_revision,
+            ..written
+        });
+        revision
+    }
+
+    /// The commit, if head and token are as they were; else a look at what is in its place.
+    async fn transaction(
+        &self,
+        known: &Known,
+        (written, entry): (&Known, &Entry),
+        token: Option<TokenWrite>,
+    ) -> Result<TxnRequest, StoreError> {
+        let keys = &self.base().keys;
+        let (head, place) = (keys.head(), keys.entry(written.first));
+        let mut compare = vec![Compare::is_unchanged_since(&head, known.mod_revision)];
+        let mut puts = vec![
+            put(&place, to_cbor(entry)),
+            put(&head, to_json(&written.head)),
+        ];
+        if let Some(write) = token {
+            compare.push(self.compare_token(&write).await?);
+            puts.push(put(&keys.token(&write.after.id), to_cbor(&write.after)));
+        }
+        Ok(TxnRequest {
+            compare,
+            success: puts.into_iter().map(|put| Op::Put(put).into()).collect(),
+            failure: [one(&head), one(&place)]
+                .map(|range| Op::Range(range).into())
+                .to_vec(),
+        })
     }
 
     /// The head as we know it; read if nothing was read yet.
@@ -128,24 +143,10 @@ impl EtcdStore {
         }
         entry.changes = Vec::new();
         entry.parts = self
+            .base()
             .write_parts(&self.base().keys.parts_of(name), &bytes)
             .await?;
         Ok(entry)
-    }
-
-    /// Cuts a value into parts and tells how many.
-    pub(super) async fn write_parts(
-        &self,
-        prefix: &str,
-        bytes: &[u8],
-    ) -> Result<usize, StoreError> {
-        let mut count = 0;
-        for part in bytes.chunks(PART_BYTES) {
-            let key = format!("{prefix}{count:08x}");
-            self.base().client.call(&put(&key, part.to_vec())).await?;
-            count += 1;
-        }
-        Ok(count)
     }
 
     /// The token is still as the writer found it.
@@ -246,5 +247,22 @@ impl EtcdStore {
             expected: known.head.revision,
             found: found.revision,
         })
+    }
+}
+
+impl Base {
+    /// Cuts a value into parts and tells how many.
+    pub(super) async fn write_parts(
+        &self,
+        prefix: &str,
+        bytes: &[u8],
+    ) -> Result<usize, StoreError> {
+        let mut count = 0;
+        for part in bytes.chunks(PART_BYTES) {
+            let key = format!("{prefix}{count:08x}");
+            self.client.call(&put(&key, part.to_vec())).await?;
+            count += 1;
+        }
+        Ok(count)
     }
 }

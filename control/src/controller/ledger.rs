@@ -134,7 +134,7 @@ impl Ledger {
             };
             match self.commit(writing, changes, token.clone()).await? {
                 (_, Ok(revision)) => return Ok((revision, told)),
-                (again, Err(StoreError::Conflict { .. })) if self.is_shared() && tries > 0 => {
+                (again, Err(StoreError::Conflict { .. })) if tries > 0 => {
                     writing = again;
                     tries -= 1;
                     self.book.refresh().await.map_err(|error| refuse(&error))?;

@@ -9,16 +9,22 @@
 //!
 //! redb writes copy-on-write pages with checksums and syncs before a commit returns. The file is locked while it is
 //! open, so that there is one writer. Its calls block, hence each runs on tokio's blocking threads.
+//!
+//! redb takes nothing more after a write that failed (a disk that is full): the file is closed then, and opened again by
+//! the next call.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use ::redb::{ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tracing::info;
 
 use super::{
-    Commit, LOG_KEEP, Promise, Snapshot, Store, StoreError, TokenRecord, TokenWrite, unix_now,
+    Commit, LOG_KEEP, Promise, Since, Snapshot, Store, StoreError, TokenRecord, TokenWrite,
+    unix_now,
 };
 use crate::identity::ca::Authority;
 use crate::identity::make_dir;
@@ -43,7 +49,68 @@ use open::OpenFile;
 /// The embedded store; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct RedbStore {
-    file: Arc<OpenFile>,
+    place: Arc<Place>,
+}
+
+/// Where the file is, and the file while it is open.
+#[derive(Debug)]
+struct Place {
+    dir: PathBuf,
+    file: Mutex<Option<Arc<OpenFile>>>,
+}
+
+/// How long a file that failed may take to be closed by who still uses it.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
+
+impl Place {
+    fn new(dir: &Path, file: OpenFile) -> Arc<Self> {
+        Arc::new(Self {
+            dir: dir.to_owned(),
+            file: Mutex::new(Some(Arc::new(file))),
+        })
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Option<Arc<OpenFile>>> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The file, opened again if it had failed.
+    fn open(&self) -> Result<Arc<OpenFile>, StoreError> {
+        let mut slot = self.slot();
+        if let Some(file) = &*slot {
+            return Ok(Arc::clone(file));
+        }
+        let patience = Instant::now() + CLOSE_PATIENCE;
+        let file = loop {
+            match OpenFile::open(&self.dir, false) {
+                Err(StoreError::Locked { .. }) if Instant::now() < patience => {
+                    std::thread::sleep(CLOSE_PATIENCE / 100);
+                }
+                opened => break opened?,
+            }
+        };
+        file.guarded(OpenFile::check_layout)?;
+        info!(path = %file.path.display(), "the store is open again");
+        let file = Arc::new(file);
+        *slot = Some(Arc::clone(&file));
+        Ok(file)
+    }
+
+    /// Works on the file; after a failure of the disk the next one opens it anew.
+    fn with<T>(
+        &self,
+        work: impl FnOnce(&OpenFile) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let file = self.open()?;
+        let worked = file.guarded(work);
+        if matches!(worked, Err(StoreError::Io { .. })) {
+            let mut slot = self.slot();
+            if slot.as_ref().is_some_and(|known| Arc::ptr_eq(known, &file)) {
+                *slot = None;
+            }
+        }
+        worked
+    }
 }
 
 impl RedbStore {
@@ -57,16 +124,15 @@ impl RedbStore {
             path: dir.to_owned(),
             cause: format!("{error}; give --data a directory that can be written"),
         })?;
-        let store = Self {
-            file: Arc::new(OpenFile::open(dir, true)?),
-        };
-        store.file.guarded(|file| {
+        let file = OpenFile::open(dir, true)?;
+        file.guarded(|file| {
             if file.meta("layout")?.is_none() {
                 file.found()?;
             }
             file.check_layout()
         })?;
-        Ok(store)
+        let place = Place::new(dir, file);
+        Ok(Self { place })
     }
 
     /// Opens the store in `dir`. Blocks.
@@ -79,21 +145,20 @@ impl RedbStore {
                 dir: dir.to_owned(),
             });
         }
-        let store = Self {
-            file: Arc::new(OpenFile::open(dir, false)?),
-        };
-        store.file.guarded(OpenFile::check_layout)?;
-        Ok(store)
+        let file = OpenFile::open(dir, false)?;
+        file.guarded(OpenFile::check_layout)?;
+        let place = Place::new(dir, file);
+        Ok(Self { place })
     }
 
     fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&OpenFile) -> Result<T, StoreError> + Send + 'static,
     ) -> Promise<'_, T> {
-        let file = Arc::clone(&self.file);
+        let place = Arc::clone(&self.place);
         Box::pin(async move {
-            let path = file.path.clone();
-            let worked = tokio::task::spawn_blocking(move || file.guarded(work)).await;
+            let path = place.dir.join(FILE_NAME);
+            let worked = tokio::task::spawn_blocking(move || place.with(work)).await;
             worked.unwrap_or_else(|error| Err(StoreError::corrupt(&path, error)))
         })
     }
@@ -102,6 +167,16 @@ impl RedbStore {
 impl Store for RedbStore {
     fn snapshot(&self) -> Promise<'_, Snapshot> {
         self.blocking(OpenFile::snapshot)
+    }
+
+    /// Nobody else writes, but whether a write that failed was done after all shows when the file is opened again.
+    fn since(&self, have: Revision) -> Promise<'_, Since> {
+        self.blocking(move |file| {
+            if file.revision()? == have {
+                return Ok(Since::Changes(Vec::new()));
+            }
+            file.snapshot().map(Since::Everything)
+        })
     }
 
     fn authority(&self) -> Promise<'_, Authority> {

@@ -226,24 +226,24 @@ impl Ledger {
 
     /// Whether an agent has revisions of this life of the store; if it has newer ones than there are, the store was set
     /// back, and a new life begins, so that no other agent takes lost changes for these.
-    pub(super) async fn recognise(&self, have: Revision, incarnation: &str) -> bool {
+    ///
+    /// # Errors
+    /// The store can't be asked: the agent may know more than this controller, and must not be given an older map.
+    pub(super) async fn recognise(&self, have: Revision, incarnation: &str) -> Decision<bool> {
         if self.shown().incarnation != incarnation {
-            return false;
+            return Ok(false);
         }
         if have <= self.revision() {
-            return true;
+            return Ok(true);
         }
         // It may have come from a controller that knows more than this one.
         let _writing = self.begin().await;
-        if let Err(error) = self.book.refresh().await {
-            error!(%error, "an agent knows later changes, and the store can't be asked");
-            return false;
-        }
+        self.book.refresh().await.map_err(|error| refuse(&error))?;
         if self.shown().incarnation != incarnation {
-            return false;
+            return Ok(false);
         }
         if have <= self.revision() {
-            return true;
+            return Ok(true);
         }
         match self.book.store.reincarnate().await {
             Ok(new) => {
@@ -256,7 +256,7 @@ impl Ledger {
             }
             Err(error) => error!(%error, "the store was set back, and that can't be noted in it"),
         }
-        false
+        Ok(false)
     }
 
     pub(super) async fn token(&self, id: String) -> Decision<Option<TokenRecord>> {

@@ -163,8 +163,17 @@ pub(super) async fn serve(core: Arc<Core>, connection: Connection, subject: Subj
         return;
     }
     info!(node = %subject.name, remote = %connection.remote_address(), version = %hello.version, "agent connected");
-    let known = core.ledger.recognise(hello.have, &hello.incarnation).await;
-    let have = known.then_some(hello.have);
+    let have = match core.ledger.recognise(hello.have, &hello.incarnation).await {
+        Ok(known) => known.then_some(hello.have),
+        Err(refusal) => {
+            core.sessions.leave(&subject.node, &connection);
+            connection.close(
+                VarInt::from_u32(close::STOPPING),
+                refusal.message.as_bytes(),
+            );
+            return;
+        }
+    };
     let incarnation = core.ledger.incarnation();
     let why = tokio::select! {
         ended = push(&core, pushes, (have, &incarnation)) => {

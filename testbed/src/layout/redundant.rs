@@ -35,38 +35,47 @@ pub struct Redundant {
 }
 
 impl Redundant {
-    /// All run and are in sync. Each agent was told only of the controller on its own host.
+    /// etcd runs, controllers and agents don't.
     #[track_caller]
-    pub fn up(lab: Lab, count: u8) -> Self {
+    pub fn wired(lab: Lab, count: u8) -> Self {
         let hosts: Vec<Host> = (1..=count)
             .map(|number| host(&lab, number, underlay(number)))
             .collect();
         let segment = Segment::wire(&lab, &hosts);
         let etcd = Etcd::start(hosts.iter().map(|host| (host.ns.clone(), host.underlay)));
-        let controllers: Vec<Controller> = hosts
-            .iter()
-            .zip(1..)
-            .map(|(host, number)| {
-                let name = format!("controller{number}");
-                Controller::named(&lab, host.ns.clone(), host.underlay, &name)
-                    .with_args(&["--store", &etcd.url()])
-            })
-            .collect();
-        for controller in &controllers {
-            controller.start();
-        }
-        for (host, controller) in hosts.iter().zip(&controllers) {
-            host.join(controller);
-        }
-        let redundant = Self {
+        let controllers = hosts.iter().zip(1..).map(|(host, number)| {
+            let name = format!("controller{number}");
+            Controller::named(&lab, host.ns.clone(), host.underlay, &name)
+                .with_args(&["--store", &etcd.url()])
+        });
+        let controllers = controllers.collect();
+        Self {
             lab,
             hosts,
             controllers,
             etcd,
             segment,
-        };
-        redundant.wait_in_agreement();
-        redundant
+        }
+    }
+
+    /// All run and are in sync. Each agent was told only of the controller on its own host.
+    #[track_caller]
+    pub fn up(lab: Lab, count: u8) -> Self {
+        let net = Self::wired(lab, count);
+        for controller in &net.controllers {
+            controller.start();
+        }
+        for (host, controller) in net.hosts.iter().zip(&net.controllers) {
+            host.join(controller);
+        }
+        net.wait_in_agreement();
+        net
+    }
+
+    /// A controller on the first host, with a store of its own, in the place of the first one.
+    pub fn embedded_controller(&self) -> Controller {
+        let host = &self.hosts[0];
+        Controller::named(&self.lab, host.ns.clone(), host.underlay, "embedded")
     }
 
     /// Waits until all agents follow, and all hosts see every node connected.

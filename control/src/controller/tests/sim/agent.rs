@@ -101,7 +101,8 @@ impl SimAgent {
             inner.session += 1;
             (inner.map.revision, inner.incarnation.clone())
         };
-        let Ok(known) = timeout(PATIENCE, core.ledger.recognise(have, &incarnation)).await else {
+        let Ok(Ok(known)) = timeout(PATIENCE, core.ledger.recognise(have, &incarnation)).await
+        else {
             return;
         };
         self.inner().incarnation = core.ledger.incarnation();

@@ -67,6 +67,8 @@ pub(crate) fn run(command: Command, settings: Settings) -> Result<(), Vec<Failur
         Command::Agent(Agent::Stop(flags)) => Ok(agent::stop(&session()?, flags)?),
         Command::FdHolder => Ok(agent::hold(settings.socket_flag.as_deref())?),
         Command::Controller(Controller::Run(flags)) => Ok(controller::run(&settings, flags)?),
+        Command::Controller(Controller::Export(flags)) => Ok(controller::export(&settings, flags)?),
+        Command::Controller(Controller::Import(flags)) => Ok(controller::import(&settings, flags)?),
         Command::Controller(Controller::Token(flags)) => controller::token(&settings, flags),
         Command::Completion { shell } => Ok(docs::completion(shell)?),
         Command::Man { dir } => Ok(docs::man(dir.as_deref())?),

@@ -12,6 +12,7 @@
 //! | `requests` | from a request to a decision to a reply |
 //! | `join` | how nodes become members |
 //! | `tokens` | join tokens: made, listed, revoked |
+//! | `transfer` | a cluster leaves its store as one document, or comes from one |
 //! | `admin` | the unix socket by which `weft controller token` reaches a running controller |
 //!
 //! A change is durable before anybody hears of it: the store commits, then the map in memory changes, then the sessions
@@ -29,6 +30,7 @@ mod requests;
 mod serve;
 mod session;
 mod tokens;
+mod transfer;
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -46,6 +48,7 @@ use crate::channel::{Refusal, close};
 use crate::identity::ca::Authority;
 use crate::identity::{IdentityError, JoinToken};
 use crate::model::{ClusterId, ClusterMap};
+use crate::store::dump::DumpError;
 use crate::store::etcd::{EtcdConfig, EtcdStore};
 use crate::store::redb::RedbStore;
 use crate::store::{Store, StoreError, unix_now};
@@ -56,6 +59,7 @@ use fellows::Fellows;
 use ledger::Ledger;
 use session::Sessions;
 pub use tokens::TokenSpec;
+pub use transfer::{export, import};
 
 /// How long a stopping controller waits for its agents to hear of it.
 const STOP_PATIENCE: Duration = Duration::from_millis(500);
@@ -142,6 +146,9 @@ pub enum ControllerError {
     /// A controller that runs refused what it was asked.
     #[error("{0}")]
     Refused(Refusal),
+    /// An exported cluster.
+    #[error(transparent)]
+    Dump(#[from] DumpError),
     /// The operating system.
     #[error("cannot {what}: {source}")]
     System {

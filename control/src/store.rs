@@ -21,6 +21,7 @@ use crate::identity::IdentityError;
 use crate::identity::ca::Authority;
 use crate::model::{Change, ClusterMap, NodeId, Revision};
 
+pub mod dump;
 pub mod etcd;
 pub mod redb;
 
@@ -86,6 +87,14 @@ pub enum StoreError {
         store: String,
         /// The cause, and what to do if there is something.
         cause: String,
+    },
+    /// There is a cluster already where one was to be made.
+    #[error(
+        "there is a cluster in {store} already; give an empty data directory, or another prefix in etcd"
+    )]
+    Occupied {
+        /// The store's name.
+        store: String,
     },
     /// Somebody else changed the map.
     #[error("the store is at revision {found}, not {expected}: another controller changed it")]

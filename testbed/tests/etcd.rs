@@ -12,9 +12,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use weft_testbed::lab::Host;
+use weft_testbed::lab::node::{refusal, weft};
 use weft_testbed::lab::process::Finished;
 use weft_testbed::lab::traffic::{Prober, answers, ping};
 use weft_testbed::lab::verdict::wait_until;
+use weft_testbed::lab::weft_bin;
 use weft_testbed::{Lab, Redundant};
 
 /// A dead controller is silent; this long after, its agents are with another one.
@@ -320,4 +322,116 @@ fn a_controller_that_is_cut_off_from_the_store_lets_its_agents_go() {
     let c5 = net.lab.container(host3, "red", "c5", &[]);
     let c6 = net.lab.container(host1, "red", "c6", &[]);
     ping(&c5.ns, c6.ip());
+}
+
+/// A backup brings a cluster back, in the same kind of store or the other.
+#[test]
+fn a_cluster_moves_from_a_file_into_etcd_and_back() {
+    let net = Redundant::wired(Lab::new(), 3);
+    let [host1, host2, host3] = net.hosts.as_slice() else {
+        unreachable!("three hosts were made")
+    };
+    let embedded = net.embedded_controller();
+    embedded.start();
+    for host in &net.hosts {
+        host.join(&embedded);
+    }
+    host1.weft(&["network", "create", "blue", "--subnet", "10.32.0.0/16"]);
+    let c1 = net.lab.container(host1, "blue", "c1", &[]);
+    let token = embedded.token(&[]);
+    let file = net.lab.dir().join("cluster.json");
+    let file = file.to_str().unwrap();
+    let told = weft(&[
+        "controller",
+        "export",
+        "--data",
+        embedded.data(),
+        file,
+        "--json",
+    ])
+    .expect_done();
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(told["cluster"], host1.status().cluster);
+    let mode =
+        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(file).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    // A second file of that name would be somebody else's; what comes after the backup is missing in it.
+    refusal(&weft(&[
+        "controller",
+        "export",
+        "--data",
+        embedded.data(),
+        file,
+        "--json",
+    ]));
+    let c2 = net.lab.container(host2, "blue", "c2", &[]);
+    ping(&c1.ns, c2.ip());
+    embedded.stop();
+
+    let store = net.etcd.url();
+    let program = weft_bin().to_str().unwrap();
+    host1
+        .ns
+        .run(program, &["controller", "import", "--store", &store, file])
+        .expect_done();
+    let again = host1.ns.run(
+        program,
+        &["controller", "import", "--store", &store, file, "--json"],
+    );
+    assert!(refusal(&again).message.contains("already"), "{again}");
+    for controller in &net.controllers {
+        controller.start();
+    }
+    net.wait_in_agreement();
+    // The agents told what the backup didn't know.
+    wait_until(RECOVERED_WITHIN, "all know both containers", || {
+        net.hosts
+            .iter()
+            .all(|host| host.network("blue").members.len() == 2)
+    });
+    ping(&c2.ns, c1.ip());
+    let c3 = net.lab.container(host3, "blue", "c3", &[]);
+    ping(&c3.ns, c1.ip());
+    let ips: BTreeSet<_> = [&c1, &c2, &c3].map(|container| container.ip()).into();
+    assert_eq!(ips.len(), 3);
+
+    // And back, from a controller that runs, through a pipe.
+    let dump = weft(&[
+        "controller",
+        "export",
+        "--data",
+        net.controllers[0].data(),
+        "-",
+    ])
+    .expect_done();
+    assert!(dump.contains(&host1.status().cluster));
+    let second = net.lab.dir().join("second.json");
+    std::fs::write(&second, &dump).unwrap();
+    for controller in &net.controllers {
+        controller.stop();
+    }
+    std::fs::rename(embedded.data(), net.lab.dir().join("old")).unwrap();
+    let args = [
+        "controller",
+        "import",
+        "--data",
+        embedded.data(),
+        second.to_str().unwrap(),
+    ];
+    weft(&args).expect_done();
+    embedded.start();
+    net.wait_in_agreement();
+    assert_eq!(host2.network("blue").members.len(), 3);
+    // Tokens came along.
+    assert!(
+        weft(&["controller", "token", "ls", "--data", embedded.data()])
+            .expect_done()
+            .contains(token_id(&token))
+    );
+    ping(&c2.ns, c3.ip());
+}
+
+/// The part of a token that isn't secret.
+fn token_id(token: &str) -> &str {
+    token.split('.').nth(2).unwrap()
 }

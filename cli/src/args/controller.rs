@@ -16,6 +16,12 @@ pub(crate) enum Controller {
     Run(Run),
     /// Print a token with which one agent, or --uses N, can join the cluster; list and revoke tokens
     Token(Token),
+    /// Write the whole cluster into a file, with the keys of its authority: a backup, or the way to another store
+    Export(Export),
+    /// Make a cluster from an exported file, where there is none
+    #[command(after_help = "\
+Stop all controllers of the cluster first: agents call the new one and tell it what the file doesn't know.")]
+    Import(Import),
 }
 
 /// Flags of `weft controller run`; the config file has the same keys.
@@ -59,6 +65,34 @@ pub(crate) struct Store {
     /// File with their password [env: WEFT_STORE_PASSWORD is the password itself]
     #[arg(long, value_name = "FILE")]
     pub(crate) store_password_file: Option<PathBuf>,
+}
+
+/// Flags of `weft controller export`; the config file has the same keys.
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    /// The file, made readable for its owner only; `-` prints
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Whose cluster.
+    #[command(flatten)]
+    pub(crate) of: Of,
+    /// Where it is.
+    #[command(flatten)]
+    pub(crate) store: Store,
+}
+
+/// Flags of `weft controller import`; the config file has the same keys.
+#[derive(Debug, Args)]
+pub(crate) struct Import {
+    /// The file; `-` reads standard input
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Where it is to be.
+    #[command(flatten)]
+    pub(crate) of: Of,
+    /// Where it is to be.
+    #[command(flatten)]
+    pub(crate) store: Store,
 }
 
 /// Flags of `weft controller token`, alone or with a verb; the config file has the same keys.

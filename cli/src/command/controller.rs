@@ -1,9 +1,14 @@
 //! `weft controller`: runs the keeper of a cluster's map, and mints tokens with which agents join.
 
+use std::fs::OpenOptions;
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use serde_json::json;
 use weft_control::controller::{self, ControllerConfig, ControllerError, TokenSpec};
+
+use weft_control::store::dump::Dump;
 
 use crate::args::controller as args;
 use crate::config::Settings;
@@ -21,6 +26,79 @@ pub(super) fn run(settings: &Settings, flags: args::Run) -> Result<(), Failure> 
         advertise: wish.advertise,
     };
     controller::run(config).map_err(|error| Failure::from_error("controller", &error))
+}
+
+/// # Errors
+/// There is no such cluster, it cannot be read, or the file cannot be written.
+pub(super) fn export(settings: &Settings, flags: args::Export) -> Result<(), Failure> {
+    let data = settings.controller_data(flags.of);
+    let store = settings.store(flags.store)?;
+    let dump = controller::export(&data, store.as_ref()).map_err(failed)?;
+    if is_standard(&flags.file) {
+        return render::bytes(&dump.to_json());
+    }
+    write_secret(&flags.file, &dump.to_json()).map_err(|error| {
+        let message = format!("cannot write {}: {error}", flags.file.display());
+        Failure::new("file", message)
+            .hint("name a file that isn't there yet, in a directory that can be written")
+    })?;
+    let told = describe(&dump, &flags.file);
+    render::show(settings.json, &told, |_| {
+        let (objects, revision) = (dump.objects.len(), dump.revision);
+        render::line(&format!(
+            "cluster {} at revision {revision} ({objects} objects) is in {}; it holds the cluster's keys",
+            dump.authority.cluster,
+            flags.file.display(),
+        ))
+    })
+}
+
+/// # Errors
+/// The file is no export, or there is a cluster already.
+pub(super) fn import(settings: &Settings, flags: args::Import) -> Result<(), Failure> {
+    let file = flags.file.display();
+    let text = if is_standard(&flags.file) {
+        let mut text = Vec::new();
+        std::io::stdin().read_to_end(&mut text).map(|_| text)
+    } else {
+        std::fs::read(&flags.file)
+    };
+    let text =
+        text.map_err(|error| Failure::new("file", format!("cannot read {file}: {error}")))?;
+    let dump = Dump::parse(&text)
+        .map_err(|error| Failure::new("file", format!("{file} can't be imported: {error}")))?;
+    let data = settings.controller_data(flags.of);
+    let store = settings.store(flags.store)?;
+    controller::import(&data, store.as_ref(), &dump).map_err(failed)?;
+    let told = describe(&dump, &flags.file);
+    render::show(settings.json, &told, |_| {
+        render::line(&format!(
+            "cluster {} is there again, as of revision {}: start its controllers",
+            dump.authority.cluster, dump.revision
+        ))
+    })
+}
+
+fn is_standard(file: &Path) -> bool {
+    file.as_os_str() == "-"
+}
+
+fn describe(dump: &Dump, file: &Path) -> serde_json::Value {
+    json!({
+        "cluster": dump.authority.cluster.to_string(), "revision": dump.revision,
+        "objects": dump.objects.len(), "tokens": dump.tokens.len(), "file": file,
+    })
+}
+
+/// A new file for its owner only.
+fn write_secret(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
 }
 
 /// # Errors

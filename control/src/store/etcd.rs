@@ -33,17 +33,16 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use data_encoding::BASE64;
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::{debug, warn};
 
 pub use config::EtcdConfig;
 
+use super::dump::{AuthorityRecord, Dump};
 use super::{Commit, Promise, Since, Snapshot, Store, StoreError, TokenRecord, TokenWrite};
 use crate::identity::ca::Authority;
-use crate::model::{ClusterId, Revision};
+use crate::model::Revision;
 use client::Client;
 use layout::{Head, Keys, from_json, one, to_json};
 use proto::{Compare, Op, PutRequest, TxnRequest, WatchCreateRequest, WatchRequest};
@@ -93,16 +92,6 @@ struct Known {
     first: Revision,
 }
 
-/// The cluster's authority as it is stored.
-#[derive(Serialize, Deserialize)]
-struct AuthorityRecord {
-    cluster: ClusterId,
-    /// DER in Base64.
-    ca_cert: String,
-    /// PEM.
-    ca_key: String,
-}
-
 impl EtcdStore {
     /// Opens the store; makes a cluster if there is none. Must be called inside a tokio runtime.
     ///
@@ -116,9 +105,56 @@ impl EtcdStore {
                 incarnation: layout::random_name(),
                 commit: String::new(),
             };
-            base.found(&Authority::mint()?, &head, Vec::new()).await?;
+            let authority = AuthorityRecord::of(&Authority::mint()?);
+            base.found(&authority, &head, Vec::new()).await?;
         }
         base.open().await
+    }
+
+    /// Makes a cluster from what was exported elsewhere; it begins a new life. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// [`StoreError::Occupied`] when there is one.
+    pub async fn import(config: &EtcdConfig, dump: &Dump) -> Result<(), StoreError> {
+        let base = Base::new(config)?;
+        let occupied = || StoreError::Occupied {
+            store: config.name(),
+        };
+        if !base.is_empty().await? {
+            return Err(occupied());
+        }
+        for token in &dump.tokens {
+            let token = put(&base.keys.token(&token.id), layout::to_cbor(token));
+            base.client.call(&token).await?;
+        }
+        let name = layout::random_name();
+        let prefix = base.keys.checkpoint(&name);
+        let parts = base
+            .write_parts(&prefix, &layout::to_cbor(&dump.map()))
+            .await?;
+        let checkpoint = layout::Checkpoint {
+            revision: dump.revision,
+            name,
+            parts,
+        };
+        let head = Head {
+            revision: dump.revision,
+            incarnation: layout::random_name(),
+            commit: String::new(),
+        };
+        let current = put(&base.keys.current_checkpoint(), to_json(&checkpoint));
+        // Nothing of it counts before this.
+        if base.found(&dump.authority, &head, vec![current]).await? {
+            return Ok(());
+        }
+        // A first try whose answer was lost may have done it.
+        let there = base.client.call(&one(&base.keys.head())).await?;
+        let (found, _) = base.head_in(Some(there))?;
+        if found == head {
+            Ok(())
+        } else {
+            Err(occupied())
+        }
     }
 
     /// Opens the store.
@@ -179,18 +215,13 @@ impl Base {
     /// Writes a new cluster with further puts. Nothing is done when there is one: another controller was faster.
     async fn found(
         &self,
-        authority: &Authority,
+        authority: &AuthorityRecord,
         head: &Head,
         further: Vec<PutRequest>,
     ) -> Result<bool, StoreError> {
-        let record = AuthorityRecord {
-            cluster: authority.cluster().clone(),
-            ca_cert: BASE64.encode(authority.cert()),
-            ca_key: authority.key_pem(),
-        };
         let mut puts = vec![
             put(&self.keys.layout(), to_json(&layout::LAYOUT)),
-            put(&self.keys.authority(), to_json(&record)),
+            put(&self.keys.authority(), to_json(authority)),
             put(&self.keys.head(), to_json(head)),
         ];
         puts.extend(further);
@@ -223,10 +254,7 @@ impl Base {
         let kv = found.kvs.first();
         let kv = kv.ok_or_else(|| self.corrupt("it has no authority"))?;
         let record: AuthorityRecord = from_json(kv).map_err(|cause| self.corrupt(cause))?;
-        let cert = BASE64.decode(record.ca_cert.as_bytes());
-        let cert = cert.map_err(|error| self.corrupt(error))?;
-        Authority::restore(record.cluster, &cert, &record.ca_key)
-            .map_err(|cause| self.corrupt(cause))
+        record.restore().map_err(|cause| self.corrupt(cause))
     }
 
     /// The store's name where errors want a path.

@@ -22,6 +22,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tracing::info;
 
+use super::dump::{AuthorityRecord, Dump};
 use super::{
     Commit, LOG_KEEP, Promise, Since, Snapshot, Store, StoreError, TokenRecord, TokenWrite,
     unix_now,
@@ -135,6 +136,27 @@ impl RedbStore {
         Ok(Self { place })
     }
 
+    /// Makes a store in `dir` with what was exported elsewhere; it begins a new life. Blocks.
+    ///
+    /// # Errors
+    /// [`StoreError::Occupied`] when there is one; there is none when another error comes.
+    pub fn import(dir: &Path, dump: &Dump) -> Result<(), StoreError> {
+        make_dir(dir)?;
+        let path = dir.join(FILE_NAME);
+        if path.exists() {
+            let store = path.display().to_string();
+            return Err(StoreError::Occupied { store });
+        }
+        let file = OpenFile::open(dir, true)?;
+        let written = file.guarded(|file| file.fill(dump));
+        drop(file);
+        if written.is_err() {
+            // An empty one would become a new cluster.
+            let _ = std::fs::remove_file(&path);
+        }
+        written
+    }
+
     /// Opens the store in `dir`. Blocks.
     ///
     /// # Errors
@@ -207,30 +229,63 @@ impl Store for RedbStore {
 impl OpenFile {
     /// Writes a new cluster into an empty file.
     fn found(&self) -> Result<(), StoreError> {
-        let authority = Authority::mint()?;
+        let authority = AuthorityRecord::of(&Authority::mint()?);
+        self.write(|transaction| self.write_cluster(transaction, &authority, 0))
+    }
+
+    /// Writes an exported cluster into an empty file.
+    fn fill(&self, dump: &Dump) -> Result<(), StoreError> {
         self.write(|transaction| {
+            self.write_cluster(transaction, &dump.authority, dump.revision)?;
             let failed = |error| self.failed(error);
-            let mut meta = transaction
-                .open_table(META)
-                .map_err(|error| self.failed(error))?;
-            let mut put = |name, value: &[u8]| meta.insert(name, value).map(drop).map_err(failed);
-            put("cluster", authority.cluster().0.as_bytes())?;
-            put("ca_cert", authority.cert())?;
-            put("ca_key", authority.key_pem().as_bytes())?;
-            put("incarnation", new_incarnation().as_bytes())?;
-            put("revision", &0_u64.to_be_bytes())?;
-            put("layout", &LAYOUT.to_be_bytes())?;
-            transaction
+            let mut objects = transaction
                 .open_table(OBJECTS)
                 .map_err(|error| self.failed(error))?;
-            transaction
-                .open_table(LOG)
-                .map_err(|error| self.failed(error))?;
-            transaction
+            for object in &dump.objects {
+                let key = encode(&object.object.key());
+                let value = encode(object);
+                let put = objects.insert(key.as_slice(), value.as_slice());
+                put.map(drop).map_err(failed)?;
+            }
+            let mut tokens = transaction
                 .open_table(TOKENS)
                 .map_err(|error| self.failed(error))?;
+            for token in &dump.tokens {
+                let put = tokens.insert(token.id.as_str(), encode(token).as_slice());
+                put.map(drop).map_err(failed)?;
+            }
             Ok(())
         })
+    }
+
+    /// A cluster with nothing in its map; every store begins a life of its own.
+    fn write_cluster(
+        &self,
+        transaction: &WriteTransaction,
+        authority: &AuthorityRecord,
+        revision: Revision,
+    ) -> Result<(), StoreError> {
+        let failed = |error| self.failed(error);
+        let mut meta = transaction
+            .open_table(META)
+            .map_err(|error| self.failed(error))?;
+        let mut put = |name, value: &[u8]| meta.insert(name, value).map(drop).map_err(failed);
+        put("cluster", authority.cluster.0.as_bytes())?;
+        put("ca_cert", &authority.ca_cert)?;
+        put("ca_key", authority.ca_key.as_bytes())?;
+        put("incarnation", new_incarnation().as_bytes())?;
+        put("revision", &revision.to_be_bytes())?;
+        put("layout", &LAYOUT.to_be_bytes())?;
+        transaction
+            .open_table(OBJECTS)
+            .map_err(|error| self.failed(error))?;
+        transaction
+            .open_table(LOG)
+            .map_err(|error| self.failed(error))?;
+        transaction
+            .open_table(TOKENS)
+            .map_err(|error| self.failed(error))?;
+        Ok(())
     }
 
     fn check_layout(&self) -> Result<(), StoreError> {

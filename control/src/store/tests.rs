@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use proptest::prelude::*;
 use weft_wire::Mtu;
 
+use super::dump::Dump;
 use super::etcd::EtcdStore;
 use super::etcd::testing::Server;
 use super::redb::{FILE_NAME, RedbStore};
@@ -339,5 +340,81 @@ proptest! {
         if let Ok(store) = RedbStore::open_or_make(dir.path()) {
             let _ = runtime.block_on(store.snapshot());
         }
+    }
+}
+
+#[tokio::test]
+async fn a_cluster_goes_from_any_store_into_any_other() {
+    let dirs = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    let first = RedbStore::open_or_make(dirs[0].path()).unwrap();
+    first
+        .commit(0, changes(vec![node(1), node(2), gone(1)]))
+        .await
+        .unwrap();
+    let token = a_token("t");
+    first.put_token(write(None, &token)).await.unwrap();
+    let before = Dump::of(&first).await.unwrap();
+    assert!(!format!("{before:?}").contains("PRIVATE KEY"));
+    let read = Dump::parse(&before.to_json()).unwrap();
+    assert_eq!(read, before);
+
+    let server = Server::start();
+    let config = server.config("t");
+    EtcdStore::import(&config, &read).await.unwrap();
+    let error = EtcdStore::import(&config, &read).await.unwrap_err();
+    assert!(matches!(error, StoreError::Occupied { .. }), "{error}");
+    let second = EtcdStore::open(&config).await.unwrap();
+    let there = second.snapshot().await.unwrap();
+    let here = first.snapshot().await.unwrap();
+    assert_eq!(there.map, here.map);
+    assert_ne!(there.incarnation, here.incarnation);
+    assert_eq!(second.tokens().await.unwrap(), [token.clone()]);
+    assert_eq!(second.commit(3, changes(vec![node(3)])).await.unwrap(), 4);
+    assert!(matches!(second.since(4).await.unwrap(), Since::Changes(none) if none.is_empty()));
+
+    let after = Dump::of(&second).await.unwrap();
+    assert_eq!(after.authority, before.authority);
+    RedbStore::import(dirs[1].path(), &after).unwrap();
+    let error = RedbStore::import(dirs[1].path(), &after).unwrap_err();
+    assert!(matches!(error, StoreError::Occupied { .. }), "{error}");
+    let third = RedbStore::open(dirs[1].path()).unwrap();
+    assert_eq!(
+        third.snapshot().await.unwrap().map,
+        second.snapshot().await.unwrap().map
+    );
+    assert_eq!(third.commit(4, changes(vec![gone(3)])).await.unwrap(), 5);
+    assert_eq!(third.tokens().await.unwrap(), [token]);
+}
+
+#[test]
+fn what_is_no_export_or_a_newer_one_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = RedbStore::open_or_make(dir.path()).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let dump = runtime.block_on(Dump::of(&store)).unwrap();
+    let text = String::from_utf8(dump.to_json()).unwrap();
+    let changed = |from: &str, to: &str| {
+        assert!(text.contains(from), "{text}");
+        Dump::parse(text.replace(from, to).as_bytes())
+            .unwrap_err()
+            .to_string()
+    };
+    let newer = changed("\"version\": 1", "\"version\": 2");
+    assert!(
+        newer.contains("version 2") && newer.contains("weft 0."),
+        "{newer}"
+    );
+    changed("weft-cluster", "other");
+    changed("\"cluster\"", "\"clutter\"");
+    for rubbish in [
+        &b""[..],
+        b"{}",
+        b"[]",
+        b"\xff",
+        &text.as_bytes()[..text.len() / 2],
+    ] {
+        Dump::parse(rubbish).unwrap_err();
     }
 }

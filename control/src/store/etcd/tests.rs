@@ -4,6 +4,7 @@ use super::testing::Server;
 use super::*;
 use crate::model::{Change, ClusterMap, Key, NetworkId};
 use crate::store::LOG_KEEP;
+use data_encoding::BASE64;
 use proto::{DeleteRangeRequest, LeaseGrantRequest};
 
 fn change(number: u8) -> Change {

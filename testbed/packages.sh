@@ -4,11 +4,9 @@
 # program:package
 WEFT_NEEDS=(
     ip:iproute2 ss:iproute2 bridge:iproute2 ping:iputils-ping iperf3:iperf3 tcpdump:tcpdump ethtool:ethtool jq:jq
-<<<<<<< HEAD
-    cc:build-essential dig:bind9-dnsutils musl-gcc:musl-tools busybox:busybox-static
-=======
-    etcd:etcd-server etcdctl:etcd-client cc:build-essential
->>>>>>> 2ac6544 (store: the map in an etcd cluster, for any number of controllers; agents know them all and move on)
+    etcd:etcd-server etcdctl:etcd-client
+    cc:build-essential traceroute:traceroute tracepath:iputils-tracepath arping:iputils-arping
+    dig:bind9-dnsutils musl-gcc:musl-tools busybox:busybox-static
 )
 
 weft_need_root() {

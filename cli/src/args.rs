@@ -14,6 +14,8 @@ pub(crate) mod agent;
 pub(crate) mod controller;
 pub(crate) mod network;
 pub(crate) mod port;
+pub(crate) mod uplink;
+pub(crate) mod router;
 pub(crate) mod values;
 
 const EXAMPLES: &str = "\
@@ -31,7 +33,9 @@ Config file:
     join = [\"10.99.0.1:6783\"]                  token = \"...\"    token-file = \"/etc/weft/token\"
     node = \"host2\"   underlay = \"10.99.0.2\"   state = \"/var/lib/weft\"
     standalone = false   workers = 4   vxlan-port = 4789   no-gso = false   dns-upstream = [\"9.9.9.9\"]
+    encrypted-port = 4788   rekey-after = \"1h\"
     data = \"/var/lib/weft-controller\"   listen = \"0.0.0.0:6783\"   store = \"etcd://...\"   ttl = \"24h\"   uses = 1
+    cert-ttl = \"30days\"
 
 Exit codes: 0 done, 1 refused or failed, 2 usage.";
 
@@ -77,6 +81,12 @@ pub(crate) enum Command {
     /// Overlay networks: create, connect containers, inspect
     #[command(subcommand, visible_alias = "net")]
     Network(network::Network),
+    /// Routers: networks that reach each other
+    #[command(subcommand)]
+    Router(router::Router),
+    /// Static routes of routers
+    #[command(subcommand)]
+    Route(router::Route),
     /// How the agent is: controller, revision, ports, warnings
     Status(Status),
     /// Tunnel peers with their counters and drops
@@ -87,9 +97,14 @@ pub(crate) enum Command {
     Expose(network::Expose),
     /// Disconnect this host itself from a network
     Hide(network::Hide),
+    /// Links of this host in networks: containers appear on a physical LAN with MACs of their own
+    #[command(subcommand)]
+    Uplink(uplink::Uplink),
     /// One port of this host: limit its rate, impair it
     #[command(subcommand)]
     Port(port::Port),
+    /// Ways out of this host's networks: flows, bytes, and what was refused
+    Egress(OfNetwork),
     /// The forwarding database: which MAC is behind which port or peer
     Fdb(OfNetwork),
     /// The subnet map: which node gives out which addresses

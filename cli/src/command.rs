@@ -11,6 +11,7 @@ mod agent;
 mod controller;
 mod dns;
 mod docs;
+mod egress;
 mod expose;
 mod fdb;
 mod network;
@@ -18,8 +19,10 @@ mod nodes;
 mod peers;
 mod port;
 mod ports;
+mod router;
 mod status;
 mod subnets;
+mod uplink;
 
 /// What the log shows when nobody says otherwise.
 const DAEMON_LOG: &str = "info";
@@ -53,13 +56,17 @@ pub(crate) fn run(command: Command, settings: Settings) -> Result<(), Vec<Failur
     };
     match command {
         Command::Network(verb) => network::run(&session()?, verb),
+        Command::Router(verb) => router::run(&session()?, verb),
+        Command::Route(verb) => Ok(router::route(&session()?, verb)?),
         Command::Nodes(nodes) => nodes::run(&session()?, nodes),
         Command::Status(flags) => Ok(status::run(&session()?, &flags)?),
         Command::Peers => Ok(peers::run(&session()?)?),
         Command::Ports(of) => Ok(ports::run(&session()?, &of)?),
         Command::Expose(flags) => Ok(expose::expose(&session()?, flags)?),
         Command::Hide(flags) => Ok(expose::hide(&session()?, &flags)?),
+        Command::Uplink(verb) => Ok(uplink::run(&session()?, &verb)?),
         Command::Port(verb) => Ok(port::run(&session()?, verb)?),
+        Command::Egress(of) => Ok(egress::run(&session()?, &of)?),
         Command::Fdb(of) => Ok(fdb::run(&session()?, &of)?),
         Command::Dns => Ok(dns::run(&session()?)?),
         Command::Subnets(of) => Ok(subnets::run(&session()?, &of)?),
@@ -70,6 +77,8 @@ pub(crate) fn run(command: Command, settings: Settings) -> Result<(), Vec<Failur
         Command::Controller(Controller::Export(flags)) => Ok(controller::export(&settings, flags)?),
         Command::Controller(Controller::Import(flags)) => Ok(controller::import(&settings, flags)?),
         Command::Controller(Controller::Token(flags)) => controller::token(&settings, flags),
+        Command::Controller(Controller::Status(of)) => Ok(controller::status(&settings, of)?),
+        Command::Controller(Controller::Ca(flags)) => Ok(controller::ca(&settings, flags)?),
         Command::Completion { shell } => Ok(docs::completion(shell)?),
         Command::Man { dir } => Ok(docs::man(dir.as_deref())?),
     }

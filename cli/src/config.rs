@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use weft_control::api::{DEFAULT_SOCKET, SOCKET_ENV, TOKEN_ENV};
+use weft_control::identity::ca::CERT_TTL;
 use weft_control::store::etcd::EtcdConfig;
 
 use crate::args::{Cli, Command, agent, controller, values};
@@ -68,6 +69,9 @@ pub(crate) struct AgentSettings {
     pub(crate) workers: usize,
     /// The one assigned to VXLAN, when `None`.
     pub(crate) vxlan_port: Option<u16>,
+    /// The agent's own, when `None`; 0: none.
+    pub(crate) encrypted_port: Option<u16>,
+    pub(crate) rekey_after: Option<Duration>,
     pub(crate) no_gso: bool,
     /// The host's own when empty.
     pub(crate) dns_upstreams: Vec<SocketAddr>,
@@ -81,6 +85,8 @@ pub(crate) struct ControllerSettings {
     pub(crate) advertise: Vec<SocketAddr>,
     /// An etcd cluster; `None` for the file in `data`.
     pub(crate) store: Option<EtcdConfig>,
+    /// How long nodes' certificates last.
+    pub(crate) cert_ttl: Duration,
 }
 
 /// What `weft controller token` was asked to do.
@@ -106,13 +112,17 @@ fn load_with(cli: &Cli, environment: &dyn Fn(&str) -> Option<String>) -> Result<
     let file = match &cli.command {
         Command::FdHolder | Command::Completion { .. } | Command::Man { .. } => File::default(),
         Command::Network(_)
+        | Command::Router(_)
+        | Command::Route(_)
         | Command::Status(_)
         | Command::Peers
         | Command::Ports(_)
+        | Command::Egress(_)
         | Command::Fdb(_)
         | Command::Port(_)
         | Command::Expose(_)
         | Command::Hide(_)
+        | Command::Uplink(_)
         | Command::Subnets(_)
         | Command::Dns
         | Command::Nodes(_)
@@ -195,6 +205,8 @@ impl Settings {
                 .or(file.workers)
                 .map_or_else(cores, usize::from),
             vxlan_port: flags.vxlan_port.or(file.vxlan_port),
+            encrypted_port: flags.encrypted_port.or(file.encrypted_port),
+            rekey_after: flags.rekey_after.or(file.rekey_after),
             no_gso: flags.no_gso || file.no_gso.unwrap_or_default(),
             dns_upstreams: match flags.dns_upstreams.is_empty() {
                 true => file.dns_upstreams.clone().unwrap_or_default(),
@@ -218,6 +230,7 @@ impl Settings {
             listen: flags.listen.or(self.file.listen).unwrap_or(any),
             advertise,
             store: self.store(flags.store)?,
+            cert_ttl: flags.cert_ttl.or(self.file.cert_ttl).unwrap_or(CERT_TTL),
         })
     }
 

@@ -12,17 +12,21 @@ use serde_json::json;
 
 use crate::failure::Failure;
 
+pub(crate) mod authority;
 pub(crate) mod dns;
+pub(crate) mod egress;
 pub(crate) mod fdb;
 pub(crate) mod network;
 pub(crate) mod node;
 pub(crate) mod peer;
 pub(crate) mod port;
 pub(crate) mod progress;
+pub(crate) mod router;
 pub(crate) mod status;
 pub(crate) mod subnet;
 mod table;
 pub(crate) mod token;
+pub(crate) mod uplink;
 mod units;
 
 /// Prints `value` as JSON, or the text that `text` makes of it.

@@ -8,8 +8,11 @@
 //! | `line` | limits and impairments of a port |
 //! | `session` | the control channel's events, and telling the controller what it missed |
 //! | `reconcile` | map and ports -> `plan` -> `assemble::Fabric` |
+//! | `credentials` | who we are to the peers of encrypted networks |
 //! | `ipam` | which address |
+//! | `uplink` | links of this host in networks |
 //! | `services` | what a network's gateway does for ports: names |
+//! | `outside` | the way out of networks: what `egress` is told of them |
 //! | `state` | what is on disk |
 //! | `requests`, `views` | the API's writing and reading half |
 //! | `serve` | the API's HTTP |
@@ -18,27 +21,31 @@
 
 mod assemble;
 mod attach;
+mod credentials;
 mod detach;
 mod error;
 mod ipam;
 mod keeper;
 mod line;
+mod outside;
 mod plan;
 mod reconcile;
 mod requests;
+mod routers;
 mod serve;
 pub(crate) mod services;
 mod session;
 mod startup;
 mod state;
+mod uplink;
 mod views;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, watch};
@@ -56,8 +63,13 @@ use crate::channel::Link;
 use crate::model::{ClusterId, ClusterMap, Endpoint, EndpointId, NetworkId, NodeId, Revision};
 use assemble::Fabric;
 use keeper::Keeper;
+use outside::Outside;
 use services::Services;
 use state::{PortRecord, SavedPorts, StateDir};
+use uplink::UplinkRecord;
+
+/// UDP port of encrypted tunnels when nobody says otherwise: the one below VXLAN's.
+pub const ENCRYPTED_PORT: u16 = 4788;
 
 /// How an agent is to run.
 #[derive(Clone, Debug)]
@@ -80,6 +92,10 @@ pub struct AgentConfig {
     pub workers: usize,
     /// UDP port for VXLAN; 4789 when `None`.
     pub vxlan_port: Option<u16>,
+    /// UDP port for encrypted tunnels; [`ENCRYPTED_PORT`] when `None`, and none at all when 0.
+    pub encrypted_port: Option<u16>,
+    /// Age at which keys of encrypted tunnels are replaced; an hour when `None`.
+    pub rekey_after: Option<Duration>,
     /// Hand trains of datagrams to the kernel (UDP_SEGMENT).
     pub gso: bool,
     /// Name servers that are asked for names of the outside; the host's own when empty.
@@ -97,6 +113,8 @@ struct Facts {
     underlay: IpAddr,
     underlay_ifname: String,
     vxlan_port: u16,
+    /// `None`: this host carries no encrypted network.
+    encrypted_port: Option<u16>,
     workers: usize,
     /// The underlay is loopback: there is no other host.
     standalone: bool,
@@ -113,10 +131,11 @@ pub struct Agent {
     inner: Mutex<Inner>,
     fabric: Mutex<Fabric>,
     services: Arc<Services>,
+    outside: Outside,
     /// MTU of the link that has the underlay address.
     underlay_mtu: ArcSwap<Mtu>,
     /// Path MTUs as they were planned with last.
-    measured: ArcSwap<BTreeMap<IpAddr, Mtu>>,
+    measured: ArcSwap<plan::PathMtus>,
     /// Something in `inner` changed that the fabric doesn't follow yet.
     changed: Notify,
     /// Orders the writes of `ports.json`.
@@ -156,6 +175,8 @@ struct Inner {
     /// Addresses of our blocks promised to another node a moment ago.
     yielded: BTreeMap<(NetworkId, IpAddr), Instant>,
     channel: Channel,
+    /// Links of this host that are bridged into networks.
+    uplinks: BTreeSet<UplinkRecord>,
     /// Highest epoch given so far.
     epoch: u64,
     warnings: Vec<String>,
@@ -215,6 +236,7 @@ impl Agent {
             node: &self.facts.node,
             underlay: self.facts.underlay,
             underlay_mtu: **self.underlay_mtu.load(),
+            encrypts: self.facts.encrypted_port.is_some(),
             measured: self.measured.load_full(),
         }
     }
@@ -288,6 +310,7 @@ impl Inner {
         SavedPorts {
             ports: ports.collect(),
             yielded: self.yielded.keys().cloned().collect(),
+            uplinks: self.uplinks.iter().cloned().collect(),
         }
     }
 }

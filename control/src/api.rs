@@ -9,6 +9,7 @@
 //! | POST /v1/stop | [`Stop`] | [`Stopping`] |
 //! | GET /v1/peers | | [`Peers`] |
 //! | GET /v1/ports | | `Vec<`[`Port`]`>` |
+//! | GET /v1/egress | | `Vec<`[`NetworkEgress`]`>` |
 //! | GET /v1/fdb | | `Vec<`[`FdbEntry`]`>` |
 //! | GET /v1/subnets | | `Vec<`[`SubnetBlock`]`>` |
 //! | GET /v1/dns | | [`Dns`] |
@@ -22,7 +23,17 @@
 //! | POST /v1/networks-prune | | [`Pruned`] |
 //! | GET /v1/networks/NAME/vteps | | `Vec<IpAddr>` |
 //! | PUT, DELETE /v1/networks/NAME/vteps/IP | | `{}` |
+//! | GET, POST /v1/uplinks | , [`UplinkAdd`] | `Vec<`[`Uplink`]`>`, [`Uplink`] |
+//! | DELETE /v1/uplinks/NETWORK/DEV | | [`Uplink`] (as it was) |
 //! | PATCH /v1/ports/NAME | [`PortChange`] | [`Port`] |
+//! | GET /v1/routers | | `Vec<`[`RouterInfo`]`>` |
+//! | POST /v1/routers | [`RouterCreate`] | [`RouterInfo`] |
+//! | GET /v1/routers/NAME | | [`RouterDetail`] |
+//! | DELETE /v1/routers/NAME | | `{}` |
+//! | POST /v1/routers/NAME/connect, disconnect | [`RouterNetworks`] | [`RouterInfo`] |
+//! | GET /v1/routers/NAME/routes | | `Vec<`[`StaticRoute`]`>` |
+//! | POST /v1/routers/NAME/routes | [`StaticRoute`] | `{}` |
+//! | DELETE /v1/routers/NAME/routes/PREFIX | | `{}` |
 //! | POST /v1/networks/NAME/connect | [`Connect`] | [`Port`] |
 //! | POST /v1/networks/NAME/disconnect | [`Disconnect`] | [`Port`] (as it was) |
 //! | GET /v1/attachments?owner=O&container=C | | `Vec<`[`Port`]`>` (both filters may be left out) |
@@ -36,14 +47,17 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use weft_wire::{MacAddr, Mtu, Vni};
 
-use crate::model::Transport;
+pub use crate::model::StaticRoute;
+use crate::model::{Egress, Transport};
 
 mod attachment;
 
 pub use attachment::{Attachment, Detached, Route};
 mod line;
+mod uplink;
 
 pub use line::{Impairment, Impairments, Limits, LineTraffic, PortChange, PortLine, RateLimit};
+pub use uplink::{Uplink, UplinkAdd};
 
 /// Where the agent listens when nobody says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/weft/weft.sock";
@@ -67,6 +81,9 @@ pub struct ErrorReply {
 /// How the agent is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
+    /// This node's certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<CertificateStatus>,
     /// This node's name.
     pub node: String,
     /// This node's id.
@@ -85,6 +102,9 @@ pub struct Status {
     pub underlay_mtu: Mtu,
     /// UDP port for VXLAN.
     pub vxlan_port: u16,
+    /// UDP port of encrypted tunnels; `None`: this host carries no encrypted network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encrypted_port: Option<u16>,
     /// A single host on loopback: no tunnel leaves it.
     #[serde(default)]
     pub standalone: bool,
@@ -193,9 +213,41 @@ pub struct Peer {
     pub mtu: Mtu,
     /// Networks of this host's map that are flooded to it.
     pub networks: Vec<String>,
+    /// The encrypted tunnel to it, where there is one or a network wants one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encrypted: Option<EncryptedTunnel>,
     /// Counters.
     #[serde(flatten)]
     pub traffic: Traffic,
+}
+
+/// An encrypted tunnel to a peer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EncryptedTunnel {
+    /// `up`; `idle`: nobody wants it; `down`: see `why`.
+    pub state: String,
+    /// What frames are sealed with, when it is up.
+    pub cipher: Option<String>,
+    /// Where the peer's datagrams come from and ours go to, when it is up.
+    pub remote: Option<SocketAddr>,
+    /// Who opened the session, `us` or `peer`.
+    pub opened_by: Option<String>,
+    /// Seconds since the key was made.
+    pub key_age_secs: Option<u64>,
+    /// Seconds since the last handshake.
+    pub handshake_age_secs: Option<u64>,
+    /// Packets sealed under the key.
+    pub sealed_packets: u64,
+    /// Inner MTU towards the peer in bytes.
+    pub mtu: Mtu,
+    /// Smoothed round trip time in microseconds.
+    pub rtt_us: Option<u64>,
+    /// Packets of the session itself.
+    pub sent_packets: u64,
+    /// How many of them were lost.
+    pub lost_packets: u64,
+    /// Why it is down, or what went wrong last.
+    pub why: Option<String>,
 }
 
 /// A port of this host.
@@ -240,6 +292,29 @@ pub struct Port {
     /// Counters, from the container's side: `rx` came from the container.
     #[serde(flatten)]
     pub traffic: Traffic,
+}
+
+/// The way out of one network, on the host that answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkEgress {
+    /// Network name.
+    pub network: String,
+    /// How its endpoints reach the outside.
+    pub egress: Egress,
+    /// TCP flows that are there now.
+    pub tcp_flows: u64,
+    /// UDP flows that are there now.
+    pub udp_flows: u64,
+    /// Pings that are there now.
+    pub echo_flows: u64,
+    /// Flows of all kinds since the agent started.
+    pub opened: u64,
+    /// Bytes that containers sent out (payload).
+    pub out_bytes: u64,
+    /// Bytes that came in for containers (payload).
+    pub in_bytes: u64,
+    /// What did not get out or in, by reason (docs/egress.md); reasons that never occurred are left out.
+    pub refused: BTreeMap<String, u64>,
 }
 
 /// One entry of the forwarding database.
@@ -353,6 +428,12 @@ pub struct NetworkCreate {
     /// No way out.
     #[serde(default)]
     pub internal: bool,
+    /// Endpoints reach the gateway and what is behind it, not each other.
+    #[serde(default)]
+    pub isolate: bool,
+    /// How endpoints reach the outside.
+    #[serde(default)]
+    pub egress: Egress,
     /// Follows the underlay when `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<Mtu>,
@@ -370,6 +451,9 @@ pub struct NetworkChange {
     /// Seconds after which a learned address is forgotten.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ageing_secs: Option<u32>,
+    /// How endpoints reach the outside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Egress>,
 }
 
 /// A subnet of a network.
@@ -401,6 +485,15 @@ pub struct NetworkInfo {
     pub encrypted: bool,
     /// No way out.
     pub internal: bool,
+    /// Endpoints reach the gateway and what is behind it, not each other.
+    #[serde(default)]
+    pub isolate: bool,
+    /// The router that it is on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub router: Option<String>,
+    /// How endpoints reach the outside; `off` if the network is internal.
+    #[serde(default)]
+    pub egress: Egress,
     /// Inner MTU in force, in bytes.
     pub mtu: Mtu,
     /// It was set by the operator (else it follows the underlay).
@@ -447,6 +540,63 @@ pub struct EndpointInfo {
 pub struct Pruned {
     /// Names.
     pub removed: Vec<String>,
+}
+
+/// A router to be made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouterCreate {
+    /// Its name.
+    pub name: String,
+}
+
+/// Networks that a router gets or loses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouterNetworks {
+    /// Their names.
+    pub networks: Vec<String>,
+}
+
+/// A router.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouterInfo {
+    /// Name.
+    pub name: String,
+    /// Id.
+    pub id: String,
+    /// Names of its networks.
+    pub networks: Vec<String>,
+    /// Static routes, in order of prefix.
+    pub routes: Vec<StaticRoute>,
+}
+
+/// A router with all that its gateways do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouterDetail {
+    /// The router.
+    #[serde(flatten)]
+    pub router: RouterInfo,
+    /// Its whole table, in order of prefix.
+    pub table: Vec<RouterRoute>,
+}
+
+/// One route of a router's table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouterRoute {
+    /// The destinations.
+    pub prefix: IpNet,
+    /// `connected` (a subnet of one of its networks) or `static`.
+    pub kind: String,
+    /// The network that it leads to.
+    pub network: String,
+    /// The next hop of a static route.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<IpAddr>,
+    /// The gateway's address in a connected subnet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<IpAddr>,
+    /// Whether an endpoint has the next hop's address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reachable: Option<bool>,
 }
 
 /// Which network namespace.
@@ -505,6 +655,9 @@ pub struct Connect {
     /// How fast it may be.
     #[serde(default)]
     pub limits: Limits,
+    /// It may send from any address but the gateway's.
+    #[serde(default)]
+    pub allow_spoof: bool,
 }
 
 /// Disconnect a namespace from a network: by namespace or by endpoint name.
@@ -558,4 +711,59 @@ pub struct TokenInfo {
     pub expires: u64,
     /// Seconds until then; 0 when it has expired.
     pub expires_in_secs: u64,
+}
+
+/// How far the replacement of a cluster's authority is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AuthorityStep {
+    /// There is one authority.
+    Settled,
+    /// Nodes learn to trust the next one.
+    Announced,
+    /// Nodes get certificates of the next one.
+    Switched,
+}
+
+/// The cluster's authority: `weft controller ca`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuthorityInfo {
+    /// How far it is being replaced.
+    pub step: AuthorityStep,
+    /// Subject key identifier of the authority that signs controllers, in hexadecimal.
+    pub current: String,
+    /// The one that is to replace it.
+    pub next: Option<String>,
+    /// Names of the nodes that the next step waits for.
+    pub waiting: Vec<String>,
+}
+
+/// A node's certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateStatus {
+    /// Seconds since 1970 from which on it isn't taken.
+    pub expires: u64,
+    /// Seconds until then; 0 when it has ended.
+    pub expires_in_secs: u64,
+    /// The authority that signed it: its subject key identifier in hexadecimal.
+    pub issuer: String,
+}
+
+/// How a controller is: `weft controller status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ControllerReport {
+    /// It runs; else this is what is stored.
+    pub running: bool,
+    /// The cluster it keeps.
+    pub cluster: String,
+    /// Its version.
+    pub version: String,
+    /// Revision of the map.
+    pub revision: u64,
+    /// Nodes of the cluster.
+    pub nodes: usize,
+    /// Nodes with a session here.
+    pub connected: usize,
+    /// What was refused on the control port since it was started, by reason.
+    pub refused: BTreeMap<String, u64>,
 }

@@ -8,9 +8,12 @@
 //! | `fellows` | the other controllers, when the store is shared |
 //! | `data` | the data directory of a controller whose store is elsewhere |
 //! | `serve` | who may talk: QUIC connections, their certificates and protocols |
+//! | `audience` | whom a change concerns |
 //! | `session` | one agent: hello, the map and its changes, its requests |
 //! | `requests` | from a request to a decision to a reply |
 //! | `join` | how nodes become members |
+//! | `rotation` | replacing the cluster's authority, step by step |
+//! | `refusals` | who was turned away: counted, and told at a bounded rate |
 //! | `tokens` | join tokens: made, listed, revoked |
 //! | `transfer` | a cluster leaves its store as one document, or comes from one |
 //! | `admin` | the unix socket by which `weft controller token` reaches a running controller |
@@ -19,6 +22,7 @@
 //! push it. A controller that is killed loses nothing that it ever told.
 
 mod admin;
+mod audience;
 mod claims;
 mod data;
 pub mod decide;
@@ -26,26 +30,31 @@ mod fellows;
 mod join;
 mod ledger;
 mod places;
+mod refusals;
 mod requests;
+mod rotation;
 mod serve;
 mod session;
 mod tokens;
 mod transfer;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use quinn::VarInt;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
-use crate::api::TokenInfo;
+use crate::api::{AuthorityInfo, ControllerReport, TokenInfo};
 use crate::channel::{Refusal, close};
-use crate::identity::ca::Authority;
+use crate::identity::authorities::Authorities;
+use crate::identity::ca::{CA_VALIDITY, CERT_TTL};
 use crate::identity::{IdentityError, JoinToken};
 use crate::model::{ClusterId, ClusterMap};
 use crate::store::dump::DumpError;
@@ -57,12 +66,16 @@ use claims::Claims;
 use data::DataLock;
 use fellows::Fellows;
 use ledger::Ledger;
+use refusals::Refusals;
 use session::Sessions;
 pub use tokens::TokenSpec;
 pub use transfer::{export, import};
 
 /// How long a stopping controller waits for its agents to hear of it.
 const STOP_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Nodes renew their certificates with a third of this left; as long as the authority's at most.
+const CERT_TTLS: std::ops::RangeInclusive<Duration> = Duration::from_secs(10)..=CA_VALIDITY;
 
 /// How a controller is to run.
 #[derive(Clone, Debug)]
@@ -71,6 +84,8 @@ pub struct ControllerConfig {
     pub data: PathBuf,
     /// UDP address for the control channel; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// How long nodes' certificates last; they are renewed with a third of it left.
+    pub cert_ttl: Duration,
     /// A store that controllers share; in `data` when `None`.
     pub store: Option<EtcdConfig>,
     /// Where agents reach this controller; `listen` when empty, if that is one address.
@@ -78,11 +93,12 @@ pub struct ControllerConfig {
 }
 
 impl ControllerConfig {
-    /// A controller that has its store for itself, in its data directory.
-    pub fn embedded(data: PathBuf, listen: SocketAddr) -> Self {
+    /// With all else as it is when nobody says otherwise.
+    pub fn new(data: PathBuf, listen: SocketAddr) -> Self {
         Self {
             data,
             listen,
+            cert_ttl: CERT_TTL,
             store: None,
             advertise: Vec::new(),
         }
@@ -140,6 +156,12 @@ pub enum ControllerError {
     /// How many nodes a token lets in.
     #[error("a token can't let in {0} nodes; give --uses between 1 and 10000")]
     Uses(u32),
+    /// How long nodes' certificates last.
+    #[error("certificates can't last {} seconds; give --cert-ttl between 10 seconds and 20 years", .0.as_secs())]
+    CertTtl(Duration),
+    /// The authority is being replaced already, or isn't.
+    #[error("{0}")]
+    Rotation(&'static str),
     /// No such token.
     #[error("token {0:?} is not known; `weft controller token ls` lists the ids")]
     UnknownToken(String),
@@ -159,12 +181,40 @@ pub enum ControllerError {
     },
 }
 
+impl ControllerError {
+    /// For programs: of what an operator asked on the controller's host.
+    pub fn code(&self) -> &str {
+        match self {
+            Self::Refused(refusal) => &refusal.code,
+            Self::UnknownToken(_) => "unknown_token",
+            Self::Rotation(_) | Self::Store(StoreError::AuthorityConflict) => "rotation",
+            Self::Store(_)
+            | Self::Identity(_)
+            | Self::NotOurAddress { .. }
+            | Self::PortTaken { .. }
+            | Self::Listen { .. }
+            | Self::Admin { .. }
+            | Self::Ttl(_)
+            | Self::Uses(_)
+            | Self::CertTtl(_)
+            | Self::Dump(_)
+            | Self::System { .. } => "controller",
+        }
+    }
+}
+
 /// What all tasks of a controller share.
 ///
 /// Locks: `joining` before the ledger's; `claims` and the sessions' are held for moments only and never together.
 #[derive(Debug)]
 struct Core {
-    authority: Authority,
+    cluster: ClusterId,
+    authorities: ArcSwap<Authorities>,
+    /// How long nodes' certificates last.
+    cert_ttl: Duration,
+    refusals: Refusals,
+    /// Somebody here changed the authorities: they aren't what they were a moment ago.
+    rotated: Notify,
     ledger: Ledger,
     sessions: Sessions,
     fellows: Fellows,
@@ -218,11 +268,14 @@ pub fn run(config: ControllerConfig) -> Result<(), ControllerError> {
 /// # Errors
 /// [`ControllerError`], naming object, cause and next step.
 pub async fn start(config: ControllerConfig) -> Result<ControllerHandle, ControllerError> {
+    if !CERT_TTLS.contains(&config.cert_ttl) {
+        return Err(ControllerError::CertTtl(config.cert_ttl));
+    }
     // First what can't be ours: nothing is made when the address isn't.
     let socket = bind(config.listen)?;
     let (store, data, shared) = open(&config).await?;
-    let authority = store.authority().await?;
-    let endpoint = serve::endpoint(&authority, socket)?;
+    let authorities = rotation::load(&*store).await?;
+    let endpoint = serve::endpoint(&authorities, (socket, config.cert_ttl))?;
     let address = endpoint
         .local_addr()
         .map_err(|source| ControllerError::Listen {
@@ -239,7 +292,11 @@ pub async fn start(config: ControllerConfig) -> Result<ControllerHandle, Control
         None => (Fellows::none(addresses), None),
     };
     let core = Arc::new(Core {
-        authority,
+        cluster: authorities.cluster().clone(),
+        authorities: ArcSwap::from_pointee(authorities),
+        cert_ttl: config.cert_ttl,
+        refusals: Refusals::default(),
+        rotated: Notify::new(),
         ledger,
         sessions: Sessions::default(),
         fellows,
@@ -254,13 +311,18 @@ pub async fn start(config: ControllerConfig) -> Result<ControllerHandle, Control
         endpoint.clone(),
         stopping.clone(),
     ));
+    tokio::spawn(rotation::follow(
+        Arc::clone(&core),
+        endpoint.clone(),
+        stopping.clone(),
+    ));
     tokio::spawn(claims::sweep(Arc::clone(&core), stopping.clone()));
     tokio::spawn(follow_store(Arc::clone(&core), stopping.clone()));
     if let Some(events) = events {
         tokio::spawn(fellows::tell(Arc::clone(&core), stopping.clone()));
         tokio::spawn(fellows::follow(Arc::clone(&core), events, stopping));
     }
-    info!(cluster = %core.authority.cluster(), %address, revision = core.ledger.revision(), "controller started");
+    info!(cluster = %core.cluster, %address, revision = core.ledger.revision(), "controller started");
     Ok(ControllerHandle {
         core,
         endpoint,
@@ -311,7 +373,7 @@ impl ControllerHandle {
 
     /// The cluster it keeps.
     pub fn cluster(&self) -> &ClusterId {
-        self.core.authority.cluster()
+        &self.core.cluster
     }
 
     /// Makes a join token that lives for `ttl`.
@@ -356,7 +418,7 @@ impl Drop for ControllerHandle {
 
 impl Core {
     async fn mint_token(&self, spec: TokenSpec) -> Result<JoinToken, ControllerError> {
-        let token = tokens::mint(self.ledger.store(), &self.authority, spec).await?;
+        let token = tokens::mint(self.ledger.store(), &self.authorities.load(), spec).await?;
         info!(token = %token.id, ttl_secs = spec.ttl.as_secs(), uses = spec.uses, "join token made");
         Ok(token)
     }
@@ -396,8 +458,8 @@ pub fn mint_token(data: &Path, spec: TokenSpec) -> Result<JoinToken, ControllerE
     match ask(data, &question)? {
         Asked::Running(answer) => answer.token(),
         Asked::Alone(store, runtime) => runtime.block_on(async {
-            let authority = store.authority().await?;
-            tokens::mint(&store, &authority, spec).await
+            let authorities = rotation::load(&store).await?;
+            tokens::mint(&store, &authorities, spec).await
         }),
     }
 }
@@ -425,6 +487,72 @@ pub fn revoke_token(data: &Path, id: &str) -> Result<(), ControllerError> {
     match ask(data, &Question::RevokeToken { id: id.to_owned() })? {
         Asked::Running(_) => Ok(()),
         Asked::Alone(store, runtime) => runtime.block_on(tokens::revoke(&store, id)),
+    }
+}
+
+/// How the controller is that runs on `data`, or what is kept there when none does. Blocks; not for use inside a runtime.
+///
+/// # Errors
+/// As [`mint_token`].
+pub fn status(data: &Path) -> Result<ControllerReport, ControllerError> {
+    match ask(data, &Question::Status)? {
+        Asked::Running(answer) => answer.status(),
+        Asked::Alone(store, runtime) => runtime.block_on(async {
+            let map = store.snapshot().await?.map;
+            Ok(ControllerReport {
+                running: false,
+                cluster: store.authority().await?.cluster.to_string(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                revision: map.revision,
+                nodes: map.nodes.len(),
+                connected: 0,
+                refused: BTreeMap::new(),
+            })
+        }),
+    }
+}
+
+/// The authority of the cluster kept in `data`, and how far it is being replaced. Blocks; not for use inside a runtime.
+///
+/// # Errors
+/// As [`mint_token`].
+pub fn authority(data: &Path) -> Result<AuthorityInfo, ControllerError> {
+    match ask(data, &Question::Authority)? {
+        Asked::Running(answer) => answer.authority(),
+        Asked::Alone(store, runtime) => runtime.block_on(async {
+            let record = store.authority().await?;
+            rotation::describe(record, &store.snapshot().await?.map)
+        }),
+    }
+}
+
+/// Begins to replace the authority of the cluster kept in `data`; running controllers take it on from there. Blocks; not
+/// for use inside a runtime.
+///
+/// # Errors
+/// [`ControllerError::Rotation`] when it is being replaced already, and as [`mint_token`].
+pub fn rotate_authority(data: &Path) -> Result<AuthorityInfo, ControllerError> {
+    match ask(data, &Question::RotateAuthority)? {
+        Asked::Running(answer) => answer.authority(),
+        Asked::Alone(store, runtime) => runtime.block_on(async {
+            let record = rotation::begin(&store).await?;
+            rotation::describe(record, &store.snapshot().await?.map)
+        }),
+    }
+}
+
+/// Takes the replacement of the authority one step further, though nodes aren't ready: in the end they must join anew.
+/// Blocks; not for use inside a runtime.
+///
+/// # Errors
+/// [`ControllerError::Rotation`] when it isn't being replaced, and as [`mint_token`].
+pub fn advance_authority(data: &Path) -> Result<AuthorityInfo, ControllerError> {
+    match ask(data, &Question::AdvanceAuthority)? {
+        Asked::Running(answer) => answer.authority(),
+        Asked::Alone(store, runtime) => runtime.block_on(async {
+            let record = rotation::advance(&store).await?;
+            rotation::describe(record, &store.snapshot().await?.map)
+        }),
     }
 }
 

@@ -13,8 +13,10 @@ use rcgen::KeyPair;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
 
-use crate::model::{ClusterId, NodeId};
+use crate::model::{ClusterId, Credentials, NodeId};
+use cert::Validity;
 
+pub mod authorities;
 pub mod ca;
 pub mod cert;
 mod files;
@@ -87,7 +89,8 @@ pub struct Identity {
     pub controllers: Vec<SocketAddr>,
     key_pem: String,
     chain: Vec<CertificateDer<'static>>,
-    ca: CertificateDer<'static>,
+    cas: Vec<CertificateDer<'static>>,
+    validity: Validity,
 }
 
 impl std::fmt::Debug for Identity {
@@ -114,8 +117,8 @@ struct About {
 pub struct Issued {
     /// The node's certificate.
     pub cert: CertificateDer<'static>,
-    /// The authority's certificate.
-    pub ca: CertificateDer<'static>,
+    /// The certificates of the authorities it may trust: one, or two while one replaces the other.
+    pub cas: Vec<CertificateDer<'static>>,
 }
 
 impl Identity {
@@ -136,6 +139,13 @@ impl Identity {
                 key.node_id()
             ));
         }
+        let validity = cert::validity(&issued.cert)?;
+        if issued.cas.is_empty() {
+            return Err("there is no authority to trust".to_owned());
+        }
+        for ca in &issued.cas {
+            cert::authority_id(ca)?;
+        }
         Ok(Self {
             cluster: subject.cluster,
             node_id: subject.node,
@@ -143,8 +153,28 @@ impl Identity {
             controllers,
             key_pem: key.pem.clone(),
             chain: vec![issued.cert],
-            ca: issued.ca,
+            cas: issued.cas,
+            validity,
         })
+    }
+
+    /// The same node with a new certificate.
+    ///
+    /// # Errors
+    /// A sentence: it is of another node or cluster.
+    pub fn renewed(&self, issued: Issued) -> Result<Self, String> {
+        let key = NodeKey {
+            pem: self.key_pem.clone(),
+            node: self.node_id.clone(),
+        };
+        let renewed = Self::assemble(&key, issued, self.controllers.clone())?;
+        if renewed.cluster != self.cluster {
+            return Err(format!(
+                "the certificate is of cluster {}, the node of cluster {}",
+                renewed.cluster, self.cluster
+            ));
+        }
+        Ok(renewed)
     }
 
     /// Reads the identity in `dir`; `None` when the node has not joined yet (a key alone is no identity).
@@ -161,7 +191,7 @@ impl Identity {
         };
         let issued = Issued {
             cert: load_cert(&cert_path)?,
-            ca: load_cert(&dir.join(CA_FILE))?,
+            cas: load_cas(&dir.join(CA_FILE))?,
         };
         let about_path = dir.join(ABOUT_FILE);
         let bytes = files::read(&about_path)?.ok_or_else(|| missing(&about_path))?;
@@ -192,7 +222,10 @@ impl Identity {
         };
         let about = serde_json::to_vec_pretty(&about).expect("text keys only");
         files::replace(&dir.join(KEY_FILE), self.key_pem.as_bytes())?;
-        files::replace(&dir.join(CA_FILE), cert::to_pem(&self.ca).as_bytes())?;
+        let cas: String = self.cas.iter().map(cert::to_pem).collect();
+        // Before the certificate: whoever signed that is among them, and the one that signed the last one as long as it
+        // is trusted.
+        files::replace(&dir.join(CA_FILE), cas.as_bytes())?;
         files::replace(&dir.join(ABOUT_FILE), &about)?;
         files::replace(
             &dir.join(CERT_FILE),
@@ -205,9 +238,33 @@ impl Identity {
         &self.chain
     }
 
-    /// The cluster's authority.
-    pub fn ca(&self) -> &CertificateDer<'static> {
-        &self.ca
+    /// The cluster's authorities: one, or two while one replaces the other. All of them are to be trusted.
+    pub fn cas(&self) -> &[CertificateDer<'static>] {
+        &self.cas
+    }
+
+    /// From when to when its certificate may be used.
+    pub fn validity(&self) -> Validity {
+        self.validity
+    }
+
+    /// What a controller has to know of it to replace authorities.
+    pub fn credentials(&self) -> Credentials {
+        let ids = self.cas.iter().map(cert::authority_id);
+        Credentials {
+            // Read when it was assembled; a certificate of an older weft may not name its issuer.
+            trusts: ids.filter_map(Result::ok).collect(),
+            issuer: cert::issuer_id(&self.chain[0]).unwrap_or_default(),
+            expires: self.validity.until,
+        }
+    }
+
+    /// A request for a new certificate.
+    ///
+    /// # Errors
+    /// [`IdentityError::Crypto`].
+    pub fn csr(&self) -> Result<Vec<u8>, IdentityError> {
+        csr(&self.key_pem)
     }
 
     /// The node's private key.
@@ -238,6 +295,11 @@ fn missing(path: &Path) -> IdentityError {
 fn load_cert(path: &Path) -> Result<CertificateDer<'static>, IdentityError> {
     let bytes = files::read(path)?.ok_or_else(|| missing(path))?;
     cert::from_pem(&bytes).map_err(|cause| corrupt(path, cause))
+}
+
+fn load_cas(path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+    let bytes = files::read(path)?.ok_or_else(|| missing(path))?;
+    cert::all_from_pem(&bytes).map_err(|cause| corrupt(path, cause))
 }
 
 /// A node's key: made before it joins, so that a join whose answer was lost can be asked for again by the same node.
@@ -313,13 +375,17 @@ impl NodeKey {
     /// # Errors
     /// [`IdentityError::Crypto`].
     pub fn csr(&self) -> Result<Vec<u8>, IdentityError> {
-        let pair = KeyPair::from_pem(&self.pem).map_err(IdentityError::crypto("a node key"))?;
-        let params = rcgen::CertificateParams::default();
-        let csr = params
-            .serialize_request(&pair)
-            .map_err(IdentityError::crypto("a certificate signing request"))?;
-        Ok(csr.der().to_vec())
+        csr(&self.pem)
     }
+}
+
+fn csr(key_pem: &str) -> Result<Vec<u8>, IdentityError> {
+    let pair = KeyPair::from_pem(key_pem).map_err(IdentityError::crypto("a node key"))?;
+    let params = rcgen::CertificateParams::default();
+    let csr = params
+        .serialize_request(&pair)
+        .map_err(IdentityError::crypto("a certificate signing request"))?;
+    Ok(csr.der().to_vec())
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use ipnet::IpNet;
 use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::{Handle, LinkUnspec};
 use weft_switch::port;
-use weft_tunnel::superframe_max;
+use weft_tunnel::{Carriage, superframe_max};
 use weft_wire::{MacAddr, Mtu};
 
 use crate::api::Route;
@@ -42,6 +42,8 @@ pub struct AttachSpec {
     pub mac: MacAddr,
     /// Its MTU.
     pub mtu: Mtu,
+    /// How its network's frames travel between hosts: says how long superframes best are.
+    pub carriage: Carriage,
     /// Frames that each queue's ring holds for us. More are dropped.
     pub tx_queue_len: u32,
     /// Addresses with the prefix of their subnet.
@@ -139,17 +141,21 @@ pub fn attach(netns: &Netns, spec: &AttachSpec) -> Result<Attached, LinkError> {
     with_runtime(|runtime| runtime.block_on(attach::attach(netns, spec)))
 }
 
-/// Changes an interface's MTU.
+/// Changes an interface's MTU; how frames travel says how long superframes best are.
 ///
 /// # Errors
 /// [`LinkError`].
-pub fn set_mtu(netns: &Netns, ifname: &str, mtu: Mtu) -> Result<(), LinkError> {
+pub fn set_mtu(
+    netns: &Netns,
+    ifname: &str,
+    (mtu, carriage): (Mtu, Carriage),
+) -> Result<(), LinkError> {
     with_runtime(|runtime| {
         netns.enter()?;
         runtime.block_on(async {
             let message = LinkUnspec::new_with_name(ifname)
                 .mtu(mtu.value())
-                .append_extra_attribute(LinkAttribute::GsoMaxSize(superframe_max(mtu)))
+                .append_extra_attribute(LinkAttribute::GsoMaxSize(superframe_max(mtu, carriage)))
                 .build();
             connect()?
                 .link()
@@ -176,7 +182,11 @@ pub fn set_mtu(netns: &Netns, ifname: &str, mtu: Mtu) -> Result<(), LinkError> {
 ///
 /// # Errors
 /// [`LinkError`]; `NoSuchInterface` when the device is gone.
-pub fn set_mtu_of_tap(tap: &impl AsFd, ifname: &str, mtu: Mtu) -> Result<(), LinkError> {
+pub fn set_mtu_of_tap(
+    tap: &impl AsFd,
+    ifname: &str,
+    mtu: (Mtu, Carriage),
+) -> Result<(), LinkError> {
     let failed = |source: io::Error| {
         if source.raw_os_error() == Some(libc::EBADFD) {
             let netns = format!(

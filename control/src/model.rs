@@ -7,9 +7,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 use weft_wire::{MacAddr, Mtu, Vni};
+
+mod endpoints;
+mod router;
+
+pub use endpoints::Endpoints;
+pub use router::{Router, StaticRoute};
 
 /// Counts the changes of a cluster: 0 is the empty map, each accepted change has the next number.
 pub type Revision = u64;
@@ -51,13 +57,18 @@ text_id! {
     EndpointId
 }
 
+text_id! {
+    /// A router: 16 hexadecimal digits, minted by the controller.
+    RouterId
+}
+
 /// How frames travel between hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Transport {
     /// VXLAN over UDP in clear (RFC 7348).
     Vxlan,
-    /// QUIC datagrams with mutual TLS (RFC 9221).
+    /// ESP in UDP (RFC 4303, RFC 3948), keyed by a QUIC session with mutual TLS (RFC 9000).
     Quic,
 }
 
@@ -66,6 +77,28 @@ impl fmt::Display for Transport {
         f.pad(match self {
             Self::Vxlan => "vxlan",
             Self::Quic => "quic",
+        })
+    }
+}
+
+/// How a network's endpoints reach the outside.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Egress {
+    /// By sockets of each endpoint's own host.
+    #[default]
+    Nat,
+    /// Not at all: what they send there is refused.
+    Off,
+}
+
+impl fmt::Display for Egress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Nat => "nat",
+            Self::Off => "off",
         })
     }
 }
@@ -83,10 +116,21 @@ pub struct Node {
     pub underlay_mtu: Mtu,
     /// UDP port on which it takes VXLAN.
     pub vxlan_port: u16,
+    /// UDP port on which it takes encrypted tunnels, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encrypted_port: Option<u16>,
     /// What its agent can carry.
     pub transports: Vec<Transport>,
     /// Version of its agent, for people.
     pub version: String,
+}
+
+impl Node {
+    /// The UDP port on which it takes encrypted tunnels; `None` if its agent can't protect a network.
+    pub fn takes_encrypted(&self) -> Option<u16> {
+        self.encrypted_port
+            .filter(|_| self.transports.contains(&Transport::Quic))
+    }
 }
 
 /// One address range of a network.
@@ -141,15 +185,29 @@ pub struct Network {
     pub transport: Transport,
     /// Has no way out: endpoints get no default route.
     pub internal: bool,
+    /// How endpoints reach the outside, if the network isn't internal.
+    #[serde(default)]
+    pub egress: Egress,
     /// As the operator set it; `None` follows the underlay.
     pub mtu: Option<Mtu>,
     /// Seconds after which a learned address is forgotten.
     pub ageing_secs: u32,
     /// Static VTEPs: tunnel ends that no agent runs (a kernel VXLAN device, a hardware switch, OVS).
     pub vteps: BTreeSet<IpAddr>,
+    /// Its endpoints reach the gateway and what lies behind it, not each other.
+    #[serde(default)]
+    pub isolate: bool,
 }
 
 impl Network {
+    /// Whether its frames may leave a host only encrypted.
+    pub fn is_encrypted(&self) -> bool {
+        match self.transport {
+            Transport::Vxlan => false,
+            Transport::Quic => true,
+        }
+    }
+
     /// A network without a subnet is a plain learning switch.
     pub fn is_plain_l2(&self) -> bool {
         self.subnets.is_empty()
@@ -160,6 +218,15 @@ impl Network {
         self.subnets
             .iter()
             .any(|subnet| matches!(subnet.cidr, IpNet::V6(_)))
+    }
+
+    /// How endpoints reach the outside: not at all if the network is internal.
+    pub fn way_out(&self) -> Egress {
+        if self.internal {
+            Egress::Off
+        } else {
+            self.egress
+        }
     }
 
     /// The subnet that contains `ip`.
@@ -202,6 +269,20 @@ pub struct Endpoint {
     pub epoch: u64,
 }
 
+/// What a node can prove, as far as replacing the cluster's authority has to know. Agents aren't told of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credentials {
+    /// The authorities that it trusts, by the names of their keys (`identity::cert::authority_id`).
+    #[serde(default)]
+    pub trusts: Vec<String>,
+    /// The one that signed its certificate; empty when the certificate doesn't say.
+    #[serde(default)]
+    pub issuer: String,
+    /// When its certificate ends, in seconds since 1970.
+    #[serde(default)]
+    pub expires: u64,
+}
+
 /// Names one object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -214,6 +295,10 @@ pub enum Key {
     Block(NetworkId, IpNet),
     /// An endpoint.
     Endpoint(EndpointId),
+    /// A router.
+    Router(RouterId),
+    /// A node's credentials.
+    Credentials(NodeId),
 }
 
 /// Any object of the map.
@@ -228,6 +313,10 @@ pub enum Object {
     Block(Block),
     /// An endpoint.
     Endpoint(Endpoint),
+    /// A router.
+    Router(Router),
+    /// A node's credentials.
+    Credentials(NodeId, Credentials),
 }
 
 impl Object {
@@ -238,6 +327,8 @@ impl Object {
             Self::Network(network) => Key::Network(network.id.clone()),
             Self::Block(block) => Key::Block(block.network.clone(), block.prefix),
             Self::Endpoint(endpoint) => Key::Endpoint(endpoint.id.clone()),
+            Self::Router(router) => Key::Router(router.id.clone()),
+            Self::Credentials(node, _) => Key::Credentials(node.clone()),
         }
     }
 }
@@ -273,7 +364,13 @@ pub struct ClusterMap {
     /// By network and prefix.
     pub blocks: BTreeMap<(NetworkId, IpNet), Versioned<Block>>,
     /// By id.
-    pub endpoints: BTreeMap<EndpointId, Versioned<Endpoint>>,
+    pub endpoints: Endpoints,
+    /// By id.
+    #[serde(default)]
+    pub routers: BTreeMap<RouterId, Versioned<Router>>,
+    /// By node; controllers only.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub credentials: BTreeMap<NodeId, Versioned<Credentials>>,
 }
 
 impl ClusterMap {
@@ -294,7 +391,17 @@ impl ClusterMap {
                 self.blocks.insert(key, Versioned { revision, object });
             }
             Change::Put(Object::Endpoint(object)) => {
-                self.endpoints
+                self.endpoints.insert(Versioned { revision, object });
+            }
+            Change::Put(Object::Credentials(node, object)) => {
+                self.credentials
+                    .insert(node, Versioned { revision, object });
+            }
+            Change::Delete(Key::Credentials(node)) => {
+                self.credentials.remove(&node);
+            }
+            Change::Put(Object::Router(object)) => {
+                self.routers
                     .insert(object.id.clone(), Versioned { revision, object });
             }
             Change::Delete(Key::Node(id)) => {
@@ -308,6 +415,9 @@ impl ClusterMap {
             }
             Change::Delete(Key::Endpoint(id)) => {
                 self.endpoints.remove(&id);
+            }
+            Change::Delete(Key::Router(id)) => {
+                self.routers.remove(&id);
             }
         }
     }
@@ -329,11 +439,23 @@ impl ClusterMap {
             networks,
             blocks,
             endpoints,
+            routers,
+            credentials,
         } = self;
+        let endpoints = endpoints.into_values().map(|of| Versioned {
+            revision: of.revision,
+            object: Object::Endpoint(of.object),
+        });
+        let credentials = credentials.into_iter().map(|(node, of)| Versioned {
+            revision: of.revision,
+            object: Object::Credentials(node, of.object),
+        });
         each(nodes, Object::Node)
             .chain(each(networks, Object::Network))
             .chain(each(blocks, Object::Block))
-            .chain(each(endpoints, Object::Endpoint))
+            .chain(endpoints)
+            .chain(each(routers, Object::Router))
+            .chain(credentials)
     }
 
     /// The node of that name.
@@ -359,9 +481,11 @@ impl ClusterMap {
 
     /// Blocks of one network, in order of prefix.
     pub fn blocks_of<'a>(&'a self, network: &'a NetworkId) -> impl Iterator<Item = &'a Block> {
+        // The first of all prefixes, as they are ordered.
+        let first = IpNet::V4(Ipv4Net::default());
         self.blocks
-            .iter()
-            .filter(move |((of, _), _)| of == network)
+            .range((network.clone(), first)..)
+            .take_while(move |((of, _), _)| of == network)
             .map(|(_, block)| &block.object)
     }
 
@@ -370,20 +494,67 @@ impl ClusterMap {
         &'a self,
         network: &'a NetworkId,
     ) -> impl Iterator<Item = &'a Endpoint> {
-        self.endpoints
-            .values()
-            .map(|endpoint| &endpoint.object)
-            .filter(move |endpoint| endpoint.network == *network)
+        self.endpoints.of_network(network)
     }
 
     /// The most specific block that contains `ip`: it says whose the address is.
     pub fn block_of(&self, network: &NetworkId, ip: IpAddr) -> Option<&Block> {
-        self.blocks
-            .iter()
-            .filter(|((of, prefix), _)| of == network && prefix.contains(&ip))
-            .max_by_key(|((_, prefix), _)| prefix.prefix_len())
-            .map(|(_, block)| &block.object)
+        let single = IpNet::from(ip);
+        let mut key = (network.clone(), single);
+        for len in (0..=single.max_prefix_len()).rev() {
+            key.1 = IpNet::new(ip, len).ok()?.trunc();
+            if let Some(block) = self.blocks.get(&key) {
+                return Some(&block.object);
+            }
+        }
+        None
     }
+
+    /// All but the blocks, the endpoints and what nodes can prove.
+    pub fn frame(&self) -> Self {
+        Self {
+            revision: self.revision,
+            nodes: self.nodes.clone(),
+            networks: self.networks.clone(),
+            blocks: BTreeMap::new(),
+            endpoints: Endpoints::default(),
+            routers: self.routers.clone(),
+            credentials: BTreeMap::new(),
+        }
+    }
+
+    /// The map with nothing but these networks and what is on them, and these endpoints.
+    pub fn part(&self, networks: &BTreeSet<&NetworkId>, endpoints: &[Endpoint]) -> Self {
+        let of = networks.iter();
+        let blocks = of.clone().flat_map(|network| {
+            let first = IpNet::V4(Ipv4Net::default());
+            let from = self.blocks.range(((*network).clone(), first)..);
+            from.take_while(move |((of, _), _)| of == *network)
+        });
+        let on_them = of
+            .clone()
+            .flat_map(|network| self.endpoints.of_network(network));
+        let ids = on_them.chain(endpoints).map(|endpoint| &endpoint.id);
+        Self {
+            revision: self.revision,
+            nodes: self.nodes.clone(),
+            networks: of
+                .filter_map(|id| Some(((*id).clone(), self.networks.get(id)?.clone())))
+                .collect(),
+            blocks: blocks
+                .map(|(key, block)| (key.clone(), block.clone()))
+                .collect(),
+            endpoints: ids
+                .filter_map(|id| self.endpoints.get(id).cloned())
+                .collect(),
+            ..Self::default()
+        }
+    }
+}
+
+/// Whether a MAC is kept for gateways, now or later: the 256 around [`GATEWAY_MAC`](weft_switch::gateway::GATEWAY_MAC).
+pub fn is_reserved(mac: MacAddr) -> bool {
+    mac.octets()[..5] == weft_switch::gateway::GATEWAY_MAC.octets()[..5]
 }
 
 /// Checks a name of a node, network, endpoint or alias: 1 to 63 letters, digits, `_`, `.` and `-`, the first a letter

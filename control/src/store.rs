@@ -17,9 +17,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::channel::messages::bytes_as_text;
 use crate::identity::IdentityError;
-use crate::identity::ca::Authority;
-use crate::model::{Change, ClusterMap, NodeId, Revision};
+use crate::model::{Change, ClusterId, ClusterMap, NodeId, Revision};
 
 pub mod dump;
 pub mod etcd;
@@ -110,6 +110,9 @@ pub enum StoreError {
         /// Which.
         id: String,
     },
+    /// Somebody else replaces the authority.
+    #[error("the cluster's authority was changed by another controller")]
+    AuthorityConflict,
     /// The cluster's authority could not be made.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -121,6 +124,50 @@ impl StoreError {
             path: path.to_owned(),
             cause: cause.to_string(),
         }
+    }
+}
+
+/// The cluster's authority as it is stored, with its private key.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuthorityRecord {
+    /// The cluster it stands for.
+    pub cluster: ClusterId,
+    /// Its certificate, DER.
+    #[serde(with = "bytes_as_text")]
+    pub ca_cert: Vec<u8>,
+    /// Its private key, PEM.
+    pub ca_key: String,
+    /// The one that is to replace it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<NextAuthority>,
+}
+
+impl fmt::Debug for AuthorityRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuthorityRecord")
+            .field("cluster", &self.cluster)
+            .field("next", &self.next)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An authority that is to replace the cluster's.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NextAuthority {
+    /// Its certificate, DER.
+    #[serde(with = "bytes_as_text")]
+    pub ca_cert: Vec<u8>,
+    /// Its private key, PEM.
+    pub ca_key: String,
+    /// It signs nodes' certificates already.
+    pub signs: bool,
+}
+
+impl fmt::Debug for NextAuthority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NextAuthority")
+            .field("signs", &self.signs)
+            .finish_non_exhaustive()
     }
 }
 
@@ -229,7 +276,11 @@ pub trait Store: fmt::Debug + Send + Sync {
     }
 
     /// The cluster's authority.
-    fn authority(&self) -> Promise<'_, Authority>;
+    fn authority(&self) -> Promise<'_, AuthorityRecord>;
+
+    /// Replaces the record of the cluster's authority if it still is `before`; [`StoreError::AuthorityConflict`] if
+    /// somebody was faster.
+    fn put_authority(&self, before: AuthorityRecord, after: AuthorityRecord) -> Promise<'_, ()>;
 
     /// Writes changes if the map is still at `expected`, and tells the new revision. Durable when it returns.
     /// [`StoreError::Conflict`] or [`StoreError::TokenConflict`] if somebody was faster.

@@ -3,6 +3,7 @@
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -51,6 +52,9 @@ fn host(ports: usize, entries: usize) -> (Tables, Fdb) {
         mode: NetworkMode::Routed,
         flood_peers: Vec::new(),
         gateways: vec![std::net::Ipv4Addr::new(10, 32, 0, 1).into()],
+        routes: Arc::default(),
+        internal: false,
+        isolate: false,
     });
     let fdb = Fdb::new(FdbLimits::default());
     for number in 0..entries {

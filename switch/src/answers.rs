@@ -1,67 +1,152 @@
-//! Answers to senders whose frames don't fit, and to those who ask the gateway: written to the port they came from, at a
-//! bounded rate.
+//! Answers to senders whose frames go no further, and to those who ask the gateway: written to the port they came from, at
+//! a bounded rate.
 
 use std::net::IpAddr;
 
-use weft_wire::{Mtu, PortId};
+use weft_wire::{EthernetFrame, IcmpError, Mtu, PortId, echo_reply, icmp_error};
 
-use crate::gateway::{Heard, hear};
+use crate::datapath::network_mtu;
+use crate::gateway::{GATEWAY_MAC, Heard, hear};
+use crate::table::Tables;
 use crate::table::fdb::Tick;
+use crate::verdict::{Action, DropReason};
 
 /// Ports that are limited apart; beyond, some share a limit.
 const SLOTS: usize = 256;
 /// Answers of the gateway to one port in a millisecond: resolving and asking follow each other at once.
 const GATEWAY_ANSWERS: u8 = 16;
+/// Errors to one port at once: who traces a route asks many hops together.
+const ERRORS: u64 = 32;
 
-/// Not more than one answer per port and millisecond (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4): a sender needs
-/// one, and whoever floods gets no flood back.
+/// Not more than one error per port and millisecond but for a burst (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4): a
+/// sender needs one, and whoever floods gets no flood back.
 #[derive(Debug)]
 pub(crate) struct Answers {
-    last: Box<[Option<Tick>; SLOTS]>,
+    errors: Box<[Bucket; SLOTS]>,
     /// When the gateway answered last, and how many times in that millisecond.
     gateway: Box<[(Tick, u8); SLOTS]>,
+}
+
+/// The port that a frame came from, and when.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asker<'t> {
+    pub(crate) tables: &'t Tables,
+    pub(crate) id: PortId,
+    pub(crate) now: Tick,
+}
+
+impl Asker<'_> {
+    fn slot(&self) -> usize {
+        self.id.index() % SLOTS
+    }
+
+    fn gateways(&self) -> &[IpAddr] {
+        self.tables.gateways_of_port(self.id)
+    }
+}
+
+/// A token bucket: a token each millisecond, at most [`ERRORS`].
+#[derive(Clone, Copy, Debug, Default)]
+struct Bucket {
+    /// When it was empty, as far as it has filled since.
+    empty: Tick,
+}
+
+impl Bucket {
+    const fn has_one(&self, now: Tick) -> bool {
+        self.empty.0 < now.0 + ERRORS
+    }
+
+    fn take(&mut self, now: Tick) {
+        self.empty = Tick(self.empty.0.max(now.0) + 1);
+    }
 }
 
 impl Answers {
     pub(crate) fn new() -> Self {
         Self {
-            last: Box::new([None; SLOTS]),
+            errors: Box::new([Bucket::default(); SLOTS]),
             gateway: Box::new([(Tick(0), 0); SLOTS]),
         }
     }
 
-    /// The answer to a frame of `port` that is longer than packets of `mtu` make, if it is to have one.
-    pub(crate) fn too_big(
+    /// What the sender of a frame is told after `actions` were carried out; some way may have been too narrow for it.
+    pub(crate) fn answer(
         &mut self,
-        (port, now): (PortId, Tick),
+        from: Asker<'_>,
         frame: &[u8],
-        mtu: Mtu,
+        (too_big, actions): (Option<Mtu>, &[Action]),
     ) -> Option<Vec<u8>> {
-        let last = &mut self.last[port.index() % SLOTS];
-        if last.is_some_and(|last| last == now) {
+        match (too_big, actions) {
+            (Some(mtu), _) => self.error(from, frame, IcmpError::TooBig(mtu)),
+            (None, [Action::Drop(reason)]) => self.dropped(from, frame, *reason),
+            (None, [Action::Answer]) => self.gateway(from, frame),
+            (None, _) => None,
+        }
+    }
+
+    /// What a frame's sender is told that was dropped for `reason`, if anything.
+    fn dropped(&mut self, from: Asker<'_>, frame: &[u8], reason: DropReason) -> Option<Vec<u8>> {
+        let error = match reason {
+            DropReason::TooBig => IcmpError::TooBig(network_mtu(from.tables, from.id, frame)?),
+            DropReason::NoRoute => IcmpError::NoRoute,
+            DropReason::NoNeighbor => IcmpError::AddressUnreachable,
+            DropReason::TtlExceeded => IcmpError::TimeExceeded,
+            DropReason::Isolated => IcmpError::Prohibited,
+            DropReason::Runt
+            | DropReason::BadOffload
+            | DropReason::BadSource
+            | DropReason::BadVlan
+            | DropReason::SpoofedMac
+            | DropReason::SpoofedAddress
+            | DropReason::VlanNotAllowed
+            | DropReason::LinkReserved
+            | DropReason::UnknownVni
+            | DropReason::SameSide
+            | DropReason::SplitHorizon
+            | DropReason::CameBack
+            | DropReason::NoListener
+            | DropReason::NotAnswered
+            | DropReason::PortFull
+            | DropReason::PortDown
+            | DropReason::PortGone
+            | DropReason::PortRefused => return None,
+        };
+        self.error(from, frame, error)
+    }
+
+    /// The gateway's error about a frame that it was to route, else that of whom the frame is for.
+    fn error(&mut self, from: Asker<'_>, frame: &[u8], error: IcmpError) -> Option<Vec<u8>> {
+        let bucket = &mut self.errors[from.slot()];
+        if !bucket.has_one(from.now) {
             return None;
         }
-        let answer = weft_wire::too_big(frame, mtu)?;
-        *last = Some(now);
+        let routed = EthernetFrame::new(frame).ok()?.destination() == GATEWAY_MAC;
+        let answer = if routed {
+            // Only one of the packet's family makes an answer.
+            let mut gateways = from.gateways().iter();
+            gateways.find_map(|gateway| icmp_error(frame, Some(*gateway), error))
+        } else {
+            icmp_error(frame, None, error)
+        }?;
+        bucket.take(from.now);
         Some(answer)
     }
 
-    /// What a gateway with `addresses` answers to a frame of `port`, if it isn't asked too often.
-    pub(crate) fn gateway(
-        &mut self,
-        (port, now): (PortId, Tick),
-        frame: &[u8],
-        addresses: &[IpAddr],
-    ) -> Option<Vec<u8>> {
-        let (last, answers) = &mut self.gateway[port.index() % SLOTS];
-        if *last != now {
-            (*last, *answers) = (now, 0);
+    /// What the gateway answers to a frame that is for it, if it isn't asked too often.
+    fn gateway(&mut self, from: Asker<'_>, frame: &[u8]) -> Option<Vec<u8>> {
+        let (last, answers) = &mut self.gateway[from.slot()];
+        if *last != from.now {
+            (*last, *answers) = (from.now, 0);
         }
         if *answers >= GATEWAY_ANSWERS {
             return None;
         }
-        let Heard::Answer(answer) = hear(addresses, frame) else {
-            return None;
+        let answer = match hear(from.gateways(), frame) {
+            Heard::Answer(answer) => answer,
+            // For the gateway of another network of its router, as the datapath saw.
+            Heard::Route => echo_reply(frame)?,
+            Heard::NotOurs | Heard::Nothing | Heard::Asks => return None,
         };
         *answers += 1;
         Some(answer)
@@ -69,46 +154,4 @@ impl Answers {
 }
 
 #[cfg(test)]
-mod tests {
-    use etherparse::PacketBuilder;
-
-    use super::*;
-
-    #[test]
-    fn a_port_is_answered_once_a_millisecond_and_others_beside_it() {
-        let mut frame = Vec::new();
-        PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
-            .ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)
-            .udp(1, 2)
-            .write(&mut frame, &[0; 1400])
-            .unwrap();
-        let mut answers = Answers::new();
-        let mtu = Mtu::new(1250).unwrap();
-        let mut ask = |port, at| {
-            answers
-                .too_big((PortId(port), Tick(at)), &frame, mtu)
-                .is_some()
-        };
-        assert!(ask(1, 5) && ask(2, 5));
-        assert!(!ask(1, 5) && !ask(2, 5));
-        assert!(ask(1, 6));
-    }
-
-    #[test]
-    fn the_gateway_answers_a_port_so_many_times_a_millisecond() {
-        let gateway = std::net::Ipv4Addr::new(10, 0, 0, 1);
-        let here = std::net::Ipv4Addr::new(10, 0, 0, 9);
-        let asker = weft_wire::MacAddr([2, 0, 0, 0, 0, 1]);
-        let request = weft_wire::ArpMessage::request(asker, here, gateway);
-        let mut answers = Answers::new();
-        let mut ask = |port, at| {
-            let (from, frame) = ((PortId(port), Tick(at)), request.to_frame());
-            answers
-                .gateway(from, &frame, &[IpAddr::V4(gateway)])
-                .is_some()
-        };
-        assert!((0..GATEWAY_ANSWERS).all(|_| ask(1, 5)));
-        assert!(!ask(1, 5));
-        assert!(ask(2, 5) && ask(1, 6));
-    }
-}
+mod tests;

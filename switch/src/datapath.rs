@@ -9,9 +9,12 @@
 mod admit;
 mod bridge;
 mod gateway;
+mod route;
 mod services;
 mod transmit;
+mod uplink;
 
+pub(crate) use route::network_mtu;
 use weft_wire::FrameRef;
 
 use crate::stats::Lane;
@@ -59,16 +62,17 @@ impl<'t> Datapath<'t> {
         actions: &mut Vec<Action>,
     ) -> Result<(), DropReason> {
         let admitted = admit::admit(self.tables, from, frame)?;
+        if let Some(port) = admitted.from_uplink {
+            let known = (self.tables, self.fdb);
+            return uplink::uplink(known, port, &admitted, now, actions);
+        }
         if admitted.from_services {
             return services::services(self.tables, self.fdb, &admitted, now, actions);
         }
-        match gateway::gateway(from, &admitted, frame)? {
-            gateway::Next::Answer => {
-                actions.push(Action::Answer);
-                return Ok(());
-            }
-            gateway::Next::Services(port) => {
-                actions.push(Action::ToPort(port));
+        let known = (self.tables, self.fdb);
+        match gateway::gateway(known, from, &admitted, frame, now)? {
+            gateway::Next::Done(action) => {
+                actions.push(action);
                 return Ok(());
             }
             gateway::Next::Bridge => {}

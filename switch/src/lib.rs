@@ -44,6 +44,7 @@ mod switch;
 pub use stats::{DropCounts, Lane, PeerDropStats, PortStats, TrafficStats};
 pub use switch::{PortEvent, PortSpec, Switch, SwitchConfig, SwitchError};
 pub use table::fdb::{FdbCounts, FdbKind, FdbRow, Place};
+pub use table::routes::{Route, RouteSpec, Routes};
 pub use table::{NetworkMode, NetworkSpec, PortGuard, Tables};
 pub use uplink::{TooBig, Uplink};
-pub use verdict::{Action, DropReason, Source};
+pub use verdict::{Action, DropReason, Routed, Source};

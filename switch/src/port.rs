@@ -9,11 +9,13 @@
 //! Lifetime: the device lives as long as any of its file descriptors, wherever it was moved, and dies with the network
 //! namespace it is in. That shows as `POLLERR` and as `EBADFD` here ([`RecvError::Gone`]).
 
+mod packet;
 mod service;
 mod sys;
 mod tap;
 
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -21,6 +23,7 @@ use weft_wire::{
     FrameRef, MAX_COALESCED, MAX_HEADER_LEN, SegmentPlan, VNET_HDR_LEN, VnetError, VnetHdr,
 };
 
+pub use packet::{link_mac, open_link};
 pub use service::service_pair;
 pub use sys::{device_name, device_netns};
 pub use tap::{PortError, TapDevice, create_tap};
@@ -72,6 +75,15 @@ pub enum SendError {
     Malformed,
 }
 
+/// How frames are read; they are written to all alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Medium {
+    /// A TAP, or a pair of sockets: one read, one frame.
+    Stream,
+    /// A packet socket, which takes VLAN tags out of frames.
+    Link,
+}
+
 /// One queue of a TAP: one non-blocking file descriptor.
 ///
 /// Reading and writing are atomic per frame, so several threads may use it through a shared reference. A reader by
@@ -80,6 +92,7 @@ pub enum SendError {
 pub struct Queue {
     fd: OwnedFd,
     kind: PortKind,
+    medium: Medium,
     /// The kernel cuts superframes of UDP (USO, Linux 6.2).
     takes_datagrams: bool,
 }
@@ -96,6 +109,7 @@ impl Queue {
         Ok(Self {
             fd,
             kind,
+            medium: Medium::Stream,
             takes_datagrams,
         })
     }
@@ -108,6 +122,7 @@ impl Queue {
         Ok(Self {
             fd: self.fd.try_clone()?,
             kind: self.kind,
+            medium: self.medium,
             takes_datagrams: self.takes_datagrams,
         })
     }
@@ -115,6 +130,15 @@ impl Queue {
     /// Which kind of TAP it belongs to.
     pub const fn kind(&self) -> PortKind {
         self.kind
+    }
+
+    /// Where in its buffer [`Self::recv`] puts the frame.
+    #[inline]
+    pub const fn frame_start(&self) -> usize {
+        match self.kind {
+            PortKind::Offload => VNET_HDR_LEN,
+            PortKind::Plain => 0,
+        }
     }
 
     /// Whether a superframe of datagrams may be written, for the container's kernel to cut.
@@ -129,12 +153,12 @@ impl Queue {
     /// [`RecvError`]; after `Malformed` the next frame can be read.
     #[inline]
     pub fn recv<'b>(&self, buffer: &'b mut [u8]) -> Result<Received<'b>, RecvError> {
-        let len = self.read(buffer)?;
-        if len == 0 {
+        let range = self.read(buffer)?;
+        if range.is_empty() {
             // No TAP gives nothing; it is how an inside port ends.
             return Err(RecvError::Gone);
         }
-        let bytes = &buffer[..len];
+        let bytes = &buffer[range];
         match self.kind {
             PortKind::Plain => Ok(FrameRef::plain(bytes)),
             PortKind::Offload => {
@@ -155,10 +179,14 @@ impl Queue {
     }
 
     #[inline]
-    fn read(&self, buffer: &mut [u8]) -> Result<usize, RecvError> {
+    fn read(&self, buffer: &mut [u8]) -> Result<Range<usize>, RecvError> {
         loop {
-            match nix::unistd::read(&self.fd, buffer) {
-                Ok(len) => return Ok(len),
+            let read = match self.medium {
+                Medium::Stream => nix::unistd::read(&self.fd, buffer).map(|len| 0..len),
+                Medium::Link => packet::recv(self.fd.as_fd(), buffer),
+            };
+            match read {
+                Ok(range) => return Ok(range),
                 Err(Errno::EINTR) => {}
                 Err(error) => return Err(recv_error(error)),
             }
@@ -248,7 +276,7 @@ fn recv_error(error: Errno) -> RecvError {
 fn send_error(error: Errno) -> SendError {
     if matches!(error, Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM) {
         SendError::Full
-    } else if error == Errno::EIO {
+    } else if matches!(error, Errno::EIO | Errno::ENETDOWN | Errno::ENXIO) {
         SendError::Down
     } else if matches!(error, Errno::EBADFD | Errno::EPIPE | Errno::ECONNRESET) {
         SendError::Gone

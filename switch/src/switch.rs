@@ -1,6 +1,7 @@
 //! The handle on a running switch: what the agent changes and reads. Nothing here waits on frames, and frames wait on
 //! nothing here: changes are published as new tables and sent to the workers as commands.
 
+use std::net::IpAddr;
 use std::sync::mpsc::{RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -174,6 +175,12 @@ impl Switch {
         })
     }
 
+    /// Plugs in a link of the host ([`open_link`](crate::port::open_link)). It is removed with [`Self::remove_port`].
+    pub fn add_uplink(&self, network: Vni, link: Queue) -> PortId {
+        let queues = vec![Arc::new(link)];
+        self.plug_in(queues.clone(), |tables| tables.add_uplink(network, queues))
+    }
+
     /// Puts a port into the tables, then lets the workers read it.
     fn plug_in(&self, queues: Vec<Arc<Queue>>, add: impl FnOnce(&mut Tables) -> PortId) -> PortId {
         let order = self.changing();
@@ -285,12 +292,28 @@ impl Switch {
         self.shared.fdb.forget(vni, mac);
     }
 
+    /// The control plane says whose MAC an address has; gives the one it had before.
+    pub fn know_neighbor(&self, vni: Vni, ip: IpAddr, mac: MacAddr) -> Option<MacAddr> {
+        self.shared.tables.load().neighbors().set(vni, ip, mac)
+    }
+
+    /// The control plane says that nobody has an address any more.
+    pub fn forget_neighbor(&self, vni: Vni, ip: IpAddr) {
+        self.shared.tables.load().neighbors().remove(vni, ip);
+    }
+
     /// Forgets a peer: its addresses and its counters. To be called after its tunnel was taken down: frames of it that
     /// are in flight are waited for, lest they teach what was just forgotten.
     pub fn flush_peer(&self, peer: PeerId) {
         self.ask_all(Command::Settle);
         self.shared.fdb.flush_place(Place::Peer(peer));
         self.shared.tables.load().reset_peer(peer);
+    }
+
+    /// Returns when no worker has a frame in hand that was decided by older tables than now. Not to be called from the
+    /// notification.
+    pub fn settle(&self) {
+        self.ask_all(Command::Settle);
     }
 
     /// The forwarding database, in no order.

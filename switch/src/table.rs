@@ -2,6 +2,8 @@
 //! readers take without waiting; the [`fdb`] changes with every new station and is a table of its own.
 
 pub mod fdb;
+pub mod neighbors;
+pub mod routes;
 mod hash;
 
 use std::collections::HashMap;
@@ -16,6 +18,8 @@ use crate::port::Queue;
 use crate::stats::{Counters, PeerLedger, TrafficStats};
 use crate::verdict::Source;
 use hash::KeyedHash;
+use neighbors::Neighbors;
+use routes::Routes;
 
 /// How a network treats its ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +47,12 @@ pub struct NetworkSpec {
     pub flood_peers: Vec<PeerId>,
     /// The addresses that its gateway answers at on this host.
     pub gateways: Vec<IpAddr>,
+    /// Where those send packets that are not for them.
+    pub routes: Arc<Routes>,
+    /// What has no route stays in the cluster.
+    pub internal: bool,
+    /// Its ports don't reach each other, on no host.
+    pub isolate: bool,
 }
 
 /// What a port may send: its own MAC and addresses.
@@ -84,6 +94,8 @@ pub(crate) enum PortRole {
     /// The host's own services behind the network's gateway: gets what ports have for the gateway, gives to ports of
     /// this host only, and is no part of a flood. One per network.
     Services,
+    /// A link of the host: its frames go to endpoints of this host only, and those of the endpoints go there, too.
+    Uplink,
 }
 
 /// A port in the table. Versions of it share what lives: counters, queues, whether it has gone.
@@ -108,6 +120,8 @@ pub(crate) struct NetworkEntry {
     pub(crate) ports: Vec<PortId>,
     /// The port of this host's services.
     pub(crate) services: Option<PortId>,
+    /// Links of this host.
+    pub(crate) uplinks: Vec<PortId>,
 }
 
 impl NetworkEntry {
@@ -115,6 +129,7 @@ impl NetworkEntry {
         match role {
             PortRole::Endpoint => self.ports.push(id),
             PortRole::Services => self.services = Some(id),
+            PortRole::Uplink => self.uplinks.push(id),
         }
     }
 }
@@ -124,6 +139,7 @@ impl NetworkEntry {
 pub struct Tables {
     pub(crate) ports: Vec<Option<Arc<PortEntry>>>,
     pub(crate) networks: HashMap<Vni, Arc<NetworkEntry>, KeyedHash>,
+    neighbors: Arc<Neighbors>,
     peers: Arc<PeerLedger>,
     /// Workers that count.
     lanes: usize,
@@ -135,6 +151,7 @@ impl Tables {
         Self {
             ports: Vec::new(),
             networks: HashMap::default(),
+            neighbors: Arc::default(),
             peers: Arc::new(PeerLedger::new(workers)),
             lanes: workers,
         }
@@ -153,6 +170,11 @@ impl Tables {
     /// Puts the port of a network's services into the first free place.
     pub fn add_services(&mut self, network: Vni, queues: Vec<Arc<Queue>>) -> PortId {
         self.add(network, PortRole::Services, None, queues)
+    }
+
+    /// Puts a link of the host into the first free place.
+    pub fn add_uplink(&mut self, network: Vni, queues: Vec<Arc<Queue>>) -> PortId {
+        self.add(network, PortRole::Uplink, None, queues)
     }
 
     fn add(
@@ -232,6 +254,7 @@ impl Tables {
         if let Some(network) = network.and_then(|vni| self.networks.get_mut(&vni)) {
             let network = Arc::make_mut(network);
             network.ports.retain(|member| *member != id);
+            network.uplinks.retain(|member| *member != id);
             network.services.take_if(|services| *services == id);
         }
     }
@@ -243,6 +266,7 @@ impl Tables {
             spec,
             ports: Vec::new(),
             services: None,
+            uplinks: Vec::new(),
         };
         for (id, port) in self.ports() {
             if port.network == Some(vni) {
@@ -267,6 +291,12 @@ impl Tables {
         self.peers.sum(peer)
     }
 
+    /// Who has which address; all versions of the tables share it.
+    #[inline]
+    pub fn neighbors(&self) -> &Neighbors {
+        &self.neighbors
+    }
+
     #[inline]
     pub(crate) fn port(&self, id: PortId) -> Option<&PortEntry> {
         self.ports.get(id.index())?.as_deref()
@@ -282,11 +312,6 @@ impl Tables {
     #[inline]
     pub(crate) fn network(&self, vni: Vni) -> Option<&NetworkEntry> {
         self.networks.get(&vni).map(AsRef::as_ref)
-    }
-
-    /// The MTU of the network that a port is on.
-    pub(crate) fn mtu_of_port(&self, id: PortId) -> Option<Mtu> {
-        Some(self.network(self.port(id)?.network?)?.spec.mtu)
     }
 
     /// The addresses of the gateway of its network.

@@ -13,7 +13,7 @@ pub struct TooBig {
 
 /// One worker's end of the tunnels. What it drops it counts itself, at the peer.
 pub trait Uplink: Send {
-    /// What the worker waits on for input. Asked once, at the start.
+    /// What the worker waits on for input, in the order of their numbers. Asked once, at the start.
     fn fds(&self) -> Vec<BorrowedFd<'_>>;
 
     /// Sends a frame, whole as it came from a port: finishing checksums and cutting superframes is the tunnel's part.
@@ -27,6 +27,7 @@ pub trait Uplink: Send {
     /// Sends what was kept. The worker calls it when no frame follows at once.
     fn flush(&mut self);
 
-    /// Takes one batch of frames that have come, and says how many datagrams that were; 0 when there were none.
-    fn receive(&mut self, sink: &mut dyn FnMut(PeerId, Vni, FrameRef<'_>)) -> usize;
+    /// Takes one batch of frames that have come at file descriptor number `input`, and says how many datagrams that
+    /// were; 0 when there were none.
+    fn receive(&mut self, input: usize, sink: &mut dyn FnMut(PeerId, Vni, FrameRef<'_>)) -> usize;
 }

@@ -1,6 +1,8 @@
 //! Where a frame came from and every way it can end.
 
-use weft_wire::{PeerId, PortId, Vni};
+use weft_wire::{MacAddr, PeerId, PortId, Vni};
+
+use crate::table::fdb::Place;
 
 /// Where a frame came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,10 +30,37 @@ pub enum Action {
         /// On which network.
         vni: Vni,
     },
+    /// Route it: rewrite it for its next hop, then deliver it there.
+    Routed(Routed),
     /// It is the gateway's: write the answer to the port it came from.
     Answer,
     /// Count it and let it go.
     Drop(DropReason),
+}
+
+/// The next hop of a frame that is routed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Routed {
+    /// Its MAC.
+    pub destination: MacAddr,
+    /// Where it is.
+    pub place: Place,
+    /// Its network.
+    pub vni: Vni,
+}
+
+impl Routed {
+    /// How the rewritten frame gets there.
+    #[inline]
+    pub const fn delivery(&self) -> Action {
+        match self.place {
+            Place::Port(port) => Action::ToPort(port),
+            Place::Peer(peer) => Action::ToPeer {
+                peer,
+                vni: self.vni,
+            },
+        }
+    }
 }
 
 macro_rules! drop_reasons {
@@ -85,10 +114,18 @@ drop_reasons! {
     SameSide = "same_side",
     /// From a tunnel to an address behind a tunnel. Clears itself when the sender has learned the new place.
     SplitHorizon = "split_horizon",
+    /// By an uplink, from an endpoint of another host: the LAN brought it back, the tunnel has brought it. Nothing to do.
+    CameBack = "came_back",
     /// To everybody, and nobody else is there. Nothing to do.
     NoListener = "no_listener",
-    /// To the gateway, for an address that it has no route to. Nothing routes between networks yet.
+    /// To the gateway, for an address that it has no route to. Connect the networks to one router, or add a route.
     NoRoute = "no_route",
+    /// To the gateway, which has a route, but no endpoint has the address. The sender is told.
+    NoNeighbor = "no_neighbor",
+    /// To the gateway after the last hop that it may make. A loop of routes, or somebody traces a route.
+    TtlExceeded = "ttl_exceeded",
+    /// From one port of an isolated network to another. Make the network without --isolate if they are to meet.
+    Isolated = "isolated",
     /// To the gateway, which has nothing to say to it or is asked too often. Nothing to do.
     NotAnswered = "not_answered",
     /// The port's ring is full: the container is slower than its senders.

@@ -13,18 +13,19 @@ use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::EventFd;
-use weft_wire::{FrameRef, Mtu, PortId};
+use weft_wire::{EthernetFrame, FrameRef, Mtu, Offload, PortId, Rewrite};
 
-use crate::answers::Answers;
+use crate::answers::{Answers, Asker};
 use crate::burst::Burst;
 use crate::datapath::Datapath;
+use crate::gateway::GATEWAY_MAC;
 use crate::patience::{Next, Patience};
 use crate::port::{Queue, RECV_BUFFER_LEN, RecvError, SendError};
 use crate::stats::Lane;
 use crate::switch::{PortEvent, Shared};
 use crate::table::{PortEntry, Tables};
 use crate::uplink::{TooBig, Uplink};
-use crate::verdict::{Action, DropReason, Source};
+use crate::verdict::{Action, DropReason, Routed, Source};
 
 /// Frames (superframes, datagram batches) of one file descriptor per wake.
 const BUDGET: usize = 64;
@@ -33,7 +34,10 @@ const EVENTS: usize = 128;
 
 /// What an epoll event is about. A number below 2^63 is that of a queue, see [`QueueKey`].
 const WAKE: u64 = u64::MAX;
+/// The first input of the uplink, which has so many at most; the next ones have the numbers below.
 const UPLINK: u64 = u64::MAX - 1;
+const UPLINK_INPUTS: u64 = 16;
+const LAST_UPLINK: u64 = UPLINK - UPLINK_INPUTS + 1;
 
 /// A queue that a worker reads: port, and which queue of it, since a port may have more queues than there are workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -97,8 +101,8 @@ impl Worker {
         let epoll = Epoll::new(nix::sys::epoll::EpollCreateFlags::EPOLL_CLOEXEC)?;
         let input = |data| EpollEvent::new(EpollFlags::EPOLLIN, data);
         epoll.add(&wake, input(WAKE))?;
-        for fd in uplink.fds() {
-            epoll.add(fd, input(UPLINK))?;
+        for (number, fd) in (0..UPLINK_INPUTS).zip(uplink.fds()) {
+            epoll.add(fd, input(UPLINK - number))?;
         }
         Ok(Self {
             index,
@@ -128,7 +132,7 @@ impl Worker {
             for event in &events[..ready] {
                 match event.data() {
                     WAKE => woken = true,
-                    UPLINK => self.serve_uplink(&tables),
+                    data @ LAST_UPLINK..=UPLINK => self.serve_uplink(&tables, UPLINK - data),
                     data => self.serve_port(&tables, QueueKey::of(data), event.events()),
                 }
             }
@@ -243,19 +247,21 @@ impl Worker {
                 uplink: Some(&mut *self.uplink),
                 burst: Some(&mut self.burst),
             };
-            if let Some(mtu) = out.carry_out(&self.actions, frame) {
-                let mtu = mtu.or_else(|| tables.mtu_of_port(id));
-                let answer = mtu.and_then(|mtu| self.answers.too_big((id, now), frame.bytes, mtu));
-                if let Some(answer) = answer {
-                    out.write(port, FrameRef::plain(&answer));
-                }
+            let (too_big, bytes) = if let [Action::Routed(routed)] = *self.actions {
+                let (start, len, offload) = (queue.frame_start(), frame.bytes.len(), frame.offload);
+                // The only one who gets it: it is rewritten where it lies.
+                let bytes = &mut self.buffer[start..start + len];
+                (out.route(routed, bytes, offload), &*bytes)
+            } else {
+                (out.carry_out(&self.actions, frame), frame.bytes)
+            };
+            let from = Asker { tables, id, now };
+            let answer = self.answers.answer(from, bytes, (too_big, &self.actions));
+            if answer.is_none() && matches!(*self.actions, [Action::Answer]) {
+                port.counters.dropped(lane, DropReason::NotAnswered);
             }
-            if let [Action::Answer] = *self.actions {
-                let gateways = tables.gateways_of_port(id);
-                match self.answers.gateway((id, now), frame.bytes, gateways) {
-                    Some(answer) => out.write(port, FrameRef::plain(&answer)),
-                    None => port.counters.dropped(lane, DropReason::NotAnswered),
-                }
+            if let Some(answer) = answer {
+                out.write(port, FrameRef::plain(&answer));
             }
         }
         self.flush(tables);
@@ -278,23 +284,25 @@ impl Worker {
         self.uplink.flush();
     }
 
-    fn serve_uplink(&mut self, tables: &Tables) {
+    fn serve_uplink(&mut self, tables: &Tables, input: u64) {
+        let input = usize::try_from(input).expect("there are few");
         let now = self.shared.now();
         let (lane, index) = (Lane::of_worker(self.index), self.index);
         let datapath = Datapath::new(tables, &self.shared.fdb, lane);
         let actions = &mut self.actions;
-        self.uplink.receive(&mut |peer, vni, frame: FrameRef<'_>| {
-            datapath.process(Source::Peer { peer, vni }, frame, now, actions);
-            // Split horizon: nothing that came out of a tunnel goes into one.
-            let mut out = Egress {
-                tables,
-                lane,
-                index,
-                uplink: None,
-                burst: None,
-            };
-            let _ = out.carry_out(actions, frame);
-        });
+        self.uplink
+            .receive(input, &mut |peer, vni, frame: FrameRef<'_>| {
+                datapath.process(Source::Peer { peer, vni }, frame, now, actions);
+                // Split horizon: nothing that came out of a tunnel goes into one.
+                let mut out = Egress {
+                    tables,
+                    lane,
+                    index,
+                    uplink: None,
+                    burst: None,
+                };
+                let _ = out.carry_out(actions, frame);
+            });
     }
 }
 
@@ -309,10 +317,34 @@ struct Egress<'a> {
 }
 
 impl Egress<'_> {
-    /// Carries out what was decided on a frame, all from the one buffer it was read into. If it was too big for a way,
-    /// gives the MTU of that; `Some(None)`: that of its network.
+    /// Rewrites a frame and sends it to its next hop. If it was too big for the way there, gives the MTU of that, and the
+    /// frame has the MACs that it came with.
     #[inline]
-    fn carry_out(&mut self, actions: &[Action], frame: FrameRef<'_>) -> Option<Option<Mtu>> {
+    fn route(&mut self, routed: Routed, bytes: &mut [u8], offload: Offload) -> Option<Mtu> {
+        let rewrite = Rewrite {
+            source: GATEWAY_MAC,
+            destination: routed.destination,
+        };
+        let before = EthernetFrame::new(bytes)
+            .ok()
+            .map(|frame| (frame.source(), frame.destination()));
+        // The datapath saw that it may live a hop longer.
+        rewrite.apply(bytes);
+        let too_big = self.carry_out(&[routed.delivery()], FrameRef::new(bytes, offload));
+        if let (Some(_), Some((source, destination))) = (too_big, before) {
+            let rewrite = Rewrite {
+                source,
+                destination,
+            };
+            rewrite.readdress(bytes);
+        }
+        too_big
+    }
+
+    /// Carries out what was decided on a frame, all from the one buffer it was read into. If it was too big for a tunnel,
+    /// gives the MTU of that.
+    #[inline]
+    fn carry_out(&mut self, actions: &[Action], frame: FrameRef<'_>) -> Option<Mtu> {
         let mut too_big = None;
         if let [Action::ToPort(id)] = *actions {
             self.deliver(id, frame);
@@ -321,10 +353,8 @@ impl Egress<'_> {
         self.write_burst();
         for action in actions {
             match *action {
-                // Counted by the datapath.
-                Action::Drop(DropReason::TooBig) => too_big = Some(None),
-                // Who reads the port answers.
-                Action::Drop(_) | Action::Answer => {}
+                // Counted by the datapath; who reads the port answers, and rewrites.
+                Action::Drop(_) | Action::Answer | Action::Routed(_) => {}
                 Action::ToPort(id) => {
                     // The decision was made on these tables: the port is there.
                     if let Some(port) = self.tables.port(id) {
@@ -335,7 +365,7 @@ impl Egress<'_> {
                     // No uplink means that the frame came from one, and then there is no such action.
                     if let Some(uplink) = &mut self.uplink {
                         if let Err(TooBig { mtu }) = uplink.send(peer, vni, frame) {
-                            too_big = Some(Some(mtu));
+                            too_big = Some(mtu);
                         }
                         self.tables.peer_counters(peer).sent(self.lane, frame.len());
                     }

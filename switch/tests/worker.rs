@@ -13,7 +13,7 @@ use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -101,7 +101,7 @@ impl Uplink for Wire {
 
     fn flush(&mut self) {}
 
-    fn receive(&mut self, sink: &mut dyn FnMut(PeerId, Vni, FrameRef<'_>)) -> usize {
+    fn receive(&mut self, _: usize, sink: &mut dyn FnMut(PeerId, Vni, FrameRef<'_>)) -> usize {
         let mut buffer = [0; 2048];
         let Ok(len) = self.0.recv(&mut buffer) else {
             return 0;
@@ -125,7 +125,7 @@ impl Uplink for NoUplink {
 
     fn flush(&mut self) {}
 
-    fn receive(&mut self, _: &mut dyn FnMut(PeerId, Vni, FrameRef<'_>)) -> usize {
+    fn receive(&mut self, _: usize, _: &mut dyn FnMut(PeerId, Vni, FrameRef<'_>)) -> usize {
         0
     }
 }
@@ -156,6 +156,9 @@ fn switch_with(uplinks: Vec<Box<dyn Uplink>>) -> (Switch, Receiver<PortEvent>) {
         mode: NetworkMode::Routed,
         flood_peers: vec![FAR],
         gateways: Vec::new(),
+        routes: Arc::default(),
+        internal: false,
+        isolate: false,
     });
     (switch, received)
 }

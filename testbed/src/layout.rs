@@ -2,6 +2,7 @@
 //! agents and controller is the test's business.
 
 mod kernel;
+mod outside;
 mod redundant;
 mod routed;
 
@@ -10,6 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::lab::{Controller, Host, Lab, Namespace};
 
 pub use kernel::{KernelPair, KernelPeer, Wire};
+pub use outside::Outside;
 pub use redundant::Redundant;
 pub use routed::Routed;
 

@@ -11,10 +11,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use weft_control::api::{TokenInfo, TokenState};
+use weft_control::api::{AuthorityInfo, AuthorityStep, TokenInfo, TokenState};
 use weft_testbed::lab::node::{refusal, weft};
 use weft_testbed::lab::process::pids_mentioning;
-use weft_testbed::lab::traffic::{answers, ping};
+use weft_testbed::lab::traffic::{Prober, answers, ping};
 use weft_testbed::lab::verdict::wait_until;
 use weft_testbed::{Hosts, Lab, Pair};
 
@@ -232,4 +232,87 @@ fn a_token_is_in_no_process_list_no_log_and_no_readable_file() {
             );
         }
     }
+}
+
+fn authority(data: &str, verb: &[&str]) -> AuthorityInfo {
+    let line = [&["controller", "ca"], verb, &["--data", data, "--json"]].concat();
+    serde_json::from_str(&weft(&line).expect_done()).unwrap()
+}
+
+#[test]
+fn certificates_are_renewed_and_the_authority_is_replaced_without_a_lost_frame() {
+    let pair = Pair::cold(Lab::new());
+    let data = pair.controller.data();
+    pair.controller.start_with(&["--cert-ttl", "12s"]);
+    for host in [&pair.host1, &pair.host2] {
+        host.join(&pair.controller);
+    }
+    pair.host1
+        .weft(&["network", "create", "blue", "--subnet", "10.32.0.0/16"]);
+    let c1 = pair.lab.container(&pair.host1, "blue", "c1", &[]);
+    let c2 = pair.lab.container(&pair.host2, "blue", "c2", &[]);
+    ping(&c1.ns, c2.ip());
+    let hosts = [&pair.host1, &pair.host2];
+    let ends = || hosts.map(|host| host.status().certificate.unwrap().expires);
+    let first = ends();
+    let probes = Prober::start(&c1.ns, &c2.ns, c2.ip());
+    wait_until(
+        Duration::from_secs(20),
+        "both certificates are renewed",
+        || ends().iter().zip(first).all(|(now, first)| *now > first),
+    );
+    let old = authority(data, &[]);
+    assert_eq!((old.step, &old.next), (AuthorityStep::Settled, &None));
+    let begun = authority(data, &["rotate"]);
+    assert_eq!(begun.step, AuthorityStep::Announced);
+    let again = weft(&["controller", "ca", "rotate", "--data", data, "--json"]);
+    assert_eq!(refusal(&again).code, "rotation");
+    wait_until(Duration::from_secs(20), "the authority is replaced", || {
+        authority(data, &[]).step == AuthorityStep::Settled
+    });
+    let new = authority(data, &[]);
+    assert_eq!(Some(&new.current), begun.next.as_ref());
+    assert_ne!(new.current, old.current);
+    wait_until(
+        Duration::from_secs(20),
+        "all certificates are of the new one",
+        || {
+            let issuers = hosts.map(|host| host.status().certificate.unwrap().issuer);
+            issuers.iter().all(|issuer| *issuer == new.current)
+        },
+    );
+    let seen = probes.finish();
+    assert_eq!(seen.sent, seen.arrived, "not a frame is lost: {seen:?}");
+    for host in hosts {
+        let log = host.agent().log();
+        assert!(!log.contains("control channel down"), "{log}");
+    }
+
+    // Away for longer than the certificate lasts: it comes back by its key.
+    pair.host2.stop_agent();
+    std::thread::sleep(Duration::from_secs(13));
+    pair.controller.stop();
+    pair.host1.stop_agent();
+    pair.host2.restart_agent();
+    pair.controller.start_with(&["--cert-ttl", "12s"]);
+    pair.host1.restart_agent();
+    pair.wait_in_sync();
+    ping(&c1.ns, c2.ip());
+    assert_eq!(
+        refusal(&weft(&[
+            "controller",
+            "ca",
+            "advance",
+            "--data",
+            data,
+            "--json"
+        ]))
+        .code,
+        "rotation"
+    );
+    let failed = weft(&["controller", "run", "--data", data, "--cert-ttl", "1s"]);
+    assert!(
+        failed.code == Some(1) && failed.stderr.contains("--cert-ttl"),
+        "{failed}"
+    );
 }

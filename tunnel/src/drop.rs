@@ -36,11 +36,25 @@ pub enum TunnelDrop {
     Filtered,
     /// The kernel refused for another reason: see the agent's kernel log.
     SendFailed,
+    /// A frame of an encrypted network came in clear: somebody forges it, or the peer's agent is too old.
+    InClear,
+    /// Its network doesn't travel this way: nothing to do unless it goes on after a change.
+    NotCarried,
+    /// No encrypted session with the peer came up in time: see `weft peers` for why.
+    NoSession,
+    /// A datagram under a key that is no more, or never was.
+    UnknownKey,
+    /// A datagram came twice, or very late.
+    Replayed,
+    /// A datagram that isn't authentic: somebody forges, or something on the way changes datagrams.
+    Forged,
+    /// Congestion was marked on the way, and the frame's ends don't know the mark (RFC 6040).
+    Congested,
 }
 
 impl TunnelDrop {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 20] = [
         Self::Stranger,
         Self::Truncated,
         Self::BadHeader,
@@ -54,6 +68,13 @@ impl TunnelDrop {
         Self::Unreachable,
         Self::Filtered,
         Self::SendFailed,
+        Self::InClear,
+        Self::NotCarried,
+        Self::NoSession,
+        Self::UnknownKey,
+        Self::Replayed,
+        Self::Forged,
+        Self::Congested,
     ];
 
     /// How many reasons there are.
@@ -80,6 +101,13 @@ impl TunnelDrop {
             Self::Unreachable => "unreachable",
             Self::Filtered => "filtered",
             Self::SendFailed => "send_failed",
+            Self::InClear => "in_clear",
+            Self::NotCarried => "not_carried",
+            Self::NoSession => "no_session",
+            Self::UnknownKey => "unknown_key",
+            Self::Replayed => "replayed",
+            Self::Forged => "forged",
+            Self::Congested => "congested",
         }
     }
 
@@ -121,6 +149,27 @@ impl TunnelDrop {
                 "this host's firewall refused the datagram: allow UDP to the peer's VXLAN port"
             }
             Self::SendFailed => "the kernel refused the datagram: look at its log",
+            Self::InClear => {
+                "a frame of an encrypted network came in clear and was refused: somebody forges it, or that host's agent is too old"
+            }
+            Self::NotCarried => {
+                "a frame's network doesn't travel this way: nothing to do unless it goes on after a change of networks"
+            }
+            Self::NoSession => {
+                "no encrypted session with the peer came up in time: `weft peers` says why"
+            }
+            Self::UnknownKey => {
+                "an encrypted datagram came under a key that is no more: nothing to do unless it goes on after the peer started anew"
+            }
+            Self::Replayed => {
+                "an encrypted datagram came twice or very late: somebody repeats datagrams, or the underlay does"
+            }
+            Self::Forged => {
+                "an encrypted datagram was not authentic: somebody forges, or a middlebox changes datagrams"
+            }
+            Self::Congested => {
+                "congestion was marked on the way and the frame's ends don't know such marks (RFC 6040)"
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The tunnels of weft: VXLAN over UDP (RFC 7348) between this host's switch and other tunnel ends, which are weft
-//! agents or static VTEPs (a kernel VXLAN device, a hardware switch).
+//! agents or static VTEPs (a kernel VXLAN device, a hardware switch); and for encrypted networks ESP in UDP (RFC 4303,
+//! RFC 3948) between agents, keyed by QUIC sessions ([`session`]). Which network travels how is said by [`Peers::carry`].
 //!
 //! # A frame to another host and back
 //!
@@ -17,7 +18,19 @@
 //!
 //! Every frame that goes no further has a [`TunnelDrop`], counted at its peer or with the strangers.
 //!
-//! # Threat model
+//! # Encrypted networks
+//!
+//! Their frames go to the [`EspWorker`] of the thread. It seals each segment under the key of the session with the peer;
+//! without a session the frame waits, a few of them and not for long. Coming back, a datagram's SPI names the key, the key
+//! opens it or not, and only then anything of it is looked at. The other worker refuses these networks both ways.
+//!
+//! What it withstands: whoever reads, changes, repeats, holds back or forges datagrams learns their lengths and times and
+//! can make them not arrive, no more. A session wants a certificate of the cluster for the very node that the peer map has
+//! at that place; a node that leaves the map loses its sessions at once and its keys open nothing from then on. A datagram
+//! with a stranger's key costs a lookup, a forged one of a known key one look at the replay window and one decryption; no
+//! state is kept for a caller before its certificate is checked but QUIC's, which is bounded.
+//!
+//! # Threat model of VXLAN
 //!
 //! VXLAN has neither secrecy nor authentication; it is for underlays that are trusted not to forge source addresses
 //! (networks that aren't so trusted are made `--encrypted`, which this transport never carries). What it withstands:
@@ -37,15 +50,27 @@
 //!
 //! Every inner checksum is taken to be finished, as on a real wire. A kernel VXLAN device that sends through a veth
 //! leaves inner checksums undone, because veth claims to finish them: nothing in such a datagram tells, and containers
-//! drop the segments. On the kernel's side `ethtool -K vx0 tx off` cures it. Outer ECN and DSCP are not yet carried.
+//! drop the segments. On the kernel's side `ethtool -K vx0 tx off` cures it. VXLAN carries no outer ECN and DSCP yet, ESP no DSCP.
 
+pub mod esp;
+mod carriage;
+mod ecn;
 mod peer;
+mod secure;
 mod path;
+pub mod session;
 mod mtu;
 mod pmtu;
 mod drop;
+#[doc(hidden)]
+pub mod fuzz;
 
+pub use carriage::Carriage;
 pub use drop::TunnelDrop;
 pub use mtu::{inner_mtu, overhead, superframe_max};
-pub use path::{SendError, TunnelError, VxlanConfig, VxlanTunnel, VxlanWorker};
+pub use path::{
+    EspConfig, EspEnd, EspTunnel, EspWorker, SendError, TunnelError, VxlanConfig, VxlanTunnel,
+    VxlanWorker,
+};
 pub use peer::{DropCounts, PeerNetworks, PeerSpec, PeerStats, PeerTable, Peers, StrangerStats};
+pub use secure::SecureSpec;

@@ -5,6 +5,9 @@ use std::net::IpAddr;
 
 use weft_wire::{Mtu, VXLAN_HEADER_LEN};
 
+use crate::carriage::Carriage;
+use crate::esp::{GRE_HEADER_LEN, payload_max, sealed_len};
+
 /// Inner Ethernet header, which the underlay carries as payload.
 const ETHERNET_HEADER_LEN: usize = 14;
 /// Outer UDP header (RFC 768).
@@ -39,8 +42,12 @@ pub const fn overhead(underlay: IpAddr) -> usize {
 }
 
 /// The longest inner Ethernet frame that a packet of `packet` bytes to `underlay` carries.
-pub(crate) const fn frame_in_packet(packet: u16, underlay: IpAddr) -> usize {
-    (packet as usize + ETHERNET_HEADER_LEN).saturating_sub(overhead(underlay))
+pub(crate) const fn frame_in_packet(packet: usize, underlay: IpAddr, carriage: Carriage) -> usize {
+    match carriage {
+        Carriage::Clear => (packet + ETHERNET_HEADER_LEN).saturating_sub(overhead(underlay)),
+        Carriage::Encrypted => payload_max(packet.saturating_sub(udp_ip_headers(underlay)))
+            .saturating_sub(GRE_HEADER_LEN),
+    }
 }
 
 /// The layer 3 MTU where frames have at most `frame` bytes.
@@ -56,18 +63,20 @@ pub(crate) const fn udp_ip_headers(underlay: IpAddr) -> usize {
 
 /// The largest inner MTU that needs no fragments on an underlay of `underlay_mtu`; [`Mtu::MIN`] where not even that
 /// fits, so that what is sent is refused as too big and counted.
-pub fn inner_mtu(underlay_mtu: Mtu, underlay: IpAddr) -> Mtu {
+pub fn inner_mtu(underlay_mtu: Mtu, underlay: IpAddr, carriage: Carriage) -> Mtu {
     let packet = underlay_mtu.bytes().min(IP_PACKET_MAX_BYTES);
-    let inner = u32::try_from(packet.saturating_sub(overhead(underlay))).unwrap_or(Mtu::MAX);
-    Mtu::new(inner.clamp(Mtu::MIN, Mtu::MAX)).expect("clamped to what an MTU can be")
+    mtu_of_frame(frame_in_packet(packet, underlay, carriage))
 }
 
 /// The most that a container's kernel shall hand over at once (IFLA_GSO_MAX_SIZE, bytes), so that a superframe of TCP
 /// becomes one train of datagrams. Without it the kernel makes 46 segments of 1450, of which 44 fit in a train: a
 /// second call for two, and half a superframe for the receiver.
-pub fn superframe_max(inner: Mtu) -> u32 {
+pub fn superframe_max(inner: Mtu, carriage: Carriage) -> u32 {
     let packet = inner.bytes();
-    let datagram = ETHERNET_HEADER_LEN + VXLAN_HEADER_LEN + packet;
+    let datagram = match carriage {
+        Carriage::Clear => ETHERNET_HEADER_LEN + VXLAN_HEADER_LEN + packet,
+        Carriage::Encrypted => sealed_len(GRE_HEADER_LEN + ETHERNET_HEADER_LEN + packet),
+    };
     let segments = (TRAIN_BYTES_MAX / datagram).clamp(1, TRAIN_SEGMENTS_MAX);
     let payload = segments * packet.saturating_sub(TCP_IP_HEADERS_LEN);
     let size = (payload + TCP_RESERVE).min(LEGACY_GSO_MAX_SIZE);
@@ -84,26 +93,41 @@ mod tests {
 
     #[test]
     fn an_ethernet_underlay_leaves_1450_over_ipv4_and_1430_over_ipv6() {
-        assert_eq!(inner_mtu(mtu(1500), [10, 0, 0, 1].into()), mtu(1450));
-        assert_eq!(inner_mtu(mtu(1500), [0; 16].into()), mtu(1430));
+        assert_eq!(
+            inner_mtu(mtu(1500), [10, 0, 0, 1].into(), Carriage::Clear),
+            mtu(1450)
+        );
+        assert_eq!(
+            inner_mtu(mtu(1500), [0; 16].into(), Carriage::Clear),
+            mtu(1430)
+        );
     }
 
     #[test]
     fn an_underlay_too_small_for_anything_leaves_the_least_mtu() {
-        assert_eq!(inner_mtu(mtu(68), [10, 0, 0, 1].into()), mtu(68));
-        assert_eq!(inner_mtu(mtu(120), [0; 16].into()), mtu(68));
+        assert_eq!(
+            inner_mtu(mtu(68), [10, 0, 0, 1].into(), Carriage::Clear),
+            mtu(68)
+        );
+        assert_eq!(
+            inner_mtu(mtu(120), [0; 16].into(), Carriage::Clear),
+            mtu(68)
+        );
     }
 
     #[test]
     fn a_superframe_of_tcp_fits_in_one_train() {
         // With timestamps a segment of MTU 1450 has 1,398 bytes: 44 of them, and not 45.
-        let room = superframe_max(mtu(1450)) as usize - TCP_RESERVE;
+        let room = superframe_max(mtu(1450), Carriage::Clear) as usize - TCP_RESERVE;
         assert_eq!(room / 1398, 44);
         assert_eq!(44 * 1410, room);
-        assert_eq!(superframe_max(mtu(8950)) as usize - TCP_RESERVE, 7 * 8910);
-        assert_eq!(superframe_max(mtu(Mtu::MAX)), 65_536);
         assert_eq!(
-            superframe_max(mtu(Mtu::MIN)) as usize,
+            superframe_max(mtu(8950), Carriage::Clear) as usize - TCP_RESERVE,
+            7 * 8910
+        );
+        assert_eq!(superframe_max(mtu(Mtu::MAX), Carriage::Clear), 65_536);
+        assert_eq!(
+            superframe_max(mtu(Mtu::MIN), Carriage::Clear) as usize,
             128 * 28 + TCP_RESERVE
         );
     }
@@ -111,8 +135,24 @@ mod tests {
     #[test]
     fn the_largest_underlay_leaves_what_is_left_of_it() {
         assert_eq!(
-            inner_mtu(mtu(Mtu::MAX), [10, 0, 0, 1].into()),
+            inner_mtu(mtu(Mtu::MAX), [10, 0, 0, 1].into(), Carriage::Clear),
             mtu(Mtu::MAX - 50)
         );
+    }
+
+    #[test]
+    fn encryption_takes_26_more_and_what_is_left_fills_the_packet() {
+        let inner = |packet, address| inner_mtu(mtu(packet), address, Carriage::Encrypted);
+        assert_eq!(inner(1500, [10, 0, 0, 1].into()), mtu(1424));
+        assert_eq!(inner(1500, [0; 16].into()), mtu(1404));
+        assert_eq!(inner(68, [10, 0, 0, 1].into()), mtu(68));
+        for packet in 120..2000_usize {
+            let frame = frame_in_packet(packet, [10, 0, 0, 1].into(), Carriage::Encrypted);
+            assert!(28 + sealed_len(GRE_HEADER_LEN + frame) <= packet);
+            assert!(28 + sealed_len(GRE_HEADER_LEN + frame + 1) > packet);
+        }
+        // 44 datagrams of 1,472 bytes are a train.
+        let room = superframe_max(mtu(1424), Carriage::Encrypted) as usize - TCP_RESERVE;
+        assert_eq!(room, 44 * 1384);
     }
 }

@@ -19,7 +19,9 @@ use arc_swap::{ArcSwap, cache::Cache};
 use socket2::SockAddr;
 use weft_wire::{Mtu, PeerId, Vni};
 
+use crate::carriage::{Carriage, Networks};
 use crate::mtu::frame_in_packet;
+use crate::secure::{Opener, SecurePeer, SecureSpec, Sessions};
 
 pub use self::counters::{DropCounts, PeerStats, StrangerStats};
 pub(crate) use self::counters::{Lane, PeerCounters, StrangerCounters};
@@ -44,10 +46,12 @@ pub struct PeerSpec {
     pub port: u16,
     /// What it has to do with.
     pub networks: PeerNetworks,
+    /// Who it must prove to be for encrypted networks; `None`: it takes part in none.
+    pub secure: Option<SecureSpec>,
 }
 
 /// A peer in the table.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Peer {
     pub(crate) id: PeerId,
     pub(crate) address: IpAddr,
@@ -57,6 +61,8 @@ pub(crate) struct Peer {
     only: Option<Box<[Vni]>>,
     pub(crate) counters: Arc<PeerCounters>,
     pub(crate) path: Arc<PathMtu>,
+    /// Its encrypted side.
+    pub(crate) secure: Option<Arc<SecurePeer>>,
 }
 
 /// What is known of the way to a peer: written by who measures it, read for every frame.
@@ -107,18 +113,32 @@ impl PathMtu {
     }
 
     /// Says what is known of the way to `address` now; whether the settled MTU is another one than before.
-    pub(crate) fn set(&self, address: IpAddr, current: Option<u16>, settled: Option<u16>) -> bool {
-        let frame = current.map(|packet| frame_in_packet(packet, address));
+    pub(crate) fn set(
+        &self,
+        (address, carriage): (IpAddr, Carriage),
+        current: Option<u16>,
+        settled: Option<u16>,
+    ) -> bool {
+        let frame = current.map(|packet| frame_in_packet(packet.into(), address, carriage));
         let frame = frame.and_then(|len| u32::try_from(len).ok());
         self.frame_max
             .store(frame.unwrap_or(u32::MAX), Ordering::Relaxed);
         let settled = settled.map_or(0, u32::from);
         self.settled.swap(settled, Ordering::Relaxed) != settled
     }
+
+    /// The path MTU after the last search; `None` before the first.
+    pub(crate) fn settled(&self) -> Option<Mtu> {
+        Mtu::new(self.settled.load(Ordering::Relaxed).min(Mtu::MAX)).ok()
+    }
 }
 
 impl Peer {
-    fn new(spec: PeerSpec, (counters, path): (Arc<PeerCounters>, Arc<PathMtu>)) -> Self {
+    fn new(
+        spec: PeerSpec,
+        (counters, path): (Arc<PeerCounters>, Arc<PathMtu>),
+        secure: Option<Arc<SecurePeer>>,
+    ) -> Self {
         let only = match spec.networks {
             PeerNetworks::All => None,
             PeerNetworks::Only(mut vnis) => {
@@ -133,6 +153,7 @@ impl Peer {
             only,
             counters,
             path,
+            secure,
         }
     }
 
@@ -158,6 +179,8 @@ pub struct PeerTable {
     peers: Vec<Peer>,
     /// Indices into `peers`. The standard hasher is keyed: a stranger can't choose addresses that collide.
     by_address: HashMap<IpAddr, usize>,
+    /// How the networks travel.
+    networks: Networks,
 }
 
 impl PeerTable {
@@ -176,7 +199,8 @@ impl PeerTable {
             .into_values()
             .map(|spec| {
                 let kept = before.kept_of(&spec).unwrap_or_default();
-                Peer::new(spec, kept)
+                let secure = before.secure_of(&spec);
+                Peer::new(spec, kept, secure)
             })
             .collect();
         peers.sort_unstable_by_key(|peer| peer.id);
@@ -185,13 +209,47 @@ impl PeerTable {
             .enumerate()
             .map(|(index, peer)| (peer.address, index))
             .collect();
-        Self { peers, by_address }
+        Self {
+            peers,
+            by_address,
+            networks: before.networks.clone(),
+        }
+    }
+
+    /// How frames of `vni` travel; `None`: not at all.
+    #[inline]
+    pub(crate) fn carriage(&self, vni: Vni) -> Option<Carriage> {
+        self.networks.carriage(vni)
+    }
+
+    /// Sessions belong to who proved to be somebody: they stay as long as that is the same.
+    fn secure_of(&self, spec: &PeerSpec) -> Option<Arc<SecurePeer>> {
+        let wanted = spec.secure.as_ref()?;
+        let before = self
+            .by_id(spec.id)
+            .filter(|peer| peer.address == spec.address);
+        let kept = before.and_then(|peer| peer.secure.as_ref());
+        match kept.filter(|kept| kept.is(wanted)) {
+            Some(kept) => {
+                kept.set_keep(wanted.keep);
+                Some(Arc::clone(kept))
+            }
+            None => Some(Arc::new(SecurePeer::new(wanted))),
+        }
     }
 
     fn kept_of(&self, spec: &PeerSpec) -> Option<(Arc<PeerCounters>, Arc<PathMtu>)> {
         self.by_id(spec.id)
             .filter(|peer| peer.address == spec.address)
             .map(|peer| (Arc::clone(&peer.counters), Arc::clone(&peer.path)))
+    }
+
+    fn again_with(&self, networks: Networks) -> Self {
+        Self {
+            peers: self.peers.clone(),
+            by_address: self.by_address.clone(),
+            networks,
+        }
     }
 
     /// All peers, by id.
@@ -235,6 +293,7 @@ impl PeerTable {
 pub struct Peers {
     table: Arc<ArcSwap<PeerTable>>,
     strangers: Arc<StrangerCounters>,
+    sessions: Sessions,
 }
 
 impl Peers {
@@ -243,6 +302,31 @@ impl Peers {
     pub fn set(&self, specs: Vec<PeerSpec>) {
         let table = PeerTable::new(specs, &self.table.load());
         self.table.store(Arc::new(table));
+        self.sessions.look();
+    }
+
+    /// Says how networks travel. From the first call on, those that aren't listed don't; as [`Self::set`] for one writer
+    /// at a time.
+    pub fn carry(&self, networks: impl IntoIterator<Item = (Vni, Carriage)>) {
+        self.networks_are(Networks::new(networks));
+    }
+
+    /// As [`Self::carry`], for the time of a change: what travels in one way now and in none or another next, doesn't
+    /// travel at all. Workers that have begun a frame may still finish it.
+    pub fn carry_only(&self, next: impl IntoIterator<Item = (Vni, Carriage)>) {
+        let now = self.table.load_full();
+        let same = next
+            .into_iter()
+            .filter(|(vni, carriage)| now.carriage(*vni) == Some(*carriage));
+        self.networks_are(Networks::new(same));
+    }
+
+    fn networks_are(&self, networks: Networks) {
+        let before = self.table.load_full();
+        if before.networks != networks {
+            let table = before.again_with(networks);
+            self.table.store(Arc::new(table));
+        }
     }
 
     /// The table as it is now.
@@ -258,14 +342,22 @@ impl Peers {
     /// The path MTU to a peer (bytes of an outer IP packet) as it was measured; `None` for static VTEPs, which answer no
     /// probes, before the first answer, and if there is no such peer.
     pub fn path_mtu(&self, id: PeerId) -> Option<Mtu> {
-        let settled = self
-            .table
-            .load()
-            .by_id(id)?
-            .path
-            .settled
-            .load(Ordering::Relaxed);
-        Mtu::new(settled.min(Mtu::MAX)).ok()
+        self.table.load().by_id(id)?.path.settled()
+    }
+
+    /// The same for encrypted networks.
+    pub fn secure_path_mtu(&self, id: PeerId) -> Option<Mtu> {
+        self.table.load().by_id(id)?.secure.as_ref()?.path.settled()
+    }
+
+    /// Keys and requests for sessions.
+    pub(crate) const fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    /// What workers read keys through.
+    pub(crate) fn opener(&self) -> Opener {
+        self.sessions.opener()
     }
 
     /// What no peer can be blamed for.

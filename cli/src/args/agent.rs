@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
@@ -63,6 +64,12 @@ pub(crate) struct Run {
     /// UDP port for VXLAN [default: 4789]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) vxlan_port: Option<u16>,
+    /// UDP port for encrypted networks, one for all; 0: carry none [default: 4788]
+    #[arg(long, value_name = "PORT")]
+    pub(crate) encrypted_port: Option<u16>,
+    /// Age at which keys of encrypted networks are replaced, such as 30m [default: 1h]
+    #[arg(long, value_name = "TIME", value_parser = values::rekey_age)]
+    pub(crate) rekey_after: Option<Duration>,
     /// Send every datagram by itself (no UDP_SEGMENT): for kernels that mangle trains, such as 7.0 to 7.1.4
     #[arg(long)]
     pub(crate) no_gso: bool,

@@ -14,6 +14,8 @@ use super::values;
 pub(crate) enum Controller {
     /// Run a controller until SIGTERM or SIGINT; the first start makes a new cluster
     Run(Run),
+    /// How the controller of this host is, and what it refused
+    Status(Of),
     /// Print a token with which one agent, or --uses N, can join the cluster; list and revoke tokens
     Token(Token),
     /// Write the whole cluster into a file, with the keys of its authority: a backup, or the way to another store
@@ -22,6 +24,34 @@ pub(crate) enum Controller {
     #[command(after_help = "\
 Stop all controllers of the cluster first: agents call the new one and tell it what the file doesn't know.")]
     Import(Import),
+    /// The cluster's certificate authority: how it is, and how far it is being replaced
+    #[command(after_help = "\
+Replacing it takes two steps, each as soon as every node is ready: nodes learn to trust the next authority, then they get
+certificates of it; after that the old one is trusted no more, and tokens made before are worthless. No frame is lost and
+nothing has to be restarted. A node that is away holds it up until it comes back, or until `ca advance` gives it up: then it
+must join anew.")]
+    Ca(Ca),
+}
+
+/// Flags of `weft controller ca`, alone or with a verb.
+#[derive(Debug, Default, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Ca {
+    /// What to do; show how it is when not said.
+    #[command(subcommand)]
+    pub(crate) verb: Option<CaVerb>,
+    /// Whose cluster.
+    #[command(flatten)]
+    pub(crate) of: Of,
+}
+
+/// What can be done with the authority.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CaVerb {
+    /// Begin to replace it; the controllers do the rest
+    Rotate(Of),
+    /// Take the replacement one step further without the nodes that it waits for
+    Advance(Of),
 }
 
 /// Flags of `weft controller run`; the config file has the same keys.
@@ -38,6 +68,9 @@ pub(crate) struct Run {
     #[arg(long, value_name = "IP:PORT", value_delimiter = ',')]
     #[arg(value_parser = values::controller_address)]
     pub(crate) advertise: Vec<SocketAddr>,
+    /// How long nodes' certificates last; they are renewed with a third of it left [default: 30days]
+    #[arg(long, value_name = "DURATION", value_parser = values::duration)]
+    pub(crate) cert_ttl: Option<Duration>,
     /// What controllers share.
     #[command(flatten)]
     pub(crate) store: Store,

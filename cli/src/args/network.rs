@@ -6,6 +6,7 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{ArgGroup, Args, Subcommand};
 use ipnet::IpNet;
 use weft_control::api::NetnsArg;
+use weft_control::model::Egress;
 use weft_wire::{MacAddr, Mtu, Vni};
 
 use super::port::RateFlags;
@@ -73,6 +74,12 @@ pub(crate) struct Create {
     /// No way out: endpoints get no default route
     #[arg(long)]
     pub(crate) internal: bool,
+    /// Endpoints reach the gateway and what is behind it, not each other
+    #[arg(long, requires = "subnets")]
+    pub(crate) isolate: bool,
+    /// How endpoints reach the outside: by sockets of their host (nat), or not at all (off)
+    #[arg(long, value_name = "nat|off", default_value = "nat", value_parser = values::egress)]
+    pub(crate) egress: Egress,
     /// MTU inside the network, in bytes [default: follows the underlay]
     #[arg(long, value_name = "N")]
     pub(crate) mtu: Option<Mtu>,
@@ -83,7 +90,7 @@ pub(crate) struct Create {
 
 /// Flags of `weft network set`.
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("change").args(["mtu", "ageing"]).required(true).multiple(true))]
+#[command(group = ArgGroup::new("change").args(["mtu", "ageing", "egress"]).required(true).multiple(true))]
 pub(crate) struct Set {
     /// Name of the network
     #[arg(value_parser = NonEmptyStringValueParser::new())]
@@ -94,6 +101,9 @@ pub(crate) struct Set {
     /// Seconds after which a learned MAC is forgotten
     #[arg(long, value_name = "SECS")]
     pub(crate) ageing: Option<u32>,
+    /// How endpoints reach the outside: by sockets of their host (nat), or not at all (off)
+    #[arg(long, value_name = "nat|off", value_parser = values::egress)]
+    pub(crate) egress: Option<Egress>,
 }
 
 /// Flags of `weft network connect`.
@@ -124,6 +134,9 @@ pub(crate) struct Connect {
     /// Further name of the endpoint; repeat for several
     #[arg(long = "alias", value_name = "A", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) aliases: Vec<String>,
+    /// Let it send from any address: for a VM with more of them, or a container that routes
+    #[arg(long)]
+    pub(crate) allow_spoof: bool,
     /// A plain TAP: frames exactly as on the wire, slower
     #[arg(long)]
     pub(crate) no_offload: bool,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 use weft_control::api::NetnsArg;
+use weft_control::model::Egress;
 
 use crate::config::CONTROLLER_PORT;
 
@@ -74,6 +75,21 @@ pub(crate) fn part(text: &str) -> Result<f64, String> {
         .ok_or_else(|| "want a part like 1% or 0.01, at most 100%".to_owned())
 }
 
+/// The least age of a key: replacing one costs a handshake, and two live beside each other for ten seconds.
+const REKEY_MIN: Duration = Duration::from_secs(20);
+/// The most: what one stolen key can open.
+const REKEY_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// The age at which a key is replaced.
+pub(crate) fn rekey_age(text: &str) -> Result<Duration, String> {
+    let age = duration(text)?;
+    if (REKEY_MIN..=REKEY_MAX).contains(&age) {
+        Ok(age)
+    } else {
+        Err("want 20s to 24h".to_owned())
+    }
+}
+
 /// A filter for the log; only checked here.
 pub(crate) fn log_filter(text: &str) -> Result<String, String> {
     EnvFilter::try_new(text)
@@ -118,6 +134,15 @@ pub(crate) fn netns(text: &str) -> Result<NetnsArg, String> {
     std::path::absolute(text)
         .map(NetnsArg::Path)
         .map_err(|error| format!("cannot make the path absolute: {error}"))
+}
+
+/// How endpoints reach the outside.
+pub(crate) fn egress(text: &str) -> Result<Egress, String> {
+    match text {
+        "nat" => Ok(Egress::Nat),
+        "off" => Ok(Egress::Off),
+        _ => Err("want nat or off".to_owned()),
+    }
 }
 
 #[cfg(test)]

@@ -48,6 +48,8 @@ pub(super) fn run(settings: &Settings, flags: args::Run) -> Result<(), Failure> 
         standalone: wish.standalone,
         workers: wish.workers,
         vxlan_port: wish.vxlan_port,
+        encrypted_port: wish.encrypted_port,
+        rekey_after: wish.rekey_after,
         gso: !wish.no_gso,
         dns_upstreams: wish.dns_upstreams,
         exe,

@@ -24,6 +24,7 @@ pub(super) fn run(settings: &Settings, flags: args::Run) -> Result<(), Failure> 
         listen: wish.listen,
         store: wish.store,
         advertise: wish.advertise,
+        cert_ttl: wish.cert_ttl,
     };
     controller::run(config).map_err(|error| Failure::from_error("controller", &error))
 }
@@ -161,6 +162,28 @@ fn failed(error: ControllerError) -> Failure {
             None => failure,
         };
     }
-    let unknown = matches!(error, ControllerError::UnknownToken(_));
-    Failure::from_error(if unknown { "unknown_token" } else { "token" }, &error)
+    Failure::from_error(error.code(), &error)
+}
+
+/// # Errors
+/// There is no controller's data in the directory, or the authority is not where the verb wants it.
+pub(super) fn ca(settings: &Settings, flags: args::Ca) -> Result<(), Failure> {
+    let info = match flags.verb {
+        None => controller::authority(&settings.controller_data(flags.of)),
+        Some(args::CaVerb::Rotate(of)) => {
+            controller::rotate_authority(&settings.controller_data(of))
+        }
+        Some(args::CaVerb::Advance(of)) => {
+            controller::advance_authority(&settings.controller_data(of))
+        }
+    };
+    let info = info.map_err(failed)?;
+    render::show(settings.json, &info, render::authority::text)
+}
+
+/// # Errors
+/// There is no controller's data in the directory, or it cannot be used.
+pub(super) fn status(settings: &Settings, of: args::Of) -> Result<(), Failure> {
+    let report = controller::status(&settings.controller_data(of)).map_err(failed)?;
+    render::show(settings.json, &report, render::authority::report)
 }

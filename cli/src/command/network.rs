@@ -45,6 +45,8 @@ fn create(session: &Session, flags: args::Create) -> Result<(), Failure> {
         vni: flags.vni,
         encrypted: flags.encrypted,
         internal: flags.internal,
+        isolate: flags.isolate,
+        egress: flags.egress,
         mtu: flags.mtu,
         ageing_secs: flags.ageing,
     };
@@ -96,6 +98,7 @@ fn set(session: &Session, flags: &args::Set) -> Result<(), Failure> {
     let change = NetworkChange {
         mtu: flags.mtu,
         ageing_secs: flags.ageing,
+        egress: flags.egress,
     };
     let now: NetworkInfo = session
         .client
@@ -122,6 +125,7 @@ fn connect(session: &Session, flags: args::Connect) -> Result<(), Failure> {
         aliases: flags.aliases,
         no_offload: flags.no_offload,
         limits: super::port::limits(flags.rate, Direction::Both),
+        allow_spoof: flags.allow_spoof,
     };
     let path = of(&flags.network).segment("connect");
     let port: Port = session.client.send(Method::POST, &path, &wish)?;

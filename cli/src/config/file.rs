@@ -3,6 +3,7 @@
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::args::values;
 use crate::failure::Failure;
 
 /// Every key the file may have, in the order of the manual.
-pub(super) const KEYS: [&str; 25] = [
+pub(super) const KEYS: [&str; 28] = [
     "socket",
     "json",
     "log",
@@ -25,6 +26,8 @@ pub(super) const KEYS: [&str; 25] = [
     "standalone",
     "workers",
     "vxlan-port",
+    "encrypted-port",
+    "rekey-after",
     "no-gso",
     "dns-upstream",
     "data",
@@ -36,6 +39,7 @@ pub(super) const KEYS: [&str; 25] = [
     "store-key",
     "store-user",
     "store-password-file",
+    "cert-ttl",
     "ttl",
     "uses",
 ];
@@ -55,6 +59,8 @@ pub(super) struct File {
     pub(super) standalone: Option<bool>,
     pub(super) workers: Option<u16>,
     pub(super) vxlan_port: Option<u16>,
+    pub(super) encrypted_port: Option<u16>,
+    pub(super) rekey_after: Option<Duration>,
     pub(super) no_gso: Option<bool>,
     pub(super) dns_upstreams: Option<Vec<SocketAddr>>,
     pub(super) data: Option<PathBuf>,
@@ -66,6 +72,7 @@ pub(super) struct File {
     pub(super) store_key: Option<PathBuf>,
     pub(super) store_user: Option<String>,
     pub(super) store_password_file: Option<PathBuf>,
+    pub(super) cert_ttl: Option<Duration>,
     pub(super) ttl: Option<Duration>,
     pub(super) uses: Option<u32>,
 }
@@ -124,6 +131,8 @@ impl File {
             standalone: keys.flag("standalone")?,
             workers: keys.number("workers", 1024)?,
             vxlan_port: keys.number("vxlan-port", u16::MAX)?,
+            encrypted_port: keys.number_in("encrypted-port", 0..=u16::MAX)?,
+            rekey_after: keys.parsed("rekey-after", values::rekey_age)?,
             no_gso: keys.flag("no-gso")?,
             dns_upstreams: keys.list("dns-upstream", values::name_server)?,
             data: keys.path("data")?,
@@ -135,6 +144,7 @@ impl File {
             store_key: keys.path("store-key")?,
             store_user: keys.text("store-user")?,
             store_password_file: keys.path("store-password-file")?,
+            cert_ttl: keys.parsed("cert-ttl", values::duration)?,
             ttl: keys.parsed("ttl", values::duration)?,
             uses: keys.number("uses", 10_000)?.map(u32::from),
         };
@@ -238,11 +248,15 @@ impl Keys<'_> {
     }
 
     fn number(&self, key: &str, max: u16) -> Result<Option<u16>, Failure> {
-        let want = format!("a number from 1 to {max}");
+        self.number_in(key, 1..=max)
+    }
+
+    fn number_in(&self, key: &str, range: RangeInclusive<u16>) -> Result<Option<u16>, Failure> {
+        let want = format!("a number from {} to {}", range.start(), range.end());
         match self.table.get(key) {
             None => Ok(None),
             Some(Value::Integer(number)) => match u16::try_from(*number) {
-                Ok(number) if (1..=max).contains(&number) => Ok(Some(number)),
+                Ok(number) if range.contains(&number) => Ok(Some(number)),
                 _ => Err(self.wrong(key, format_args!("wants {want}, not {number}"))),
             },
             Some(other) => Err(self.wrong_type(key, &want, other)),

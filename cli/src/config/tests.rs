@@ -54,7 +54,7 @@ fn a_flag_wins_over_the_environment_and_the_environment_over_the_file() {
 fn every_key_of_the_file_arrives() {
     let (dir, path) = config(
         "join = ['10.0.0.1:7', '10.0.0.2']\ntoken = 'T'\nnode = 'n'\nunderlay = 'fd00::1'\nstate = '/s'\nworkers = 3\n\
-         vxlan-port = 8472\nno-gso = true\ndata = '/d'\nlisten = '1.2.3.4:5'\nadvertise = '5.6.7.8'\nstore = 'etcd://h:1'\nstore-ca = '/ca'\nstore-cert = '/c'\nstore-key = '/k'\nstore-user = 'u'\nttl = '90m'\nuses = 7\njson = true",
+         vxlan-port = 8472\nencrypted-port = 0\nrekey-after = '30m'\nno-gso = true\ndata = '/d'\nlisten = '1.2.3.4:5'\nadvertise = '5.6.7.8'\nstore = 'etcd://h:1'\nstore-ca = '/ca'\nstore-cert = '/c'\nstore-key = '/k'\nstore-user = 'u'\ncert-ttl = '2days'\nttl = '90m'\nuses = 7\njson = true",
     );
     let found = agent(&["--config", &path], &[]).unwrap();
     assert_eq!(found.controllers[0], "10.0.0.1:7".parse().unwrap());
@@ -72,6 +72,11 @@ fn every_key_of_the_file_arrives() {
         ),
         (3, Some(8472), false, true)
     );
+    let half_an_hour = Some(Duration::from_secs(1800));
+    assert_eq!(
+        (found.encrypted_port, found.rekey_after),
+        (Some(0), half_an_hour)
+    );
     assert_eq!(found.state, PathBuf::from("/s"));
     let (_, settings) = settings(
         &["controller", "run", "--config", &path],
@@ -81,6 +86,7 @@ fn every_key_of_the_file_arrives() {
     assert!(settings.json && !format!("{settings:?}").contains("secret"));
     let controller = settings.controller(controller::Run::default()).unwrap();
     assert_eq!(controller.listen, "1.2.3.4:5".parse().unwrap());
+    assert_eq!(controller.cert_ttl, Duration::from_secs(2 * 24 * 3600));
     assert_eq!(controller.advertise, ["5.6.7.8:6783".parse().unwrap()]);
     let store = controller.store.unwrap();
     assert_eq!(store.name(), "etcd://h:1/weft");

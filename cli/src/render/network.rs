@@ -1,6 +1,7 @@
 //! Networks as a table.
 
 use weft_control::api::NetworkInfo;
+use weft_control::model::Egress;
 
 use super::table::Table;
 use super::units;
@@ -46,12 +47,19 @@ fn notes(network: &NetworkInfo) -> String {
         (network.subnets.is_empty(), "plain-l2"),
         (network.encrypted, "encrypted"),
         (network.internal, "internal"),
+        (network.isolate, "isolated"),
+        (
+            network.egress == Egress::Off && !network.internal,
+            "no-egress",
+        ),
         (network.mtu_set, "mtu-set"),
     ];
-    let notes: Vec<_> = notes
-        .iter()
-        .filter(|(holds, _)| *holds)
-        .map(|(_, note)| *note)
+    let router = network.router.iter();
+    let router = router.map(|router| format!("router:{router}"));
+    let notes = notes.iter().filter(|(holds, _)| *holds);
+    let notes: Vec<String> = notes
+        .map(|(_, note)| (*note).to_owned())
+        .chain(router)
         .collect();
     units::list(&notes)
 }

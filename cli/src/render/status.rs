@@ -14,8 +14,12 @@ pub(crate) fn text(status: &Status) -> String {
     let underlay = if status.standalone {
         "none (standalone: no tunnel leaves this host)".to_owned()
     } else {
+        let encrypted = match status.encrypted_port {
+            Some(port) => format!(", encrypted networks on {port}"),
+            None => ", no encrypted networks".to_owned(),
+        };
         format!(
-            "{} on {} (MTU {}), VXLAN on UDP port {}",
+            "{} on {} (MTU {}), VXLAN on UDP port {}{encrypted}",
             status.underlay, status.underlay_ifname, status.underlay_mtu, status.vxlan_port
         )
     };
@@ -24,7 +28,7 @@ pub(crate) fn text(status: &Status) -> String {
     } else {
         "no: the fd holder does not answer"
     };
-    let facts = [
+    let mut facts = vec![
         ("node", format!("{} ({})", status.node, status.node_id)),
         ("cluster", status.cluster.clone()),
         ("version", status.version.clone()),
@@ -39,6 +43,13 @@ pub(crate) fn text(status: &Status) -> String {
         ("workers", status.workers.to_string()),
         ("survive restarts", survive.to_owned()),
     ];
+    if let Some(certificate) = &status.certificate {
+        let left = match certificate.expires_in_secs {
+            0 => "has ended".to_owned(),
+            left => format!("good for {}", units::seconds(left)),
+        };
+        facts.push(("certificate", left));
+    }
     let mut text = String::new();
     for (name, value) in facts {
         text.push_str(&format!("{:<18}{value}\n", format!("{name}:")));

@@ -8,21 +8,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
-use tracing::warn;
-use weft_switch::port::{Queue, service_pair};
+use tracing::{info, warn};
+use weft_switch::port::{Queue, link_mac, open_link, service_pair};
 use weft_switch::{
-    FdbRow, NetworkMode, NetworkSpec, Place, PortEvent, PortGuard, PortSpec, Switch, SwitchConfig,
-    SwitchError, TooBig, Uplink,
+    FdbRow, NetworkMode, NetworkSpec, Place, PortEvent, PortGuard, PortSpec, Routes, Switch,
+    SwitchConfig, SwitchError, TooBig, Uplink,
 };
+use weft_tunnel::session::{Credentials, SessionKeeper, SessionSettings, SessionView};
 use weft_tunnel::{
-    PeerNetworks, PeerSpec, Peers, SendError, TunnelError, VxlanConfig, VxlanTunnel, VxlanWorker,
+    Carriage, EspConfig, EspEnd, EspTunnel, EspWorker, PeerNetworks, PeerSpec, Peers, SendError,
+    TunnelError, VxlanConfig, VxlanTunnel, VxlanWorker,
 };
-use weft_wire::{FrameRef, Mtu, PeerId, PortId, Vni};
+use weft_wire::{FrameRef, PeerId, PortId, Vni};
 
-use super::plan::{Wanted, WantedNetwork, WantedPlace};
+use self::routing::RouteTables;
+use super::plan::{PathMtus, Wanted, WantedNetwork, WantedPlace};
 use super::state::PortRecord;
+use super::uplink::UplinkRecord;
 use crate::api::{Strangers, Traffic};
 use crate::model::{EndpointId, NetworkId};
+
+mod routing;
 
 /// Source ports that carry flow entropy: enough to spread over a receiver's queues.
 const SOURCE_PORTS: usize = 16;
@@ -36,6 +42,9 @@ pub enum FabricError {
     /// The workers can't be started.
     #[error(transparent)]
     Switch(#[from] SwitchError),
+    /// No session of encrypted networks can be had.
+    #[error("encrypted tunnels can't be started: {0}; give `--encrypted-port 0` to do without")]
+    Sessions(String),
 }
 
 /// What the fabric is to be.
@@ -45,6 +54,8 @@ pub(super) struct FabricConfig {
     pub(super) underlay: IpAddr,
     /// UDP port of the tunnel.
     pub(super) vxlan_port: u16,
+    /// UDP port of encrypted tunnels; `None`: this host carries no encrypted network.
+    pub(super) encrypted_port: Option<u16>,
     /// Forwarding threads.
     pub(super) workers: usize,
     /// Hand trains of datagrams to the kernel.
@@ -61,7 +72,12 @@ pub(super) struct Fabric {
     /// With the VNI that each was connected with.
     ports: BTreeMap<EndpointId, (PortId, Vni)>,
     services: Services,
+    /// Links in networks with their ports, or why they can't be had.
+    uplinks: BTreeMap<UplinkRecord, Result<PortId, String>>,
     applied: Wanted,
+    /// Until sessions are kept.
+    end: Option<EspEnd>,
+    sessions: Option<Arc<SessionKeeper>>,
 }
 
 /// The inside ports: one for each network with a gateway that has ports here.
@@ -82,28 +98,50 @@ pub(super) struct ServicePort {
     pub(super) queue: Queue,
 }
 
-/// One worker's end of the VXLAN tunnels, as the switch asks for it.
-struct VxlanUplink(VxlanWorker);
+/// One worker's end of the tunnels, as the switch asks for it. Each refuses by itself what isn't its to carry.
+struct TunnelUplink {
+    clear: VxlanWorker,
+    encrypted: Option<EspWorker>,
+}
 
-impl Uplink for VxlanUplink {
+/// The number of the encrypted tunnels' file descriptor: the one after those in clear.
+const ENCRYPTED_INPUT: usize = 1;
+
+impl Uplink for TunnelUplink {
     fn fds(&self) -> Vec<BorrowedFd<'_>> {
-        self.0.fds()
+        let mut fds = self.clear.fds();
+        debug_assert_eq!(fds.len(), ENCRYPTED_INPUT);
+        fds.extend(self.encrypted.as_ref().map(EspWorker::fd));
+        fds
     }
 
     fn send(&mut self, peer: PeerId, vni: Vni, frame: FrameRef<'_>) -> Result<(), TooBig> {
+        let mut sealed = None;
+        if let Some(encrypted) = &mut self.encrypted
+            && encrypted.carries(vni)
+        {
+            sealed = Some(encrypted.send(peer, vni, frame));
+        }
+        let sent = sealed.unwrap_or_else(|| self.clear.send(peer, vni, frame));
         // What it drops it has counted at the peer by the time it says so.
-        match self.0.send(peer, vni, frame) {
+        match sent {
             Err(SendError { mtu: Some(mtu), .. }) => Err(TooBig { mtu }),
             Ok(()) | Err(SendError { mtu: None, .. }) => Ok(()),
         }
     }
 
     fn flush(&mut self) {
-        self.0.flush();
+        self.clear.flush();
+        if let Some(encrypted) = &mut self.encrypted {
+            encrypted.flush();
+        }
     }
 
-    fn receive(&mut self, sink: &mut dyn FnMut(PeerId, Vni, FrameRef<'_>)) -> usize {
-        self.0.receive(sink)
+    fn receive(&mut self, input: usize, sink: &mut dyn FnMut(PeerId, Vni, FrameRef<'_>)) -> usize {
+        match &mut self.encrypted {
+            Some(encrypted) if input == ENCRYPTED_INPUT => encrypted.receive(sink),
+            Some(_) | None => self.clear.receive(sink),
+        }
     }
 }
 
@@ -116,7 +154,28 @@ impl Fabric {
         config: FabricConfig,
     ) -> Result<(Self, mpsc::UnboundedReceiver<PortEvent>), FabricError> {
         let peers = Peers::default();
+        // Nothing travels before the map says how.
+        peers.carry([]);
         let workers = config.workers;
+        let paths = Arc::new(Notify::new());
+        let changed = || {
+            let told = Arc::clone(&paths);
+            Box::new(move || told.notify_one())
+        };
+        let (mut encrypted, sessions) = match config.encrypted_port {
+            Some(port) => {
+                let config = EspConfig {
+                    local: config.underlay,
+                    port,
+                    workers,
+                    gso: config.gso,
+                };
+                let (workers, end) = EspTunnel::bind(config, peers.clone(), changed())?;
+                (workers, Some(end))
+            }
+            None => (Vec::new(), None),
+        };
+        encrypted.reverse();
         let config = VxlanConfig {
             local: config.underlay,
             port: config.vxlan_port,
@@ -124,12 +183,12 @@ impl Fabric {
             source_ports: SOURCE_PORTS,
             gso: config.gso,
         };
-        let paths = Arc::new(Notify::new());
-        let told = Arc::clone(&paths);
-        let changed = Box::new(move || told.notify_one());
-        let uplinks = VxlanTunnel::bind_measuring(config, peers.clone(), changed)?
+        let uplinks = VxlanTunnel::bind_measuring(config, peers.clone(), changed())?
             .into_iter()
-            .map(|worker| Box::new(VxlanUplink(worker)) as Box<dyn Uplink>)
+            .map(|clear| {
+                let encrypted = encrypted.pop();
+                Box::new(TunnelUplink { clear, encrypted }) as Box<dyn Uplink>
+            })
             .collect();
         let (events, received) = mpsc::unbounded_channel();
         let notify = Box::new(move |event| {
@@ -144,9 +203,40 @@ impl Fabric {
             peer_ids: HashMap::new(),
             ports: BTreeMap::new(),
             services: Services::default(),
+            uplinks: BTreeMap::new(),
             applied: Wanted::default(),
+            end: sessions,
+            sessions: None,
         };
         Ok((fabric, received))
+    }
+
+    /// Makes sessions with peers of encrypted networks from now on; before, their frames wait. Within a runtime.
+    ///
+    /// # Errors
+    /// [`FabricError::Sessions`].
+    pub(super) fn start_sessions(
+        &mut self,
+        credentials: impl Credentials,
+        settings: SessionSettings,
+    ) -> Result<(), FabricError> {
+        if let Some(end) = self.end.take() {
+            let sessions = SessionKeeper::start(end, Box::new(credentials), settings)
+                .map_err(FabricError::Sessions)?;
+            self.sessions = Some(Arc::new(sessions));
+        }
+        Ok(())
+    }
+
+    /// Who keeps the sessions; `None` if this host carries no encrypted network.
+    pub(super) fn sessions(&self) -> Option<Arc<SessionKeeper>> {
+        self.sessions.clone()
+    }
+
+    /// How it stands with the encrypted side of a peer.
+    pub(super) fn session(&self, address: IpAddr) -> Option<SessionView> {
+        let id = self.peer_ids.get(&address)?;
+        self.sessions.as_ref()?.view(*id)
     }
 
     /// What was applied last.
@@ -159,25 +249,52 @@ impl Fabric {
         Arc::clone(&self.paths)
     }
 
-    /// Path MTUs that were measured, by the peer's underlay address.
-    pub(super) fn path_mtus(&self) -> BTreeMap<IpAddr, Mtu> {
+    /// Path MTUs that were measured.
+    pub(super) fn path_mtus(&self) -> PathMtus {
         let ids = self.peer_ids.iter();
-        ids.filter_map(|(address, id)| Some((*address, self.peers.path_mtu(*id)?)))
-            .collect()
+        ids.flat_map(|(address, id)| {
+            let clear = self.peers.path_mtu(*id);
+            let encrypted = self.peers.secure_path_mtu(*id);
+            let clear = clear.map(|mtu| ((*address, Carriage::Clear), mtu));
+            let encrypted = encrypted.map(|mtu| ((*address, Carriage::Encrypted), mtu));
+            clear.into_iter().chain(encrypted)
+        })
+        .collect()
     }
 
     /// Makes switch and tunnel hold what is wanted. Order matters: peers are there before anything points to them, and
     /// go after nothing does.
     pub(super) fn apply(&mut self, wanted: Wanted) {
+        // What changes its way travels by none until no port is on it that was there before.
+        let carriages = || {
+            wanted
+                .networks
+                .iter()
+                .map(|(vni, network)| (*vni, network.carriage))
+        };
+        self.peers.carry_only(carriages());
         self.add_peers(&wanted);
         self.strand(&wanted.stranded);
         self.drop_replaced(&wanted);
+        let applied = &self.applied.networks;
+        let changes = |(vni, carriage)| {
+            let before = applied.get(&vni).map(|network| network.carriage);
+            before.is_some_and(|before| before != carriage)
+        };
+        if carriages().any(changes) {
+            self.switch.settle();
+        }
+        self.peers.carry(carriages());
+        let mut tables = RouteTables::default();
         for (vni, network) in &wanted.networks {
             if self.applied.networks.get(vni) != Some(network) {
-                self.switch.set_network(self.network_spec(*vni, network));
+                let routes = tables.get(&network.routes);
+                self.switch
+                    .set_network(self.network_spec(*vni, network, routes));
             }
         }
         self.apply_macs(&wanted);
+        self.apply_neighbors(&wanted);
         for vni in self.applied.networks.keys() {
             if !wanted.networks.contains_key(vni) {
                 self.switch.remove_network(*vni);
@@ -186,6 +303,72 @@ impl Fabric {
         self.applied = wanted;
         self.drop_peers();
         self.make_services();
+        self.make_uplinks();
+    }
+
+    /// Plugs in the links that are wanted, and pulls out those that aren't any more.
+    fn make_uplinks(&mut self) {
+        let wanted = &self.applied.uplinks;
+        self.uplinks.retain(|record, port| {
+            let stays = wanted.contains_key(record);
+            if let (false, Ok(port)) = (stays, port) {
+                self.switch.remove_port(*port);
+            }
+            stays
+        });
+        for (record, vni) in wanted {
+            if let Some(Ok(_)) = self.uplinks.get(record) {
+                continue;
+            }
+            let port = match open_link(&record.dev) {
+                Ok(queue) => {
+                    let port = self.switch.add_uplink(*vni, queue);
+                    // What is for the host itself is known to be there, and isn't looked for.
+                    if let Some(mac) = link_mac(&record.dev) {
+                        self.switch.own_mac(*vni, mac, Place::Port(port), 0);
+                    }
+                    Ok(port)
+                }
+                Err(error) => Err(format!("{} can't be had: {error}", record.dev)),
+            };
+            let before = self.uplinks.insert(record.clone(), port.clone());
+            match port {
+                Ok(_) => info!(dev = %record.dev, network = %record.network_name, "uplink is up"),
+                // Said once, tried every second.
+                Err(why) if before != Some(Err(why.clone())) => {
+                    warn!(network = %record.network_name, "uplink: {why}");
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// The port of an uplink, or why it has none.
+    pub(super) fn uplink(&self, record: &UplinkRecord) -> Option<&Result<PortId, String>> {
+        self.uplinks.get(record)
+    }
+
+    /// The link behind a port, if it is an uplink's.
+    pub(super) fn link_of(&self, port: PortId) -> Option<&str> {
+        let of = self.uplinks.iter().find(|(_, of)| **of == Ok(port))?;
+        Some(&of.0.dev)
+    }
+
+    /// Whether an uplink can't be had at the moment.
+    pub(super) fn lacks_uplinks(&self) -> bool {
+        self.uplinks.values().any(Result::is_err)
+    }
+
+    /// The link behind a port is down or gone: pulls the port out. False if it is no uplink.
+    pub(super) fn lose_uplink(&mut self, port: PortId) -> bool {
+        let lost = self.uplinks.iter_mut().find(|(_, of)| **of == Ok(port));
+        let Some((record, of)) = lost else {
+            return false;
+        };
+        *of = Err(format!("{} is down or gone", record.dev));
+        warn!(dev = %record.dev, network = %record.network_name, "uplink is down or gone");
+        self.switch.remove_port(port);
+        true
     }
 
     /// From now on services hear what ports have for the gateways of their networks, at what comes out of the channel.
@@ -246,19 +429,20 @@ impl Fabric {
 
     /// Forgets networks whose VNI another one has now, with all that was known of their stations.
     fn drop_replaced(&mut self, wanted: &Wanted) {
-        let applied = &mut self.applied;
-        applied.networks.retain(|vni, network| {
-            let replaced = wanted
-                .networks
-                .get(vni)
-                .is_some_and(|now| now.id != network.id);
-            if replaced {
-                self.switch.remove_network(*vni);
-                applied.macs.retain(|(of, _), _| of != vni);
-                applied.remote_stations.retain(|(of, _)| of != vni);
-            }
-            !replaced
+        let networks = self.applied.networks.iter();
+        let replaced = networks.filter(|(vni, network)| {
+            let now = wanted.networks.get(vni);
+            now.is_some_and(|now| now.id != network.id)
         });
+        let replaced: Vec<Vni> = replaced.map(|(vni, _)| *vni).collect();
+        for vni in replaced {
+            self.switch.remove_network(vni);
+            self.forget_neighbors(vni);
+            let applied = &mut self.applied;
+            applied.networks.remove(&vni);
+            applied.macs.retain(|(of, _), _| *of != vni);
+            applied.remote_stations.retain(|(of, _)| *of != vni);
+        }
     }
 
     fn add_peers(&mut self, wanted: &Wanted) {
@@ -313,10 +497,11 @@ impl Fabric {
             address,
             port: peer.port,
             networks,
+            secure: peer.secure.clone(),
         }
     }
 
-    fn network_spec(&self, vni: Vni, network: &WantedNetwork) -> NetworkSpec {
+    fn network_spec(&self, vni: Vni, network: &WantedNetwork, routes: Arc<Routes>) -> NetworkSpec {
         NetworkSpec {
             vni,
             name: network.name.clone(),
@@ -333,6 +518,9 @@ impl Fabric {
                 .filter_map(|address| self.peer_ids.get(address).copied())
                 .collect(),
             gateways: network.gateways.clone(),
+            routes,
+            internal: network.internal,
+            isolate: network.isolate,
         }
     }
 
@@ -373,7 +561,8 @@ impl Fabric {
         record: &PortRecord,
         queues: Vec<Queue>,
     ) -> Result<PortId, SwitchError> {
-        let guard = (!record.addresses.is_empty()).then(|| PortGuard {
+        let guarded = !record.addresses.is_empty() && !record.allow_spoof;
+        let guard = guarded.then(|| PortGuard {
             mac: record.endpoint.mac,
             ips: record.endpoint.ips.clone(),
         });

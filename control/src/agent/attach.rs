@@ -12,7 +12,7 @@ use tracing::info;
 use weft_switch::port::TapDevice;
 
 use super::line::behind_line;
-use super::plan::effective_mtu;
+use super::plan::{carriage, effective_mtu};
 use super::state::{PortRecord, StateError};
 use super::views::port_view;
 use super::{Agent, ApiError, Port};
@@ -26,7 +26,7 @@ mod reservation;
 mod validate;
 
 use device::{make_device, with_prefixes};
-use validate::{check_fit, check_request};
+use validate::{check_fit, check_protection, check_request};
 
 impl Agent {
     /// `weft network connect`.
@@ -42,6 +42,7 @@ impl Agent {
         let netns = open_netns(&request.netns).await?;
         let network = self.find_network(network).await?;
         check_fit(&network, &request)?;
+        check_protection(&network, self.facts.encrypted_port)?;
         let pending = self.reserve(&network, &request, &netns).await?;
         let endpoint = self.fill(&pending, &network, &request).await?;
         self.announce(&endpoint).await?;
@@ -118,6 +119,7 @@ impl Agent {
             addresses: with_prefixes(network, &endpoint.ips),
             plain: request.no_offload,
             mtu,
+            allow_spoof: request.allow_spoof,
             limits: request.limits,
             impairments: api::Impairments::default(),
             attachment: request.attachment.clone(),
@@ -131,10 +133,10 @@ impl Agent {
             endpoint,
         };
         let default_route = request.default_route.unwrap_or(!network.internal);
-        let queues = self.facts.workers;
+        let shape = (self.facts.workers, carriage(network));
         let wanted = request.ifname;
         let (record, tap) =
-            blocking(move || make_device(record, &netns, (wanted, default_route), queues)).await?;
+            blocking(move || make_device(record, &netns, (wanted, default_route), shape)).await?;
         let id = record.endpoint.id.clone();
         let agent = Arc::clone(self);
         let plugged = blocking(move || agent.plug_in(record, tap)).await;

@@ -162,6 +162,9 @@ impl Agent {
         let done = tokio::task::spawn_blocking(move || {
             agent.fabric().remove_port(&id);
             let port = agent.inner().ports.remove(&id);
+            if let Some(port) = &port {
+                agent.outside.container_gone(&port.record.endpoint);
+            }
             // After it is no port of ours any more: a new holder that is just being filled must not get it back.
             agent.keeper.forget(&id.0);
             // Closing the last file descriptor waits for the kernel to tear the device down: not under a lock.

@@ -7,9 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
+use weft_tunnel::{Carriage, SecureSpec};
 use weft_wire::{MacAddr, Mtu, Vni};
 
-use crate::model::{ClusterMap, EndpointId, Network, NetworkId, Node, NodeId, Transport};
+use super::uplink::UplinkRecord;
+use crate::model::{ClusterMap, Egress, EndpointId, Network, NetworkId, Node, NodeId, Transport};
 
 /// UDP port of a VTEP that no agent runs (RFC 7348 section 5).
 const STATIC_VTEP_PORT: u16 = weft_wire::vxlan::VXLAN_PORT;
@@ -23,6 +26,8 @@ pub(super) struct WantedPeer {
     pub(super) port: u16,
     /// For a static VTEP the only networks whose frames it may send; `None`: all.
     pub(super) only: Option<BTreeSet<Vni>>,
+    /// Who it must prove to be for encrypted networks; `None`: it carries none.
+    pub(super) secure: Option<SecureSpec>,
 }
 
 /// A network as this host forwards it.
@@ -34,6 +39,8 @@ pub(super) struct WantedNetwork {
     pub(super) name: String,
     /// In force on this host.
     pub(super) mtu: Mtu,
+    /// How its frames travel between hosts.
+    pub(super) carriage: Carriage,
     /// Of learned addresses.
     pub(super) ageing_secs: u32,
     /// No subnet: a plain learning switch.
@@ -42,6 +49,25 @@ pub(super) struct WantedNetwork {
     pub(super) flood: BTreeSet<IpAddr>,
     /// Where its gateway answers, on every host.
     pub(super) gateways: Vec<IpAddr>,
+    /// Where it sends what isn't for itself. The same for all networks of a router.
+    pub(super) routes: Arc<Vec<WantedRoute>>,
+    /// What has no route stays in the cluster.
+    pub(super) internal: bool,
+    /// Its ports don't reach each other.
+    pub(super) isolate: bool,
+    /// How its endpoints reach the outside.
+    pub(super) egress: Egress,
+}
+
+/// What a gateway does with packets to a prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct WantedRoute {
+    /// The destinations.
+    pub(super) prefix: IpNet,
+    /// The network that it leads to; `None`: the prefix is a gateway's own address.
+    pub(super) network: Option<Vni>,
+    /// The next hop there; `None`: the destination itself.
+    pub(super) via: Option<IpAddr>,
 }
 
 /// Where an address of the control plane's is.
@@ -62,11 +88,15 @@ pub(super) struct Wanted {
     pub(super) networks: BTreeMap<Vni, WantedNetwork>,
     /// Owned addresses with their epoch.
     pub(super) macs: BTreeMap<(Vni, MacAddr), (WantedPlace, u64)>,
+    /// Whose MAC each address has, of endpoints on all hosts.
+    pub(super) neighbors: BTreeMap<(Vni, IpAddr), MacAddr>,
     /// MACs of endpoints on other hosts of plain L2 networks, which are learned, not owned: when one goes, what was
     /// learned of it must go too.
     pub(super) remote_stations: BTreeSet<(Vni, MacAddr)>,
     /// Ports of networks that are no more whose VNI another network has now: they are on none.
     pub(super) stranded: BTreeSet<EndpointId>,
+    /// Links that are bridged into networks, with the networks' VNIs.
+    pub(super) uplinks: BTreeMap<UplinkRecord, Vni>,
     /// What an operator should know about the map.
     pub(super) warnings: Vec<String>,
 }
@@ -80,9 +110,14 @@ pub(super) struct Here<'a> {
     pub(super) underlay: IpAddr,
     /// MTU of the link that has it.
     pub(super) underlay_mtu: Mtu,
-    /// Path MTUs that were measured, by the peer's underlay address.
-    pub(super) measured: Arc<BTreeMap<IpAddr, Mtu>>,
+    /// This agent carries encrypted networks.
+    pub(super) encrypts: bool,
+    /// Path MTUs that were measured.
+    pub(super) measured: Arc<PathMtus>,
 }
+
+/// Path MTUs (bytes of an outer packet) by the peer's underlay address and how frames travel there.
+pub(super) type PathMtus = BTreeMap<(IpAddr, Carriage), Mtu>;
 
 /// A port of this host, as far as planning needs to know it.
 #[derive(Clone, Debug)]
@@ -97,6 +132,8 @@ pub(super) struct LocalPort<'a> {
     pub(super) mac: MacAddr,
     /// Of that address's ownership.
     pub(super) epoch: u64,
+    /// Its addresses.
+    pub(super) ips: &'a [IpAddr],
     /// The controller doesn't take it: the name or an address is another endpoint's.
     pub(super) refused: bool,
 }
@@ -110,19 +147,25 @@ pub(super) fn plan<'a>(
     let mut wanted = Wanted::default();
     plan_peers(map, here, &mut wanted);
     let members = members(map, here, &wanted.peers);
+    let routes = plan_routes(map);
     for network in map.networks.values().map(|network| &network.object) {
         let mut flood = members.get(&network.id).cloned().unwrap_or_default();
-        flood.extend(
-            network
-                .vteps
-                .iter()
-                .copied()
-                .filter(|ip| wanted.peers.contains_key(ip)),
-        );
+        if network.is_encrypted() {
+            flood.retain(|ip| is_secure(&wanted, *ip));
+        } else {
+            flood.extend(
+                network
+                    .vteps
+                    .iter()
+                    .copied()
+                    .filter(|ip| wanted.peers.contains_key(ip)),
+            );
+        }
         let wanted_network = WantedNetwork {
             id: network.id.clone(),
             name: network.name.clone(),
             mtu: effective_mtu(map, here, network),
+            carriage: carriage(network),
             ageing_secs: network.ageing_secs,
             plain_l2: network.is_plain_l2(),
             flood,
@@ -131,15 +174,23 @@ pub(super) fn plan<'a>(
                 .iter()
                 .map(|subnet| subnet.gateway)
                 .collect(),
+            routes: routes.get(&network.id).cloned().unwrap_or_default(),
+            internal: network.internal,
+            isolate: network.isolate,
+            egress: network.way_out(),
         };
         wanted.networks.insert(network.vni, wanted_network);
     }
     warn_of_narrow_path(map, here, &mut wanted);
     plan_macs(map, here, &mut wanted);
+    let mut kept = BTreeSet::new();
     for port in ports {
         let Some(network) = wanted.networks.get(&port.vni) else {
             continue;
         };
+        if network.id == *port.network && network.carriage == Carriage::Encrypted {
+            kept.extend(network.flood.iter().copied());
+        }
         if network.id != *port.network {
             wanted.stranded.insert(port.id.clone());
         } else if network.plain_l2
@@ -151,16 +202,42 @@ pub(super) fn plan<'a>(
             wanted
                 .macs
                 .insert((port.vni, port.mac), (place, port.epoch));
+            for ip in port.ips {
+                let key = (port.vni, *ip);
+                if !port.refused || !wanted.neighbors.contains_key(&key) {
+                    wanted.neighbors.insert(key, port.mac);
+                }
+            }
+        }
+    }
+    for (_, peer) in wanted.peers.iter_mut().filter(|(ip, _)| kept.contains(ip)) {
+        if let Some(secure) = &mut peer.secure {
+            secure.keep = true;
         }
     }
     wanted
 }
 
+/// How a network's frames travel between hosts.
+pub(super) fn carriage(network: &Network) -> Carriage {
+    if network.is_encrypted() {
+        Carriage::Encrypted
+    } else {
+        Carriage::Clear
+    }
+}
+
+fn is_secure(wanted: &Wanted, ip: IpAddr) -> bool {
+    let peer = wanted.peers.get(&ip);
+    peer.is_some_and(|peer| peer.secure.is_some())
+}
+
 fn plan_peers(map: &ClusterMap, here: &Here<'_>, wanted: &mut Wanted) {
     for node in others(map, here) {
-        if !reachable(here, node) {
+        let secure = reachable(here, node, Carriage::Encrypted);
+        if !reachable(here, node, Carriage::Clear) && !secure {
             wanted.warnings.push(format!(
-                "no tunnel to node {}: its underlay address {} and ours ({}) are of different families, or it offers no vxlan",
+                "no tunnel to node {}: its underlay address {} and ours ({}) are of different families, or it offers no tunnel that we have",
                 node.name, node.underlay, here.underlay
             ));
             continue;
@@ -169,10 +246,19 @@ fn plan_peers(map: &ClusterMap, here: &Here<'_>, wanted: &mut Wanted) {
             node: Some(node.name.clone()),
             port: node.vxlan_port,
             only: None,
+            secure: node
+                .takes_encrypted()
+                .filter(|_| secure)
+                .map(|port| SecureSpec {
+                    node: node.id.0.clone(),
+                    port,
+                    keep: false,
+                }),
         };
         wanted.peers.insert(node.underlay, peer);
     }
-    for network in map.networks.values().map(|network| &network.object) {
+    let networks = map.networks.values().map(|network| &network.object);
+    for network in networks.filter(|network| !network.is_encrypted()) {
         for vtep in &network.vteps {
             if vtep.is_ipv4() != here.underlay.is_ipv4() || *vtep == here.underlay {
                 wanted.warnings.push(format!(
@@ -185,6 +271,7 @@ fn plan_peers(map: &ClusterMap, here: &Here<'_>, wanted: &mut Wanted) {
                 node: None,
                 port: STATIC_VTEP_PORT,
                 only: Some(BTreeSet::new()),
+                secure: None,
             });
             // A VTEP that is also a node may send for every network anyway.
             if let Some(only) = &mut peer.only {
@@ -201,10 +288,12 @@ fn others<'a>(map: &'a ClusterMap, here: &'a Here<'_>) -> impl Iterator<Item = &
         .filter(|node| node.id != *here.node)
 }
 
-fn reachable(here: &Here<'_>, node: &Node) -> bool {
-    node.underlay.is_ipv4() == here.underlay.is_ipv4()
-        && node.underlay != here.underlay
-        && node.transports.contains(&Transport::Vxlan)
+fn reachable(here: &Here<'_>, node: &Node, carriage: Carriage) -> bool {
+    let offered = match carriage {
+        Carriage::Clear => node.transports.contains(&Transport::Vxlan),
+        Carriage::Encrypted => here.encrypts && node.takes_encrypted().is_some(),
+    };
+    node.underlay.is_ipv4() == here.underlay.is_ipv4() && node.underlay != here.underlay && offered
 }
 
 /// Underlay addresses of the other nodes that have an endpoint on each network.
@@ -242,7 +331,10 @@ fn plan_macs(map: &ClusterMap, here: &Here<'_>, wanted: &mut Wanted) {
         ) else {
             continue;
         };
-        if !wanted.peers.contains_key(&node.object.underlay) {
+        let underlay = node.object.underlay;
+        if !wanted.peers.contains_key(&underlay)
+            || (network.is_encrypted() && !is_secure(wanted, underlay))
+        {
             continue;
         }
         if network.is_plain_l2() {
@@ -252,8 +344,52 @@ fn plan_macs(map: &ClusterMap, here: &Here<'_>, wanted: &mut Wanted) {
             wanted
                 .macs
                 .insert((network.vni, endpoint.mac), (place, endpoint.epoch));
+            let ips = endpoint.ips.iter();
+            let ips = ips.map(|ip| ((network.vni, *ip), endpoint.mac));
+            wanted.neighbors.extend(ips);
         }
     }
+}
+
+/// What each network's gateway routes: to its own subnets, and to all that the router has which the network is on.
+fn plan_routes(map: &ClusterMap) -> BTreeMap<NetworkId, Arc<Vec<WantedRoute>>> {
+    let mut tables = BTreeMap::new();
+    for router in map.routers.values().map(|router| &router.object) {
+        let mut routes: Vec<WantedRoute> = map.networks_of(router).flat_map(connected).collect();
+        for route in &router.routes {
+            let mut networks = map.networks_of(router);
+            if let Some(network) = networks.find(|network| network.subnet_of(route.via).is_some()) {
+                routes.push(WantedRoute {
+                    prefix: route.prefix,
+                    network: Some(network.vni),
+                    via: Some(route.via),
+                });
+            }
+        }
+        let routes = Arc::new(routes);
+        let ids = router.networks.iter().cloned();
+        tables.extend(ids.map(|id| (id, Arc::clone(&routes))));
+    }
+    for network in map.networks.values().map(|network| &network.object) {
+        let own = || Arc::new(connected(network).collect());
+        tables.entry(network.id.clone()).or_insert_with(own);
+    }
+    tables
+}
+
+/// Routes to a network's subnets and its gateway's own addresses.
+fn connected(network: &Network) -> impl Iterator<Item = WantedRoute> {
+    network.subnets.iter().flat_map(|subnet| {
+        let to = |prefix, network| WantedRoute {
+            prefix,
+            network,
+            via: None,
+        };
+        [
+            to(subnet.cidr, Some(network.vni)),
+            to(subnet.gateway.into(), None),
+        ]
+    })
 }
 
 /// The MTU of a network's interfaces: the operator's, else what fits the path to every host of the cluster, as it was
@@ -264,8 +400,9 @@ pub(super) fn effective_mtu(map: &ClusterMap, here: &Here<'_>, network: &Network
     if let Some(mtu) = network.mtu {
         return mtu;
     }
-    let ours = weft_tunnel::inner_mtu(here.underlay_mtu, here.underlay);
-    let mtu = match narrowest(map, here) {
+    let carriage = carriage(network);
+    let ours = weft_tunnel::inner_mtu(here.underlay_mtu, here.underlay, carriage);
+    let mtu = match narrowest(map, here, carriage) {
         // A static VTEP answers no probes: what our link promises is all there is.
         Some((narrowest, _)) if network.vteps.is_empty() => narrowest,
         Some((narrowest, _)) => narrowest.min(ours),
@@ -279,35 +416,42 @@ pub(super) fn effective_mtu(map: &ClusterMap, here: &Here<'_>, network: &Network
 }
 
 /// The inner MTU that fits the path to every other host, and the host it is for; `None` where there is no other.
-fn narrowest<'a>(map: &'a ClusterMap, here: &'a Here<'_>) -> Option<(Mtu, &'a Node)> {
+fn narrowest<'a>(
+    map: &'a ClusterMap,
+    here: &'a Here<'_>,
+    carriage: Carriage,
+) -> Option<(Mtu, &'a Node)> {
+    let mtu = |node: &Node| path_mtu(here, (node.underlay, carriage), node.underlay_mtu);
     others(map, here)
-        .filter(|node| reachable(here, node))
-        .map(|node| (path_mtu(here, node.underlay, node.underlay_mtu), node))
+        .filter(|node| reachable(here, node, carriage))
+        .map(|node| (mtu(node), node))
         .min_by_key(|(mtu, _)| *mtu)
 }
 
 /// The inner MTU towards a peer whose link has MTU `theirs`.
-pub(super) fn path_mtu(here: &Here<'_>, peer: IpAddr, theirs: Mtu) -> Mtu {
-    let packet = here.measured.get(&peer).copied();
-    weft_tunnel::inner_mtu(packet.unwrap_or(theirs.min(here.underlay_mtu)), peer)
+pub(super) fn path_mtu(here: &Here<'_>, way: (IpAddr, Carriage), theirs: Mtu) -> Mtu {
+    let packet = here.measured.get(&way).copied();
+    let packet = packet.unwrap_or(theirs.min(here.underlay_mtu));
+    weft_tunnel::inner_mtu(packet, way.0, way.1)
 }
 
 /// Names the host whose path is too narrow for IPv6, if a network has that.
 fn warn_of_narrow_path(map: &ClusterMap, here: &Here<'_>, wanted: &mut Wanted) {
-    let Some((narrowest, node)) = narrowest(map, here) else {
-        return;
-    };
     let networks = map.networks.values().map(|network| &network.object);
-    let mut affected = networks.filter(|network| network.mtu.is_none() && network.has_ipv6());
-    if narrowest < Mtu::IPV6_MIN
-        && let Some(network) = affected.next()
-    {
+    for network in networks.filter(|network| network.mtu.is_none() && network.has_ipv6()) {
+        let Some((narrowest, node)) = narrowest(map, here, carriage(network)) else {
+            continue;
+        };
+        if narrowest >= Mtu::IPV6_MIN {
+            continue;
+        }
         wanted.warnings.push(format!(
             "the path to {} takes packets of {narrowest} bytes only, and IPv6 (network {}) needs {}: larger ones don't get there",
             node.name,
             network.name,
             Mtu::IPV6_MIN
         ));
+        return;
     }
 }
 

@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::warn;
+use weft_tunnel::Carriage;
 use weft_wire::{Mtu, Vni};
 
 use super::plan::{LocalPort, WantedNetwork, plan};
 use super::state::SavedMap;
+use super::uplink::plan_uplinks;
 use super::{Agent, Applied, Inner};
 use crate::link;
 use crate::model::{EndpointId, Revision};
@@ -86,9 +88,11 @@ impl Agent {
             vni: port.record.vni,
             mac: port.record.endpoint.mac,
             epoch: port.record.endpoint.epoch,
+            ips: &port.record.endpoint.ips,
             refused: port.trouble.is_some(),
         });
         let mut wanted = plan(&inner.map, &self.here(), ports);
+        plan_uplinks(&inner, &mut wanted);
         if self.facts.started.elapsed() < UNMEASURED {
             keep_mtus(&inner, &mut wanted.networks);
         }
@@ -98,6 +102,7 @@ impl Agent {
             behind: behind(&inner),
         };
         self.services.publish(&self.facts.node, &inner, &wanted);
+        self.outside.publish(&inner.map, &wanted);
         self.fabric().apply(wanted);
         drop(inner);
         self.set_mtus(stale_mtus);
@@ -108,12 +113,13 @@ impl Agent {
         });
     }
 
-    fn set_mtus(&self, stale: Vec<(EndpointId, OwnedFd, String, Mtu)>) {
+    fn set_mtus(&self, stale: Vec<(EndpointId, OwnedFd, String, (Mtu, Carriage))>) {
         if stale.is_empty() {
             return;
         }
-        for (id, tap, ifname, mtu) in stale {
-            match link::set_mtu_of_tap(&tap, &ifname, mtu) {
+        for (id, tap, ifname, wanted) in stale {
+            let mtu = wanted.0;
+            match link::set_mtu_of_tap(&tap, &ifname, wanted) {
                 Ok(()) => self.note_mtu(&id, mtu),
                 Err(error) => {
                     warn!(%error, port = %id, %mtu, "the interface's MTU could not be changed");
@@ -150,7 +156,7 @@ fn keep_mtus(inner: &Inner, networks: &mut BTreeMap<Vni, WantedNetwork>) {
 fn stale_mtus(
     inner: &mut Inner,
     networks: &BTreeMap<Vni, WantedNetwork>,
-) -> Vec<(EndpointId, OwnedFd, String, Mtu)> {
+) -> Vec<(EndpointId, OwnedFd, String, (Mtu, Carriage))> {
     let ports = inner.ports.values();
     ports
         .filter_map(|port| {
@@ -164,7 +170,7 @@ fn stale_mtus(
                 port.record.endpoint.id.clone(),
                 tap,
                 port.record.ifname.clone(),
-                mtu,
+                (mtu, network.carriage),
             ))
         })
         .collect()

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 use tracing::info;
@@ -228,7 +228,15 @@ impl Agent {
                 "the fd holder doesn't answer: ports would not survive the agent now".to_owned(),
             );
         }
+        let credentials = self.link.identity().borrow().credentials();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.map_or(0, |since| since.as_secs());
         api::Status {
+            certificate: Some(api::CertificateStatus {
+                expires: credentials.expires,
+                expires_in_secs: credentials.expires.saturating_sub(now),
+                issuer: credentials.issuer,
+            }),
             node: self.facts.node_name.clone(),
             node_id: self.facts.node.to_string(),
             cluster: self.facts.cluster.to_string(),
@@ -238,6 +246,7 @@ impl Agent {
             underlay_ifname: self.facts.underlay_ifname.clone(),
             underlay_mtu: **self.underlay_mtu.load(),
             vxlan_port: self.facts.vxlan_port,
+            encrypted_port: self.facts.encrypted_port,
             standalone: self.facts.standalone,
             controller: api::ControllerStatus {
                 addresses: channel.addresses.clone(),

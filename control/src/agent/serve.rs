@@ -26,6 +26,8 @@ use tokio::sync::watch;
 use super::{Agent, ApiError};
 use crate::api;
 
+mod routers;
+
 /// Mode of the socket: its owner and group may speak to the agent.
 const SOCKET_MODE: u32 = 0o660;
 /// The longest time that a `status?wait=` may wait.
@@ -123,8 +125,14 @@ fn router(door: Door) -> Router {
         .route("/v1/stop", post(stop))
         .route("/v1/peers", get(peers))
         .route("/v1/ports", get(ports))
+        .route("/v1/uplinks", get(uplinks).post(uplink_add))
+        .route(
+            "/v1/uplinks/{network}/{dev}",
+            axum::routing::delete(uplink_rm),
+        )
         .route("/v1/ports/{name}", axum::routing::patch(port_change))
         .route("/v1/fdb", get(fdb))
+        .route("/v1/egress", get(egress))
         .route("/v1/subnets", get(subnets))
         .route("/v1/dns", get(dns))
         .route("/v1/nodes", get(nodes))
@@ -146,6 +154,7 @@ fn router(door: Door) -> Router {
         .route("/v1/networks/{name}/disconnect", post(disconnect))
         .route("/v1/attachments", get(attachments))
         .route("/v1/attachments/detach", post(detach))
+        .merge(routers::routes())
         .fallback(unknown_route)
         .with_state(door)
 }
@@ -224,6 +233,27 @@ async fn ports(State(door): State<Door>) -> Reply<Vec<api::Port>> {
     Ok(Json(door.agent()?.ports()))
 }
 
+async fn uplinks(State(door): State<Door>) -> Reply<Vec<api::Uplink>> {
+    Ok(Json(door.agent()?.uplinks()))
+}
+
+async fn uplink_add(State(door): State<Door>, bytes: Bytes) -> Reply<api::Uplink> {
+    let (agent, wish) = (door.agent()?, body(&bytes)?);
+    Ok(Json(
+        own_task(async move { agent.uplink_add(wish).await }).await?,
+    ))
+}
+
+async fn uplink_rm(
+    State(door): State<Door>,
+    UrlPath((network, dev)): UrlPath<(String, String)>,
+) -> Reply<api::Uplink> {
+    let agent = door.agent()?;
+    Ok(Json(
+        own_task(async move { agent.uplink_rm(&network, &dev).await }).await?,
+    ))
+}
+
 async fn port_change(
     State(door): State<Door>,
     UrlPath(name): UrlPath<String>,
@@ -242,6 +272,10 @@ async fn fdb(State(door): State<Door>) -> Reply<Vec<api::FdbEntry>> {
 
 async fn dns(State(door): State<Door>) -> Reply<api::Dns> {
     Ok(Json(door.agent()?.services.dns()))
+}
+
+async fn egress(State(door): State<Door>) -> Reply<Vec<api::NetworkEgress>> {
+    Ok(Json(door.agent()?.outside.view()))
 }
 
 async fn subnets(State(door): State<Door>) -> Reply<Vec<api::SubnetBlock>> {

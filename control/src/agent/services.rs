@@ -1,7 +1,7 @@
 //! What the gateway of a network does for this host's ports beyond what the switch answers itself: names (`dns`).
 //!
-//! Frames come from the inside port of each network (`assemble::ServicePort`). `demux` says whose a frame is; each network
-//! has a task of its own that hears it (`network`). Answers go back through the inside port, which reaches ports of this
+//! Frames come from the inside port of each network (`assemble::ServicePort`), which the engine of the way out reads: it
+//! offers each frame here first. `demux` says whose a frame is; each network has a task of its own that hears it (`network`). Answers go back through the inside port, which reaches ports of this
 //! host only: every host's gateway speaks for itself.
 //!
 //! | file | what |
@@ -13,22 +13,16 @@
 //! | `network` | the task of a network |
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
-use tokio::io::Interest;
-use tokio::net::UnixDatagram;
 use tokio::sync::mpsc;
-use tracing::warn;
-use weft_switch::port::{Queue, RECV_BUFFER_LEN, RecvError};
+use weft_switch::port::Queue;
 use weft_wire::Mtu;
 
 use super::Inner;
-use super::assemble::ServicePort;
 use super::plan::Wanted;
 use crate::api;
 use crate::model::{NetworkId, NodeId};
@@ -60,7 +54,11 @@ struct Place {
 pub(super) struct Services {
     names: Arc<NameServer>,
     places: ArcSwap<BTreeMap<NetworkId, Place>>,
+    tasks: Mutex<Tasks>,
 }
+
+/// Where each network's task hears.
+type Tasks = BTreeMap<NetworkId, mpsc::Sender<Vec<u8>>>;
 
 impl Services {
     /// Services that know nothing yet. Without `dns_upstreams` the host's resolver configuration says whom to ask.
@@ -68,6 +66,7 @@ impl Services {
         Self {
             names: NameServer::new(dns_upstreams, Path::new(RESOLV_CONF)),
             places: ArcSwap::default(),
+            tasks: Mutex::default(),
         }
     }
 
@@ -101,6 +100,8 @@ impl Services {
             .collect();
         let own = places.values().flat_map(|place| place.gateways.clone());
         self.names.publish(names, own.collect());
+        self.tasks()
+            .retain(|network, _| places.contains_key(network));
         self.places.store(Arc::new(places));
     }
 
@@ -108,68 +109,36 @@ impl Services {
         self.places.load().get(network).cloned()
     }
 
-    /// A frame, if it is for one of the services: what is for nobody goes no further.
-    fn heard(&self, network: &NetworkId, frame: &[u8]) -> Option<Vec<u8>> {
+    /// Starts the task of a network, which answers through that inside port. One that it had before ends.
+    pub(super) fn plug(self: &Arc<Self>, network: NetworkId, queue: Queue) {
+        let (frames, heard) = mpsc::channel(MAX_WAITING);
+        let task = network::Task::new(Arc::clone(self), network.clone(), Arc::new(queue));
+        tokio::spawn(task.run(heard));
+        self.tasks().insert(network, frames);
+    }
+
+    /// Takes a frame if it is for one of the services.
+    pub(super) fn offer(&self, network: &NetworkId, frame: &[u8]) -> bool {
         let places = self.places.load();
-        let place = places.get(network)?;
-        let class = demux::classify(frame, &place.gateways);
-        (class != demux::Class::Other).then(|| frame.to_vec())
+        let Some(place) = places.get(network) else {
+            return false;
+        };
+        if demux::classify(frame, &place.gateways) == demux::Class::Other {
+            return false;
+        }
+        if let Some(task) = self.tasks().get(network) {
+            // What a task has no time for is dropped.
+            drop(task.try_send(frame.to_vec()));
+        }
+        true
+    }
+
+    fn tasks(&self) -> MutexGuard<'_, Tasks> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the name server has done, and whom it asks.
     pub(super) fn dns(&self) -> api::Dns {
         self.names.view()
     }
-}
-
-/// Serves every network whose inside port comes out of the channel, until the agent stops.
-pub(super) async fn serve(
-    services: Arc<Services>,
-    mut ports: mpsc::UnboundedReceiver<ServicePort>,
-) {
-    while let Some(ServicePort { network, queue }) = ports.recv().await {
-        let queue = Arc::new(queue);
-        let (frames, heard) = mpsc::channel(MAX_WAITING);
-        let task = network::Task::new(Arc::clone(&services), network.clone(), Arc::clone(&queue));
-        tokio::spawn(task.run(heard));
-        tokio::spawn(read(Arc::clone(&services), network, queue, frames));
-    }
-}
-
-/// Reads an inside port until its network goes.
-async fn read(
-    services: Arc<Services>,
-    network: NetworkId,
-    queue: Arc<Queue>,
-    frames: mpsc::Sender<Vec<u8>>,
-) {
-    let socket = match watched(&queue) {
-        Ok(socket) => socket,
-        Err(error) => {
-            warn!(%error, %network, "the network's services hear nothing");
-            return;
-        }
-    };
-    let mut buffer = vec![0; RECV_BUFFER_LEN];
-    while socket.readable().await.is_ok() {
-        let heard = socket.try_io(Interest::READABLE, || match queue.recv(&mut buffer) {
-            Ok(frame) => Ok(services.heard(&network, frame.bytes)),
-            Err(RecvError::Malformed(_)) => Ok(None),
-            Err(RecvError::Empty) => Err(ErrorKind::WouldBlock.into()),
-            Err(RecvError::Gone) => Err(ErrorKind::UnexpectedEof.into()),
-        });
-        match heard {
-            // What a task has no time for is dropped.
-            Ok(Some(frame)) => drop(frames.try_send(frame)),
-            Ok(None) => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(_) => return,
-        }
-    }
-}
-
-/// The same end, to be waited on: it is a socket whatever is said over it.
-fn watched(queue: &Queue) -> std::io::Result<UnixDatagram> {
-    let fd = queue.as_fd().try_clone_to_owned()?;
-    UnixDatagram::from_std(fd.into())
 }

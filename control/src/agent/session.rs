@@ -90,6 +90,8 @@ impl Agent {
             }
             LinkEvent::CaughtUp => self.inner().channel.caught_up = true,
             LinkEvent::Controllers { controllers } => self.take_controllers(controllers),
+            // This agent hears of everything.
+            LinkEvent::Watched { .. } => {}
             LinkEvent::Ask { ask, answer } => {
                 let agent = Arc::clone(self);
                 tokio::spawn(async move {
@@ -137,8 +139,12 @@ impl Agent {
 
     /// Another node wants an address of our blocks. What is promised is on disk first.
     async fn answer(self: &Arc<Self>, ask: Ask) -> Answer {
-        let Ask::Yield { network, ip } = ask;
-        let address = (network, ip);
+        let address = match ask {
+            Ask::Yield { network, ip } => (network, ip),
+            // The link's own business.
+            Ask::Renew => return Answer::Renewed,
+        };
+        let ip = address.1;
         if let Some(endpoint) = self.yield_address(&address) {
             return Answer::InUse { endpoint };
         }

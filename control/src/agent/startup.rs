@@ -3,7 +3,7 @@
 //! The order serves the gap that a restart leaves: what the last agent left (map, ports, the file descriptors in the
 //! holder) is forwarding again before the controller is even called.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
@@ -18,17 +18,21 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 use weft_switch::PortEvent;
 use weft_tunnel::TunnelError;
+use weft_tunnel::session::SessionSettings;
 
 use super::assemble::{Fabric, FabricConfig, FabricError};
+use super::credentials::NodeCredentials;
+use super::outside::{self, Outside};
 use super::serve::{self, Phase};
-use super::services::{self, Services};
+use super::services::Services;
 use super::state::{PortRecord, SavedMap, SavedPorts, StateDir};
-use super::{Agent, AgentConfig, Applied, Channel, Facts, Inner, keeper::Keeper};
+use super::{Agent, AgentConfig, Applied, Channel, ENCRYPTED_PORT, Facts, Inner, keeper::Keeper};
 use super::{reconcile, session};
 use crate::channel::{self, Link, LinkConfig, NodeFacts};
 use crate::controller::{self, ControllerConfig, ControllerHandle};
 use crate::identity::Identity;
 use crate::model::Transport;
+use crate::privileges;
 
 mod error;
 mod membership;
@@ -51,6 +55,8 @@ pub(super) struct Settings {
     pub(super) underlay: Option<IpAddr>,
     pub(super) vxlan_port: Option<u16>,
     #[serde(default)]
+    pub(super) encrypted_port: Option<u16>,
+    #[serde(default)]
     pub(super) standalone: bool,
 }
 
@@ -61,6 +67,8 @@ pub(super) struct Settings {
 pub fn run(config: AgentConfig) -> Result<(), AgentError> {
     // Each queue of a port is a file descriptor here, one with the switch and one with the holder.
     crate::holder::raise_fd_limit();
+    // Before there is another thread.
+    privileges::keep_only(privileges::AGENT);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("weft-control")
@@ -140,6 +148,7 @@ impl Running {
         let mut settings: Settings = state.load_settings()?;
         settings.underlay = config.underlay.or(settings.underlay);
         settings.vxlan_port = config.vxlan_port.or(settings.vxlan_port);
+        settings.encrypted_port = config.encrypted_port.or(settings.encrypted_port);
         if settings.standalone && !config.standalone && !config.controllers.is_empty() {
             return Err(AgentError::Standalone {
                 dir: config.state.clone(),
@@ -151,17 +160,24 @@ impl Running {
             true => Some(start_own_controller(&state).await?),
             false => None,
         };
+        let encrypted_port = settings.encrypted_port.unwrap_or(ENCRYPTED_PORT);
+        let encrypted_port = Some(encrypted_port).filter(|port| *port != 0);
         let facts = NodeFacts {
             underlay: underlay.address,
             underlay_mtu: underlay.mtu,
             vxlan_port: settings.vxlan_port.unwrap_or(weft_wire::vxlan::VXLAN_PORT),
-            transports: vec![Transport::Vxlan],
+            encrypted_port,
+            transports: match encrypted_port {
+                Some(_) => vec![Transport::Vxlan, Transport::Quic],
+                None => vec![Transport::Vxlan],
+            },
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         // Before a token is used up: a port that can't be had must not cost it.
         let fabric = start_fabric(FabricConfig {
             underlay: facts.underlay,
             vxlan_port: facts.vxlan_port,
+            encrypted_port: facts.encrypted_port,
             workers: config.workers,
             gso: config.gso,
         })?;
@@ -200,6 +216,10 @@ impl Running {
         if let Ok(Err(error)) = tokio::task::spawn_blocking(move || agent.save_map_now()).await {
             warn!(%error, "the cluster map could not be saved");
         }
+        let sessions = self.agent.fabric().sessions();
+        if let Some(sessions) = sessions {
+            sessions.stop().await;
+        }
         self.agent.link.close().await;
         if let Some(controller) = self.controller {
             controller.stop().await;
@@ -209,7 +229,7 @@ impl Running {
 
 async fn start_own_controller(state: &StateDir) -> Result<ControllerHandle, AgentError> {
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let config = ControllerConfig::embedded(state.path("controller"), listen);
+    let config = ControllerConfig::new(state.path("controller"), listen);
     let handle = controller::start(config).await?;
     info!(address = %handle.address(), "standalone: own controller started");
     Ok(handle)
@@ -221,12 +241,13 @@ async fn bring_up(
     state: StateDir,
     identity: Identity,
     controllers: Vec<SocketAddr>,
-    (node_facts, underlay, (fabric, port_events)): (NodeFacts, Underlay, StartedFabric),
+    (node_facts, underlay, (mut fabric, port_events)): (NodeFacts, Underlay, StartedFabric),
 ) -> Result<Arc<Agent>, AgentError> {
     let saved = state.load_map(&identity.cluster)?;
     let SavedPorts {
         ports: records,
         yielded,
+        uplinks,
     } = state.load_ports()?;
     let keeper = Keeper::start(state.path("holder.sock"), config.exe.clone());
     let facts = Facts {
@@ -236,24 +257,31 @@ async fn bring_up(
         underlay: underlay.address,
         underlay_ifname: underlay.ifname,
         vxlan_port: node_facts.vxlan_port,
+        encrypted_port: node_facts.encrypted_port,
         workers: config.workers,
         standalone: underlay.standalone,
         started: Instant::now(),
     };
     let link_config = LinkConfig {
         identity,
+        identity_dir: Some(state.path("identity")),
         controllers: controllers.clone(),
         facts: node_facts,
         have: saved.map.revision,
         incarnation: saved.incarnation.clone(),
+        interest: None,
     };
     let (link, link_events) = Link::start(link_config).map_err(|source| AgentError::System {
         what: "open the control channel's socket",
         source,
     })?;
+    let credentials = NodeCredentials::new(link.identity());
+    fabric.start_sessions(credentials, session_settings(config))?;
     let mut inner = Inner::starting(saved, &records, controllers);
     let now = Instant::now();
+    inner.uplinks = uplinks.into_iter().collect();
     inner.yielded = yielded.into_iter().map(|address| (address, now)).collect();
+    let services = Arc::new(Services::new(config.dns_upstreams.clone()));
     let agent = Arc::new(Agent {
         facts,
         state,
@@ -261,7 +289,11 @@ async fn bring_up(
         keeper,
         inner: Mutex::new(inner),
         fabric: Mutex::new(fabric),
-        services: Arc::new(Services::new(config.dns_upstreams.clone())),
+        services: Arc::clone(&services),
+        outside: Outside::start(services).map_err(|source| AgentError::System {
+            what: "start the way out",
+            source,
+        })?,
         underlay_mtu: ArcSwap::from_pointee(underlay.mtu),
         measured: ArcSwap::default(),
         saving: Mutex::new(()),
@@ -278,6 +310,14 @@ async fn bring_up(
     agent.restore(records).await?;
     spawn_tasks(&agent, port_events, link_events);
     Ok(agent)
+}
+
+fn session_settings(config: &AgentConfig) -> SessionSettings {
+    let usual = SessionSettings::default();
+    SessionSettings {
+        rekey_after: config.rekey_after.unwrap_or(usual.rekey_after),
+        ..usual
+    }
 }
 
 /// Switch and tunnel, and what happens to ports.
@@ -310,8 +350,10 @@ fn spawn_tasks(
     tokio::spawn(follow_paths(Arc::clone(agent)));
     tokio::spawn(underlay::follow_link(Arc::clone(agent)));
     tokio::spawn(super::keeper::watch(Arc::clone(agent)));
+    tokio::spawn(super::uplink::watch(Arc::clone(agent)));
+    tokio::spawn(super::credentials::follow(Arc::clone(agent)));
     let service_ports = agent.fabric().services();
-    tokio::spawn(services::serve(Arc::clone(&agent.services), service_ports));
+    tokio::spawn(outside::serve(Arc::clone(agent), service_ports));
     agent.changed.notify_one();
 }
 
@@ -333,6 +375,13 @@ async fn follow_paths(agent: Arc<Agent>) {
 /// Takes down ports whose namespace died.
 async fn follow_ports(agent: Arc<Agent>, mut events: mpsc::UnboundedReceiver<PortEvent>) {
     while let Some(PortEvent::Gone(port)) = events.recv().await {
+        let again = Arc::clone(&agent);
+        // Waits for the workers.
+        let was_uplink = tokio::task::spawn_blocking(move || again.uplink_gone(port)).await;
+        if was_uplink.is_ok_and(|was| was) {
+            agent.changed.notify_one();
+            continue;
+        }
         let gone = {
             let inner = agent.inner();
             let gone = inner.ports.values().find(|candidate| candidate.id == port);
@@ -361,6 +410,7 @@ impl Inner {
             pending: BTreeMap::new(),
             leaving: BTreeMap::new(),
             yielded: BTreeMap::new(),
+            uplinks: BTreeSet::new(),
             channel: Channel::new(controllers),
             warnings: Vec::new(),
             stopping: false,

@@ -24,6 +24,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use weft_wire::{Mtu, Vni};
 
+use super::uplink::UplinkRecord;
 use crate::api::{Attachment, Impairments, Limits, Route};
 use crate::model::{ClusterId, ClusterMap, Endpoint, NetworkId};
 
@@ -113,6 +114,9 @@ pub(super) struct PortRecord {
     /// What its frames suffer.
     #[serde(default)]
     pub(super) impairments: Impairments,
+    /// It may send from any address.
+    #[serde(default)]
+    pub(super) allow_spoof: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -130,6 +134,9 @@ pub(super) struct SavedPorts {
     /// Addresses of its blocks that it promised to other nodes, as far as the map may not show it yet.
     #[serde(default)]
     pub(super) yielded: Vec<(NetworkId, IpAddr)>,
+    /// Links that are bridged into networks.
+    #[serde(default)]
+    pub(super) uplinks: Vec<UplinkRecord>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -456,6 +463,7 @@ mod tests {
             routes: vec![Route::new("0.0.0.0/0".parse().unwrap(), None)],
             limits: Limits::default(),
             impairments: Impairments::default(),
+            allow_spoof: false,
         }
     }
 
@@ -469,6 +477,11 @@ mod tests {
         let saved = SavedPorts {
             ports: vec![record()],
             yielded: vec![(NetworkId("n".into()), "10.0.0.9".parse().unwrap())],
+            uplinks: vec![UplinkRecord {
+                network: NetworkId("1".into()),
+                network_name: "blue".into(),
+                dev: "eth1".into(),
+            }],
         };
         state.save_ports(saved.clone()).unwrap();
         assert_eq!(state.load_ports().unwrap(), saved);

@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use weft_switch::{FdbKind, FdbRow, Place};
+use weft_tunnel::Carriage;
+use weft_tunnel::session::{CIPHER, SessionView};
+use weft_wire::Mtu;
 
 use super::line::line_view;
-use super::plan::{effective_mtu, path_mtu};
+use super::plan::{WantedNetwork, effective_mtu, path_mtu};
 use super::{Agent, Port, ipam};
 use crate::api;
 use crate::model::{ClusterMap, Network, NodeId, Transport};
@@ -25,11 +29,19 @@ impl Agent {
                 .filter(|network| network.flood.contains(address))
                 .map(|network| network.name.clone())
                 .collect();
+            let protected = |network: &WantedNetwork| {
+                network.carriage == Carriage::Encrypted && network.flood.contains(address)
+            };
             let nodes = inner.map.nodes.values();
             let theirs = nodes
                 .map(|node| &node.object)
                 .find(|node| node.underlay == *address)
                 .map_or(here.underlay_mtu, |node| node.underlay_mtu);
+            let mtu = path_mtu(&here, (*address, Carriage::Encrypted), theirs);
+            let encrypted = fabric
+                .session(*address)
+                .filter(|session| session.up || applied.networks.values().any(protected))
+                .map(|session| tunnel_view(session, mtu));
             api::Peer {
                 name: peer.node.clone().unwrap_or_else(|| "static".to_owned()),
                 address: *address,
@@ -40,8 +52,9 @@ impl Agent {
                     "static"
                 }
                 .to_owned(),
-                mtu: path_mtu(&here, *address, theirs),
+                mtu: path_mtu(&here, (*address, Carriage::Clear), theirs),
                 networks,
+                encrypted,
                 traffic: fabric.peer_traffic(*address),
             }
         });
@@ -93,7 +106,10 @@ impl Agent {
                 let (via, name, address) = match row.place {
                     Place::Port(id) => {
                         let name = ports.get(&id).map(|port| port.record.endpoint.name.clone());
-                        ("port", name, None)
+                        match fabric.link_of(id) {
+                            Some(link) => ("uplink", Some(link.to_owned()), None),
+                            None => ("port", name, None),
+                        }
                     }
                     Place::Peer(id) => {
                         let address = fabric.peer_address(id);
@@ -156,13 +172,16 @@ impl Agent {
                 })
                 .collect(),
             transport: network.transport,
-            encrypted: network.transport == Transport::Quic,
+            encrypted: network.is_encrypted(),
             internal: network.internal,
+            isolate: network.isolate,
+            router: map.router_of(&network.id).map(|router| router.name.clone()),
+            egress: network.way_out(),
             mtu: effective_mtu(map, &self.here(), network),
             mtu_set: network.mtu.is_some(),
             ageing_secs: network.ageing_secs,
             vteps: network.vteps.iter().copied().collect(),
-            endpoints: map.endpoints_of(&network.id).count(),
+            endpoints: map.endpoints.count_of_network(&network.id),
         }
     }
 
@@ -185,6 +204,31 @@ impl Agent {
             members,
             blocks: block_views(map, network),
         }
+    }
+}
+
+fn tunnel_view(session: SessionView, mtu: Mtu) -> api::EncryptedTunnel {
+    let state = match (session.up, &session.trouble) {
+        (true, _) => "up",
+        (false, Some(_)) => "down",
+        (false, None) => "idle",
+    };
+    let (sent_packets, lost_packets) = session.packets.unwrap_or_default();
+    let opened_by = if session.ours { "us" } else { "peer" };
+    let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    api::EncryptedTunnel {
+        state: state.to_owned(),
+        cipher: session.up.then(|| CIPHER.to_owned()),
+        remote: session.remote,
+        opened_by: session.up.then(|| opened_by.to_owned()),
+        key_age_secs: session.key_age.map(|age| age.as_secs()),
+        handshake_age_secs: session.handshake_age.map(|age| age.as_secs()),
+        sealed_packets: session.sealed,
+        mtu,
+        rtt_us: session.rtt.map(micros),
+        sent_packets,
+        lost_packets,
+        why: session.trouble,
     }
 }
 

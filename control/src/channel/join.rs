@@ -4,14 +4,14 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use quinn::{ClientConfig, Connection};
-use rustls_pki_types::CertificateDer;
+use serde::Serialize;
 use tokio::time::timeout;
 
 use super::link::{CALL_PATIENCE, DialError, client_config, dial, source_for};
 use super::messages::{JoinHello, JoinWelcome, NodeFacts, PROTOCOLS, Refusal};
 use super::tls;
 use super::transport::{self, HANDSHAKE_PATIENCE, close};
-use crate::identity::{Identity, IdentityError, Issued, JoinToken, NodeKey, cert};
+use crate::identity::{Identity, IdentityError, JoinToken, NodeKey, cert};
 
 /// What a new node says of itself.
 #[derive(Clone, Debug)]
@@ -118,27 +118,32 @@ async fn ask(
         }
     }
     let (_endpoint, connection) = dialled.map_err(|error| failed(controller, error))?;
-    let answer = timeout(HANDSHAKE_PATIENCE, exchange(&connection, hello)).await;
+    let answer = ask_over(&connection, hello).await;
+    let answer = answer.map_err(|error| failed(controller, error))?;
+    answer.map_err(Failed::Refused)
+}
+
+/// One question and its answer, and the connection's end.
+pub(super) async fn ask_over<T: Serialize>(
+    connection: &Connection,
+    hello: &T,
+) -> Result<Result<JoinWelcome, Refusal>, DialError> {
+    let answer = timeout(HANDSHAKE_PATIENCE, exchange(connection, hello)).await;
     let closed = connection.close_reason();
     connection.close(close::DONE.into(), b"done");
-    match answer {
-        Ok(Ok(answer)) => answer.map_err(Failed::Refused),
-        Ok(Err(error)) => Err(failed(
-            controller,
-            match closed {
-                Some(reason) => DialError::from(reason),
-                None => DialError::Unreachable(error.to_string()),
-            },
-        )),
-        Err(_) => Err(Failed::Unreachable(
+    match (answer, closed) {
+        (Ok(Ok(answer)), _) => Ok(answer),
+        (Ok(Err(_)), Some(reason)) => Err(DialError::from(reason)),
+        (Ok(Err(error)), None) => Err(DialError::Unreachable(error.to_string())),
+        (Err(_), _) => Err(DialError::Unreachable(
             "it took the call but does not answer".to_owned(),
         )),
     }
 }
 
-async fn exchange(
+async fn exchange<T: Serialize>(
     connection: &Connection,
-    hello: &JoinHello,
+    hello: &T,
 ) -> Result<Result<JoinWelcome, Refusal>, transport::FrameError> {
     let (mut to, mut from) = connection
         .open_bi()
@@ -174,11 +179,9 @@ fn accept(
     welcome: JoinWelcome,
     controllers: &[SocketAddr],
 ) -> Result<Identity, String> {
-    let issued = Issued {
-        cert: CertificateDer::from(welcome.cert),
-        ca: CertificateDer::from(welcome.ca),
-    };
-    if cert::fingerprint(&issued.ca) != token.ca {
+    let issued = welcome.issued();
+    let known = |ca| cert::fingerprint(ca) == token.ca;
+    if !issued.cas.first().is_some_and(known) {
         return Err("its authority is not the token's".to_owned());
     }
     Identity::assemble(key, issued, controllers.to_vec())

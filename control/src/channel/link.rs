@@ -1,10 +1,15 @@
 //! The agent's end of the control channel: keeps one session with one of the controllers, for ever.
 //!
+//! It keeps the node's certificate fresh, too ([`renewal`]): a new one is asked for while the old one has a third of its
+//! time left, over the session that is there; the session stays.
+//!
 //! States: *calling* (address after address, pauses growing from 100 ms to 1 s; what was lost comes last), *up* (a session; events and requests
 //! flow), *refused* (a controller won't have this node: calling goes on, slowly, since an operator may change that).
 //! What the agent has of the map is tracked here, so that a new session brings only what is missing.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,12 +24,15 @@ use super::messages::{Answer, Ask, Hello, NodeFacts, PROTOCOLS, Refusal, Reply, 
 use super::tls;
 use super::transport::{self, close};
 use crate::identity::{Identity, ca::CONTROLLER_NAME};
-use crate::model::{Change, ClusterMap, Revision};
+use crate::model::{Change, ClusterMap, NetworkId, Revision};
 
+mod renewal;
 mod session;
 mod whom;
 
 use whom::Whom;
+
+use renewal::Keepsake;
 
 /// From the first packet to `Welcome`. The first packet is repeated after 0.3 and 0.9 seconds.
 pub(super) const CALL_PATIENCE: Duration = Duration::from_secs(2);
@@ -56,6 +64,8 @@ const EVENTS: usize = 64;
 pub struct LinkConfig {
     /// Who calls.
     pub identity: Identity,
+    /// Where a renewed identity is saved; nowhere when `None`.
+    pub identity_dir: Option<PathBuf>,
     /// Whom to call; the cluster may tell of more.
     pub controllers: Vec<SocketAddr>,
     /// This host.
@@ -64,6 +74,8 @@ pub struct LinkConfig {
     pub have: Revision,
     /// Which life of the store that revision belongs to; empty for none.
     pub incarnation: String,
+    /// The networks whose blocks and endpoints are to be told, and are complete in what the agent has; all when `None`.
+    pub interest: Option<BTreeSet<NetworkId>>,
 }
 
 /// What happens on the control channel.
@@ -97,6 +109,12 @@ pub enum LinkEvent {
         changes: Vec<(Revision, Change)>,
         /// The revision reached with them.
         up_to: Revision,
+    },
+    /// Blocks and endpoints of these networks are told from now on, and all there are were told. Of others the agent may
+    /// forget what isn't its own.
+    Watched {
+        /// All such networks.
+        networks: BTreeSet<NetworkId>,
     },
     /// What the agent has now is as new as the controller was when the session began.
     CaughtUp,
@@ -144,7 +162,12 @@ pub struct Link {
     state: watch::Receiver<State>,
     stop: Arc<watch::Sender<bool>>,
     done: watch::Receiver<()>,
+    identity: watch::Receiver<Arc<Identity>>,
+    interest: Arc<watch::Sender<Interest>>,
 }
+
+/// Networks that the agent wants to hear of; all when `None`.
+type Interest = Option<BTreeSet<NetworkId>>;
 
 impl Link {
     /// Starts calling. Must be called inside a tokio runtime.
@@ -152,11 +175,14 @@ impl Link {
     /// # Errors
     /// The identity's certificates can't be used.
     pub fn start(config: LinkConfig) -> std::io::Result<(Self, mpsc::Receiver<LinkEvent>)> {
-        let tls = tls::member(&config.identity).map_err(std::io::Error::other)?;
+        let client = member_config(&config.identity).map_err(std::io::Error::other)?;
+        let keepsake = Keepsake::new(config.identity.clone(), config.identity_dir);
+        let identity = keepsake.follow();
         let (state_in, state) = watch::channel(State::Down("not called yet".to_owned()));
         let (stop_in, stop) = watch::channel(false);
         let (done_in, done) = watch::channel(());
         let (events_in, events) = mpsc::channel(EVENTS);
+        let (interest_in, interest) = watch::channel(config.interest.clone());
         let caller = Caller {
             hello: Hello {
                 protocols: PROTOCOLS,
@@ -166,9 +192,13 @@ impl Link {
                 have: config.have,
                 incarnation: config.incarnation,
                 facts: config.facts,
+                credentials: None,
+                interest: config.interest,
             },
             whom: Whom::new(config.controllers),
-            client: client_config(tls),
+            client: (Arc::clone(&*identity.borrow()), client),
+            keepsake: Arc::new(keepsake),
+            interest,
             events: events_in,
             state: state_in,
         };
@@ -181,9 +211,22 @@ impl Link {
                 state,
                 stop: Arc::new(stop_in),
                 done,
+                identity,
+                interest: Arc::new(interest_in),
             },
             events,
         ))
+    }
+
+    /// Who this node is: another one, of the same key, at each renewal.
+    pub fn identity(&self) -> watch::Receiver<Arc<Identity>> {
+        self.identity.clone()
+    }
+
+    /// Hears of the blocks and endpoints of these networks from now on, over all sessions; [`LinkEvent::Watched`] says
+    /// when they are there. Only for a link that was started with an interest.
+    pub fn watch(&self, networks: BTreeSet<NetworkId>) {
+        self.interest.send_replace(Some(networks));
     }
 
     /// Asks the controller.
@@ -264,11 +307,18 @@ pub(super) fn client_config(tls: QuicClientConfig) -> ClientConfig {
     client
 }
 
+fn member_config(identity: &Identity) -> Result<ClientConfig, rustls::Error> {
+    Ok(client_config(tls::member(identity)?))
+}
+
 /// The task behind a [`Link`].
 struct Caller {
     hello: Hello,
     whom: Whom,
-    client: ClientConfig,
+    /// How to call, and whose identity is in it.
+    client: (Arc<Identity>, ClientConfig),
+    keepsake: Arc<Keepsake>,
+    interest: watch::Receiver<Interest>,
     events: mpsc::Sender<LinkEvent>,
     state: watch::Sender<State>,
 }

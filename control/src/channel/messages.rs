@@ -5,13 +5,15 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
+use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use weft_wire::Mtu;
 
 use crate::api;
+use crate::identity::Issued;
 use crate::model::{
-    Change, ClusterId, Endpoint, EndpointId, NetworkId, NodeId, Object, Revision, Transport,
-    Versioned,
+    Change, ClusterId, Credentials, Endpoint, EndpointId, NetworkId, NodeId, Object, Revision,
+    StaticRoute, Transport, Versioned,
 };
 
 /// The protocols this build speaks.
@@ -94,6 +96,9 @@ pub struct NodeFacts {
     pub underlay_mtu: Mtu,
     /// UDP port on which it takes VXLAN.
     pub vxlan_port: u16,
+    /// UDP port on which it takes encrypted tunnels, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encrypted_port: Option<u16>,
     /// What it can carry.
     pub transports: Vec<Transport>,
     /// Its version, for people.
@@ -120,15 +125,58 @@ pub struct JoinHello {
     pub csr: Vec<u8>,
 }
 
+/// A certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Der(#[serde(with = "bytes_as_text")] pub Vec<u8>);
+
 /// The certificates that make a node a member.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinWelcome {
     /// The node's certificate, DER.
     #[serde(with = "bytes_as_text")]
     pub cert: Vec<u8>,
-    /// The authority's certificate, DER.
+    /// The certificate of the authority that the controller's is of, DER.
     #[serde(with = "bytes_as_text")]
     pub ca: Vec<u8>,
+    /// Further authorities to trust, DER.
+    #[serde(default)]
+    pub further: Vec<Der>,
+}
+
+impl JoinWelcome {
+    /// What an authority handed out.
+    pub fn of(issued: &Issued) -> Self {
+        let mut cas = issued.cas.iter();
+        let ca = cas.next().map(|ca| ca.to_vec()).unwrap_or_default();
+        Self {
+            cert: issued.cert.to_vec(),
+            ca,
+            further: cas.map(|ca| Der(ca.to_vec())).collect(),
+        }
+    }
+
+    /// The same as certificates.
+    pub fn issued(self) -> Issued {
+        let further = self.further.into_iter().map(|ca| ca.0);
+        let cas = std::iter::once(self.ca).chain(further);
+        Issued {
+            cert: CertificateDer::from(self.cert),
+            cas: cas.map(CertificateDer::from).collect(),
+        }
+    }
+}
+
+/// A member whose certificate isn't taken any more asks for a new one. The request is signed with its key; who gets hold
+/// of the answer has a certificate for a key that it doesn't have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RenewHello {
+    /// What it speaks.
+    pub protocols: Protocols,
+    /// Its version, for people.
+    pub version: String,
+    /// Certificate signing request, DER.
+    #[serde(with = "bytes_as_text")]
+    pub csr: Vec<u8>,
 }
 
 /// First message of an agent's session.
@@ -149,6 +197,13 @@ pub struct Hello {
     pub incarnation: String,
     /// Its host.
     pub facts: NodeFacts,
+    /// What it can prove.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<Credentials>,
+    /// The networks whose blocks and endpoints it wants to hear of, beside its own; all when `None`. What it has of the
+    /// map is complete for these.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interest: Option<BTreeSet<NetworkId>>,
 }
 
 /// The controller takes the session.
@@ -180,6 +235,11 @@ pub enum Push {
     SnapshotEnd {
         /// The newest change in it.
         revision: Revision,
+    },
+    /// Blocks and endpoints of these networks are told from now on, and all of them were told before this.
+    Watched {
+        /// All such networks, not only new ones.
+        networks: BTreeSet<NetworkId>,
     },
     /// What changed since.
     Changes {
@@ -267,6 +327,13 @@ pub enum Request {
         /// All of them.
         endpoints: Vec<Endpoint>,
     },
+    /// Make, change or remove a router.
+    ChangeRouter {
+        /// Which.
+        name: String,
+        /// What.
+        change: RouterChange,
+    },
     /// Remove a node with all that is on it; its session ends and its certificate is refused from then on.
     RemoveNode {
         /// Which.
@@ -274,11 +341,27 @@ pub enum Request {
     },
     /// Who is connected, and the newest revision.
     Presence,
+    /// A new certificate for the asking node's key; it is in the reply.
+    Renew {
+        /// Certificate signing request, DER.
+        #[serde(with = "bytes_as_text")]
+        csr: Vec<u8>,
+    },
+    /// What the asking node can prove from now on.
+    NoteCredentials {
+        /// All of it.
+        credentials: Credentials,
+    },
+    /// Hear of the blocks and endpoints of these networks from now on, and of no others but the asking node's own.
+    Watch {
+        /// All of them.
+        networks: BTreeSet<NetworkId>,
+    },
 }
 
 impl Request {
     /// The kinds of requests as they are on the wire.
-    pub const KINDS: [&str; 14] = [
+    pub const KINDS: [&str; 18] = [
         "create_network",
         "change_network",
         "remove_network",
@@ -293,6 +376,10 @@ impl Request {
         "sync_endpoints",
         "remove_node",
         "presence",
+        "renew",
+        "note_credentials",
+        "watch",
+        "change_router",
     ];
 
     /// Its kind, for logs.
@@ -312,9 +399,43 @@ impl Request {
             Self::SyncEndpoints { .. } => 11,
             Self::RemoveNode { .. } => 12,
             Self::Presence => 13,
+            Self::Renew { .. } => 14,
+            Self::NoteCredentials { .. } => 15,
+            Self::Watch { .. } => 16,
+            Self::ChangeRouter { .. } => 17,
         };
         Self::KINDS[index]
     }
+}
+
+/// What becomes of a router.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RouterChange {
+    /// It is new.
+    Create,
+    /// It goes, with its routes; its networks stay.
+    Remove,
+    /// It gets these networks.
+    Connect {
+        /// Their names.
+        networks: Vec<String>,
+    },
+    /// It loses these networks.
+    Disconnect {
+        /// Their names.
+        networks: Vec<String>,
+    },
+    /// It gets a route, or that to the same prefix another next hop.
+    AddRoute {
+        /// The route.
+        route: StaticRoute,
+    },
+    /// It loses a route.
+    RemoveRoute {
+        /// To which prefix.
+        prefix: IpNet,
+    },
 }
 
 /// The controller did what was asked. Which fields say something depends on the request.
@@ -335,6 +456,9 @@ pub struct Reply {
     /// `Presence`: who is connected.
     #[serde(default)]
     pub connected: BTreeSet<NodeId>,
+    /// `Renew`: the new certificate, and whom to trust.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issued: Option<JoinWelcome>,
 }
 
 /// What the controller asks of an agent.
@@ -348,6 +472,8 @@ pub enum Ask {
         /// The address.
         ip: IpAddr,
     },
+    /// Ask for a new certificate: authorities are being replaced.
+    Renew,
 }
 
 /// An agent's answer.
@@ -361,6 +487,8 @@ pub enum Answer {
         /// The endpoint's name.
         endpoint: String,
     },
+    /// It has the new certificate, and the controller was told of it.
+    Renewed,
 }
 
 /// Byte strings: CBOR has them, serde's `Vec<u8>` would be a list of numbers.

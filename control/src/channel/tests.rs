@@ -11,8 +11,8 @@ use super::link::source_for;
 use super::messages::*;
 use crate::api;
 use crate::model::{
-    Block, Change, ClusterId, Endpoint, EndpointId, Key, NetworkId, NodeId, Object, Transport,
-    Versioned,
+    Block, Change, ClusterId, Credentials, Endpoint, EndpointId, Key, NetworkId, NodeId, Object,
+    Transport, Versioned,
 };
 
 prop_compose! {
@@ -44,6 +44,24 @@ fn network() -> NetworkId {
     NetworkId("0123456789abcdef".to_owned())
 }
 
+fn of_credentials() -> impl Strategy<Value = Request> {
+    let name = "[a-z]{0,9}";
+    let networks = prop::collection::btree_set(name.prop_map(NetworkId), 0..4);
+    prop_oneof![
+        networks.prop_map(|networks| Request::Watch { networks }),
+        prop::collection::vec(any::<u8>(), 0..99).prop_map(|csr| Request::Renew { csr }),
+        (prop::collection::vec(name, 0..3), name, any::<u64>()).prop_map(
+            |(trusts, issuer, expires)| Request::NoteCredentials {
+                credentials: Credentials {
+                    trusts,
+                    issuer,
+                    expires
+                }
+            }
+        ),
+    ]
+}
+
 fn requests() -> impl Strategy<Value = Request> {
     let name = "[a-z]{1,9}";
     let create = (
@@ -70,6 +88,7 @@ fn requests() -> impl Strategy<Value = Request> {
             change: api::NetworkChange {
                 mtu: None,
                 ageing_secs,
+                egress: None,
             },
         });
     prop_oneof![
@@ -103,6 +122,7 @@ fn requests() -> impl Strategy<Value = Request> {
             .prop_map(|endpoints| Request::SyncEndpoints { endpoints }),
         name.prop_map(|name| Request::RemoveNode { name }),
         Just(Request::Presence),
+        of_credentials(),
     ]
 }
 
@@ -194,9 +214,12 @@ fn unknown_fields_are_skipped_and_unknown_kinds_are_named() {
             underlay: "10.0.0.1".parse().unwrap(),
             underlay_mtu: Mtu::ETHERNET,
             vxlan_port: 4789,
+            encrypted_port: None,
             transports: vec![Transport::Vxlan],
             version: "1".to_owned(),
         },
+        credentials: None,
+        interest: None,
     };
     let mut value = ciborium::Value::serialized(&hello).unwrap();
     let ciborium::Value::Map(fields) = &mut value else {

@@ -9,7 +9,7 @@ use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
@@ -19,6 +19,8 @@ use crate::identity::{Identity, cert};
 pub const ALPN_CONTROL: &[u8] = b"weft-control/1";
 /// Nodes that are about to become members.
 pub const ALPN_JOIN: &[u8] = b"weft-join/1";
+/// Members whose certificate isn't taken any more, since it ended while they were away.
+pub const ALPN_RENEW: &[u8] = b"weft-renew/1";
 
 const TLS: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13];
 
@@ -26,9 +28,11 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 
-fn roots(ca: &CertificateDer<'static>) -> Result<Arc<RootCertStore>, rustls::Error> {
+fn roots(cas: &[CertificateDer<'static>]) -> Result<Arc<RootCertStore>, rustls::Error> {
     let mut roots = RootCertStore::empty();
-    roots.add(ca.clone())?;
+    for ca in cas {
+        roots.add(ca.clone())?;
+    }
     Ok(Arc::new(roots))
 }
 
@@ -37,13 +41,13 @@ fn roots(ca: &CertificateDer<'static>) -> Result<Arc<RootCertStore>, rustls::Err
 /// # Errors
 /// The certificates can't be used; not with those that [`crate::identity::ca::Authority`] makes.
 pub fn server(
-    ca: &CertificateDer<'static>,
+    cas: &[CertificateDer<'static>],
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 ) -> Result<QuicServerConfig, rustls::Error> {
     let unusable = |error: &dyn std::fmt::Display| rustls::Error::General(error.to_string());
     // Who comes without a certificate may only join; `controller::serve` sees to that.
-    let verifier = WebPkiClientVerifier::builder_with_provider(roots(ca)?, provider())
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots(cas)?, provider())
         .allow_unauthenticated()
         .build()
         .map_err(|error| unusable(&error))?;
@@ -51,7 +55,14 @@ pub fn server(
         .with_protocol_versions(TLS)?
         .with_client_cert_verifier(verifier)
         .with_single_cert(chain, key)?;
-    config.alpn_protocols = vec![ALPN_CONTROL.to_vec(), ALPN_JOIN.to_vec()];
+    config.alpn_protocols = vec![
+        ALPN_CONTROL.to_vec(),
+        ALPN_JOIN.to_vec(),
+        ALPN_RENEW.to_vec(),
+    ];
+    // Every session begins with a look at the certificates: a resumed one would begin with what they were.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
     QuicServerConfig::try_from(config).map_err(|error| unusable(&error))
 }
 
@@ -62,9 +73,22 @@ pub fn server(
 pub(super) fn member(identity: &Identity) -> Result<QuicClientConfig, rustls::Error> {
     let mut config = rustls::ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(TLS)?
-        .with_root_certificates(roots(identity.ca())?)
+        .with_root_certificates(roots(identity.cas())?)
         .with_client_auth_cert(identity.chain().to_vec(), identity.key())?;
     config.alpn_protocols = vec![ALPN_CONTROL.to_vec()];
+    quic(config)
+}
+
+/// For a member that has nothing to show: it knows the controller, and proves its key in what it asks.
+///
+/// # Errors
+/// The identity's certificates can't be used.
+pub(super) fn returning(identity: &Identity) -> Result<QuicClientConfig, rustls::Error> {
+    let mut config = rustls::ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(TLS)?
+        .with_root_certificates(roots(identity.cas())?)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![ALPN_RENEW.to_vec()];
     quic(config)
 }
 
@@ -114,7 +138,7 @@ impl ServerCertVerifier for Fingerprint {
                 CertificateError::UnknownIssuer,
             ));
         };
-        let roots = roots(&ca.clone().into_owned())?;
+        let roots = roots(&[ca.clone().into_owned()])?;
         let verifier =
             WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&self.provider))
                 .build()

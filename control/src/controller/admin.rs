@@ -17,10 +17,11 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::info;
 
-use super::{ControllerError, Core, TokenSpec, stopped};
-use crate::api::TokenInfo;
+use super::{ControllerError, Core, TokenSpec, rotation, stopped};
+use crate::api::{AuthorityInfo, ControllerReport, TokenInfo};
 use crate::channel::{Refusal, codec};
 use crate::identity::{JoinToken, TokenError};
+use crate::store::AuthorityRecord;
 use crate::store::dump::Dump;
 
 /// The socket's name in the data directory.
@@ -53,6 +54,14 @@ pub(super) enum Question {
         /// Which.
         id: String,
     },
+    /// How the controller is.
+    Status,
+    /// The cluster's authority, and how far it is being replaced.
+    Authority,
+    /// Begin to replace it.
+    RotateAuthority,
+    /// One step further, whoever isn't ready.
+    AdvanceAuthority,
 }
 
 fn one() -> u32 {
@@ -74,22 +83,42 @@ pub(super) struct Answer {
     /// That document.
     #[serde(skip)]
     pub(super) document: Vec<u8>,
+    /// `Authority`, `RotateAuthority`, `AdvanceAuthority`.
+    #[serde(default)]
+    authority: Option<AuthorityInfo>,
+    /// `Status`.
+    #[serde(default)]
+    status: Option<ControllerReport>,
 }
 
 impl Answer {
     /// # Errors
     /// [`ControllerError::Refused`]: the controller answered something else.
     pub(super) fn token(&self) -> Result<JoinToken, ControllerError> {
-        self.token.parse().map_err(|error: TokenError| {
-            ControllerError::Refused(
-                Refusal::new(
-                    "bad_answer",
-                    format!("the controller's answer is no token: {error}"),
-                )
-                .hint("use the same version of weft as the controller that runs"),
-            )
-        })
+        let parsed = self.token.parse();
+        parsed.map_err(|error: TokenError| bad(&format!("no token: {error}")))
     }
+
+    /// # Errors
+    /// [`ControllerError::Refused`]: the controller answered something else.
+    pub(super) fn status(self) -> Result<ControllerReport, ControllerError> {
+        self.status.ok_or_else(|| bad("nothing about how it is"))
+    }
+
+    /// # Errors
+    /// [`ControllerError::Refused`]: the controller answered something else.
+    pub(super) fn authority(self) -> Result<AuthorityInfo, ControllerError> {
+        self.authority
+            .ok_or_else(|| bad("nothing about the authority"))
+    }
+}
+
+fn bad(answer: &str) -> ControllerError {
+    let message = format!("the controller's answer is {answer}");
+    ControllerError::Refused(
+        Refusal::new("bad_answer", message)
+            .hint("use the same version of weft as the controller that runs"),
+    )
 }
 
 /// A path short enough for a socket's address, and the directory it may go through.
@@ -156,8 +185,7 @@ async fn answer(core: &Core, mut stream: tokio::net::UnixStream) -> io::Result<(
     stream.read_exact(&mut bytes).await?;
     let answer: Result<Answer, Refusal> = match codec::decode(&bytes) {
         Ok(question) => core.answer(question).await.map_err(|error| {
-            let unknown = matches!(error, ControllerError::UnknownToken(_));
-            let code = if unknown { "unknown_token" } else { "token" };
+            let code = error.code();
             Refusal::new(code, error.to_string())
         }),
         Err(error) => Err(Refusal::new("bad_request", error.to_string())),
@@ -199,7 +227,46 @@ impl Core {
                 self.revoke_token(&id).await?;
                 Ok(Answer::default())
             }
+            Question::Status => Ok(Answer {
+                status: Some(self.report()),
+                ..Answer::default()
+            }),
+            Question::Authority => {
+                let record = self.ledger.store().authority().await?;
+                self.describe(record)
+            }
+            Question::RotateAuthority => {
+                let record = rotation::begin(self.ledger.store()).await?;
+                self.rotated.notify_one();
+                self.describe(record)
+            }
+            Question::AdvanceAuthority => {
+                let record = rotation::advance(self.ledger.store()).await?;
+                self.rotated.notify_one();
+                self.describe(record)
+            }
         }
+    }
+
+    fn report(&self) -> ControllerReport {
+        let (revision, nodes) = self.ledger.read(|map| (map.revision, map.nodes.len()));
+        ControllerReport {
+            running: true,
+            cluster: self.cluster.to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            revision,
+            nodes,
+            connected: self.sessions.connected().len(),
+            refused: self.refusals.counts(),
+        }
+    }
+
+    fn describe(&self, record: AuthorityRecord) -> Result<Answer, ControllerError> {
+        let info = self.ledger.read(|map| rotation::describe(record, map))?;
+        Ok(Answer {
+            authority: Some(info),
+            ..Answer::default()
+        })
     }
 }
 

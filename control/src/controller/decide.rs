@@ -6,7 +6,8 @@
 //! - an endpoint's name, MAC and addresses are unique in its network;
 //! - an address is given out by the node that has the most specific block with it; blocks of different nodes don't
 //!   overlap, except that a block of one address may lie inside a larger one;
-//! - a node writes only its own blocks and endpoints; any node may write networks and remove nodes.
+//! - a network is on one router at most, and networks of one router don't overlap;
+//! - a node writes only its own blocks and endpoints; any node may write networks and routers and remove nodes.
 //!
 //! Codes of refusals are stable: `unknown_*` and `not_*` name what isn't there, `bad_*` what can't be, the others say
 //! what is in the way.
@@ -17,6 +18,7 @@ pub mod block;
 pub mod endpoint;
 pub mod network;
 pub mod node;
+pub mod router;
 pub mod subnet;
 
 use std::net::IpAddr;

@@ -5,40 +5,54 @@ use std::sync::Arc;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use quinn::{Connection, VarInt};
 use tokio::time::timeout;
-use tracing::{info, warn};
+use tracing::info;
 
 use super::decide::{enumerate, node, node_name};
 use super::ledger::TOKEN_CHANGED;
+use super::refusals::Turned;
 use super::session::{hello_bytes, read_hello, refuse};
 use super::{Core, unix_now};
-use crate::channel::messages::{JoinHello, JoinWelcome};
+use crate::channel::messages::{JoinHello, JoinWelcome, RenewHello};
 use crate::channel::{FRAME_PATIENCE, Refusal, close, send};
 use crate::identity::TokenSecret;
 use crate::identity::ca::Applicant;
 use crate::model::NodeId;
 use crate::store::{TokenRecord, TokenWrite};
 
-/// Serves a node that isn't a member yet: one question, one answer.
-pub(super) async fn serve(core: Arc<Core>, connection: Connection) {
-    if let Err(why) = answer(&core, &connection).await {
-        // What a stranger said is in it: quoted, so that it can't look like lines of ours.
-        warn!(remote = %connection.remote_address(), "join refused: {why:?}");
+/// What a caller without a certificate wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// To become a member, by a token.
+    Join,
+    /// A new certificate: it is a member, and its certificate ended.
+    Renew,
+}
+
+/// Serves a node that has no certificate to show: one question, one answer.
+pub(super) async fn serve(core: Arc<Core>, connection: Connection, wish: Wish) {
+    if let Err(turned) = answer(&core, &connection, wish).await {
+        let remote = connection.remote_address();
+        core.refusals.note(&turned.reason, remote, &turned.why);
     }
     connection.close(VarInt::from_u32(close::DONE), b"done");
 }
 
-async fn answer(core: &Core, connection: &Connection) -> Result<(), String> {
+async fn answer(core: &Core, connection: &Connection, wish: Wish) -> Result<(), Turned> {
     let (bytes, mut to) = hello_bytes(connection).await?;
-    let joined = match read_hello::<JoinHello>(&bytes) {
-        Ok(hello) => core.join(hello).await,
-        Err(refusal) => Err(refusal),
+    let issued = match wish {
+        Wish::Join => match read_hello::<JoinHello>(&bytes) {
+            Ok(hello) => core.join(hello).await,
+            Err(refusal) => Err(refusal),
+        },
+        Wish::Renew => match read_hello::<RenewHello>(&bytes) {
+            Ok(hello) => core.renew_by_key(&hello.csr),
+            Err(refusal) => Err(refusal),
+        },
     };
-    match joined {
+    match issued {
         Ok(welcome) => {
             let answer: Result<JoinWelcome, Refusal> = Ok(welcome);
-            send(&mut to, &answer)
-                .await
-                .map_err(|error| error.to_string())?;
+            send(&mut to, &answer).await?;
             let _ = to.finish();
             // The node closes when it has its certificate.
             let _ = timeout(FRAME_PATIENCE, connection.closed()).await;
@@ -46,7 +60,7 @@ async fn answer(core: &Core, connection: &Connection) -> Result<(), String> {
         }
         Err(refusal) => {
             refuse::<JoinWelcome>(connection, to, &refusal).await;
-            Err(refusal.message)
+            Err(refusal.into())
         }
     }
 }
@@ -68,32 +82,61 @@ impl Core {
     }
 
     async fn try_join(&self, hello: &JoinHello) -> Result<JoinWelcome, Refusal> {
-        let applicant =
-            Applicant::from_csr(&hello.csr).map_err(|why| Refusal::new("bad_request", why))?;
+        let applicant = applicant(&hello.csr)?;
         let node = applicant.node().clone();
         let before = self.find_token(hello).await?;
         let token = self.use_up(before, &node)?;
-        let failed = |error| {
+        let welcome = self.issue(applicant, &hello.node_name)?;
+        let joined = (hello.node_name.as_str(), &hello.facts);
+        self.ledger
+            .decide_with_token(token, |map| node::join(map, &node, joined))
+            .await?;
+        info!(node = %hello.node_name, id = %node, underlay = %hello.facts.underlay, "node joined");
+        Ok(welcome)
+    }
+
+    fn issue(&self, applicant: Applicant, name: &str) -> Result<JoinWelcome, Refusal> {
+        let issued = self
+            .authorities
+            .load()
+            .issue(applicant, (name, self.cert_ttl));
+        let issued = issued.map_err(|error| {
             tracing::error!(%error, "a node's certificate could not be made");
             Refusal::new(
                 "certificate_failed",
                 "the controller could not make the certificate",
             )
             .hint("see the controller's log")
-        };
-        let issued = self
-            .authority
-            .sign_node(applicant, &hello.node_name)
-            .map_err(failed)?;
-        let joined = (hello.node_name.as_str(), &hello.facts);
-        self.ledger
-            .decide_with_token(token, |map| node::join(map, &node, joined))
-            .await?;
-        info!(node = %hello.node_name, id = %node, underlay = %hello.facts.underlay, "node joined");
-        Ok(JoinWelcome {
-            cert: issued.cert.to_vec(),
-            ca: issued.ca.to_vec(),
-        })
+        })?;
+        Ok(JoinWelcome::of(&issued))
+    }
+
+    /// A member's new certificate; the request must be signed with the key of `node`.
+    pub(super) fn renew(&self, node: &NodeId, csr: &[u8]) -> Result<JoinWelcome, Refusal> {
+        let applicant = applicant(csr)?;
+        if applicant.node() != node {
+            let message = format!(
+                "node {node} asks for a certificate of node {}",
+                applicant.node()
+            );
+            return Err(Refusal::new("identity_mismatch", message)
+                .hint("restore the state directory's identity from one backup"));
+        }
+        self.renew_by_key(csr)
+    }
+
+    /// A new certificate for whoever is a member by that key. A copy of the request does nobody good: the certificate is
+    /// of no use without the key.
+    fn renew_by_key(&self, csr: &[u8]) -> Result<JoinWelcome, Refusal> {
+        let applicant = applicant(csr)?;
+        let node = applicant.node().clone();
+        let name = self
+            .ledger
+            .read(|map| map.nodes.get(&node).map(|node| node.object.name.clone()));
+        let name = name.ok_or_else(|| node::removed(&node))?;
+        let welcome = self.issue(applicant, &name)?;
+        info!(node = %name, "certificate renewed");
+        Ok(welcome)
     }
 
     async fn find_token(&self, hello: &JoinHello) -> Result<TokenRecord, Refusal> {
@@ -165,4 +208,8 @@ impl Core {
             after,
         })
     }
+}
+
+fn applicant(csr: &[u8]) -> Result<Applicant, Refusal> {
+    Applicant::from_csr(csr).map_err(|why| Refusal::new("bad_request", why))
 }

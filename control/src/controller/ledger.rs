@@ -12,9 +12,10 @@ use tokio::sync::{OwnedMutexGuard, watch};
 use tokio::time::sleep;
 use tracing::{error, warn};
 
+use super::audience::{self, Audience, Scope};
 use super::decide::Decision;
 use crate::channel::Refusal;
-use crate::model::{Change, ClusterMap, Revision};
+use crate::model::{Change, ClusterMap, Object, Revision, Versioned};
 use crate::store::{Commit, LOG_KEEP, Since, Snapshot, Store, StoreError, TokenRecord, TokenWrite};
 
 /// So often a decision is made again because another controller was faster: each time one of them got on.
@@ -45,15 +46,23 @@ struct Shown {
     map: ClusterMap,
     incarnation: String,
     /// The newest changes, oldest first, without a gap up to the map's revision.
-    log: VecDeque<(Revision, Change)>,
+    log: VecDeque<Logged>,
+}
+
+/// A change, and whom it concerns.
+#[derive(Clone, Debug)]
+struct Logged {
+    revision: Revision,
+    change: Change,
+    scope: Scope,
 }
 
 /// What brings an agent's map up to date.
 #[derive(Debug)]
 pub(super) enum News {
-    /// These changes.
-    Changes(Vec<(Revision, Change)>, Revision),
-    /// Only the whole map.
+    /// These changes, and then all of the networks that it didn't hear of before.
+    Changes(Vec<(Revision, Change)>, Vec<Versioned<Object>>, Revision),
+    /// Only the whole map, as far as it is the agent's business.
     Everything(ClusterMap),
 }
 
@@ -204,8 +213,13 @@ impl Ledger {
         written.await.map_err(|error| failed(&error))
     }
 
-    /// What somebody who has the map as of `have` lacks.
-    pub(super) fn since(&self, have: Option<Revision>) -> News {
+    /// What an agent lacks that has the map as of `have`, as far as it is its business: by what it was told of so far, and
+    /// by what it wants to be told of from now on.
+    pub(super) fn since(
+        &self,
+        have: Option<Revision>,
+        (so_far, from_now): (&Audience, &Audience),
+    ) -> News {
         let shown = self.shown();
         let newest = shown.map.revision;
         let oldest = newest - shown.log.len() as u64;
@@ -216,11 +230,13 @@ impl Ledger {
                     .log
                     .iter()
                     .skip(shown.log.len() - missing)
-                    .cloned()
+                    .filter(|logged| so_far.hears(&logged.scope))
+                    .map(|logged| (logged.revision, logged.change.clone()))
                     .collect();
-                News::Changes(changes, newest)
+                let added = so_far.added(from_now);
+                News::Changes(changes, audience::of_networks(&shown.map, &added), newest)
             }
-            Some(_) | None => News::Everything(shown.map.clone()),
+            Some(_) | None => News::Everything(from_now.excerpt(&shown.map)),
         }
     }
 
@@ -315,7 +331,12 @@ impl Book {
         let mut shown = self.shown_mut();
         let before = shown.map.revision;
         for (revision, change) in changes {
-            shown.log.push_back((revision, change.clone()));
+            let scope = Scope::of(&change, Some(&shown.map));
+            shown.log.push_back(Logged {
+                revision,
+                change: change.clone(),
+                scope,
+            });
             shown.map.apply(revision, change);
         }
         while shown.log.len() as u64 > LOG_KEEP {
@@ -334,9 +355,19 @@ impl From<Snapshot> for Shown {
         Self {
             map: snapshot.map,
             incarnation: snapshot.incarnation,
-            log: snapshot.log.into(),
+            log: logged(snapshot.log),
         }
     }
+}
+
+/// What was deleted before this controller was started is told to everybody: whose it was isn't known any more.
+fn logged(log: Vec<(Revision, Change)>) -> VecDeque<Logged> {
+    let logged = log.into_iter().map(|(revision, change)| Logged {
+        revision,
+        scope: Scope::of(&change, None),
+        change,
+    });
+    logged.collect()
 }
 
 /// Code of the refusal of a join whose token was changed meanwhile, by another controller.

@@ -1,5 +1,6 @@
 //! From a member's request to a decision to a reply.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::PoisonError;
 use std::time::Instant;
@@ -8,9 +9,12 @@ use tracing::info;
 
 use super::Core;
 use super::decide::block::Claim;
-use super::decide::{Decision, block, endpoint, network, node};
-use crate::channel::{Answer, Ask, Refusal, Reply, Request};
-use crate::model::{Change, ClusterMap, Endpoint, NetworkId, NodeId, Revision};
+use super::decide::{Decision, block, endpoint, network, node, router};
+use crate::api::NetworkCreate;
+use crate::channel::{Answer, Ask, Refusal, Reply, Request, RouterChange};
+use crate::model::{
+    Change, ClusterMap, Credentials, Endpoint, NetworkId, NodeId, Revision, RouterId,
+};
 
 impl Core {
     /// Does what the node `from` asks.
@@ -19,15 +23,7 @@ impl Core {
         self.ledger.read(|map| member(map, from))?;
         let kind = request.kind();
         let revision = match request {
-            Request::CreateNetwork { create } => {
-                let id = NetworkId(format!("{:016x}", rand::random::<u64>()));
-                let name = create.name.clone();
-                let done = self
-                    .change(|map| network::create(map, &create, id.clone()))
-                    .await?;
-                info!(network = %name, "network created");
-                done
-            }
+            Request::CreateNetwork { create } => self.create_network(&create).await?,
             Request::ChangeNetwork { name, change } => {
                 self.change(|map| network::change(map, &name, &change))
                     .await?
@@ -54,6 +50,7 @@ impl Core {
                 self.change(|map| network::remove_vtep(map, &network, address))
                     .await?
             }
+            Request::ChangeRouter { name, change } => self.change_router(&name, &change).await?,
             Request::RemoveNode { name } => self.remove_node(from, &name).await?,
             Request::Presence => return self.presence().await,
             Request::AllocateBlock { .. }
@@ -61,13 +58,32 @@ impl Core {
             | Request::ClaimAddress { .. }
             | Request::PutEndpoint { .. }
             | Request::DeleteEndpoint { .. }
-            | Request::SyncEndpoints { .. } => return self.handle_own(from, request).await,
+            | Request::SyncEndpoints { .. }
+            | Request::Renew { .. }
+            | Request::NoteCredentials { .. }
+            | Request::Watch { .. } => return self.handle_own(from, request).await,
         };
         tracing::debug!(kind, revision, "request done");
         Ok(Reply {
             revision,
             ..Reply::default()
         })
+    }
+
+    async fn create_network(&self, create: &NetworkCreate) -> Decision<Revision> {
+        let id = NetworkId(format!("{:016x}", rand::random::<u64>()));
+        let decide = |map: &ClusterMap| network::create(map, create, id.clone());
+        let done = self.change(decide).await?;
+        info!(network = %create.name, "network created");
+        Ok(done)
+    }
+
+    async fn change_router(&self, name: &str, change: &RouterChange) -> Decision<Revision> {
+        let new = RouterId(format!("{:016x}", rand::random::<u64>()));
+        let decide = |map: &ClusterMap| router::change(map, name, change, new.clone());
+        let done = self.change(decide).await?;
+        info!(router = name, ?change, "router changed");
+        Ok(done)
     }
 
     /// What a node asks for itself. It must still be a member: its removal may have come first.
@@ -104,12 +120,18 @@ impl Core {
                 self.change(|map| endpoint::delete(map, from, &id)).await?
             }
             Request::SyncEndpoints { endpoints } => return self.sync(from, &endpoints).await,
+            Request::Watch { networks } => self.watch(from, networks),
+            Request::Renew { csr } => return self.renewed(from, &csr),
+            Request::NoteCredentials { credentials } => {
+                self.note_credentials(from, &credentials).await?
+            }
             Request::CreateNetwork { .. }
             | Request::ChangeNetwork { .. }
             | Request::RemoveNetwork { .. }
             | Request::PruneNetworks
             | Request::AddVtep { .. }
             | Request::RemoveVtep { .. }
+            | Request::ChangeRouter { .. }
             | Request::RemoveNode { .. }
             | Request::Presence => self.ledger.revision(),
         };
@@ -129,6 +151,31 @@ impl Core {
             connected,
             ..Reply::default()
         })
+    }
+
+    fn watch(&self, from: &NodeId, networks: BTreeSet<NetworkId>) -> Revision {
+        self.sessions.watch(from, networks);
+        self.ledger.revision()
+    }
+
+    fn renewed(&self, from: &NodeId, csr: &[u8]) -> Decision<Reply> {
+        Ok(Reply {
+            revision: self.ledger.revision(),
+            issued: Some(self.renew(from, csr)?),
+            ..Reply::default()
+        })
+    }
+
+    async fn note_credentials(
+        &self,
+        from: &NodeId,
+        credentials: &Credentials,
+    ) -> Decision<Revision> {
+        let noted = self.change(|map| node::note_credentials(map, from, credentials));
+        let revision = noted.await?;
+        // It may be the last one that was waited for.
+        self.rotated.notify_one();
+        Ok(revision)
     }
 
     /// A full report.
@@ -235,6 +282,8 @@ impl Core {
         match asked {
             None => Err(away("is not connected")),
             Some(Err(why)) => Err(away(&format!("doesn't answer ({why})"))),
+            // None of ours answers that.
+            Some(Ok(Answer::Renewed)) => Err(away("doesn't answer (it answered something else)")),
             Some(Ok(Answer::Yielded)) => Ok(()),
             Some(Ok(Answer::InUse { endpoint })) => Err(Refusal::new(
                 "ip_taken",

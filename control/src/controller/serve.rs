@@ -13,12 +13,12 @@ use quinn::{
 use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 use tokio::time::timeout;
-use tracing::debug;
 
 use super::places::Places;
-use super::{ControllerError, Core, join, session, stopped};
+use super::{ControllerError, Core, join, refusals, session, stopped};
 use crate::channel::{HANDSHAKE_PATIENCE, close, server_transport, tls, welcome};
 use crate::identity::IdentityError;
+use crate::identity::authorities::Authorities;
 use crate::identity::ca::Authority;
 use crate::identity::cert;
 
@@ -33,25 +33,34 @@ const SHARE_OF_ONE: usize = 4;
 /// From so many strangers on, a new one must first prove its address (RFC 9000 section 8.1.2).
 const WARY_FROM: usize = 64;
 
-/// The QUIC endpoint.
+/// The QUIC endpoint; its own certificate lasts for `ttl`.
 pub(super) fn endpoint(
-    authority: &Authority,
-    socket: UdpSocket,
+    authorities: &Authorities,
+    (socket, ttl): (UdpSocket, Duration),
 ) -> Result<Endpoint, ControllerError> {
-    let (chain, key) = authority.make_controller()?;
-    let tls = tls::server(authority.cert(), chain, key).map_err(|error| IdentityError::Crypto {
+    let server = server_config(authorities, ttl)?;
+    let runtime = Arc::new(TokioRuntime);
+    let config = endpoint_config(authorities.serving());
+    Endpoint::new(config, Some(server), socket, runtime).map_err(|source| ControllerError::System {
+        what: "use the control channel's socket",
+        source,
+    })
+}
+
+/// With a fresh key and certificate for this controller.
+pub(super) fn server_config(
+    authorities: &Authorities,
+    ttl: Duration,
+) -> Result<ServerConfig, ControllerError> {
+    let (chain, key) = authorities.serving().make_controller(ttl)?;
+    let tls = tls::server(&authorities.trusted(), chain, key);
+    let tls = tls.map_err(|error| IdentityError::Crypto {
         what: "the controller's TLS configuration",
         cause: error.to_string(),
     })?;
     let mut server = ServerConfig::with_crypto(Arc::new(tls));
     server.transport_config(server_transport());
-    let runtime = Arc::new(TokioRuntime);
-    Endpoint::new(endpoint_config(authority), Some(server), socket, runtime).map_err(|source| {
-        ControllerError::System {
-            what: "use the control channel's socket",
-            source,
-        }
-    })
+    Ok(server)
 }
 
 /// A restarted controller tells agents at once that their connection is gone (stateless reset, RFC 9000 section 10.3):
@@ -98,7 +107,14 @@ pub(super) async fn accept(
             incoming = endpoint.accept() => incoming,
         };
         let Some(incoming) = incoming else { return };
-        if endpoint.open_connections() >= MAX_CONNECTIONS || core.fellows.is_cut_off() {
+        if core.fellows.is_cut_off() {
+            incoming.refuse();
+            continue;
+        }
+        let remote = incoming.remote_address();
+        if endpoint.open_connections() >= MAX_CONNECTIONS {
+            core.refusals
+                .note(refusals::CROWDED, remote, "too many connections");
             incoming.refuse();
             continue;
         }
@@ -108,17 +124,21 @@ pub(super) async fn accept(
             let _ = incoming.retry();
             continue;
         }
-        let Some(place) = handshakes.take(incoming.remote_address().ip()) else {
+        let Some(place) = handshakes.take(remote.ip()) else {
+            core.refusals
+                .note(refusals::CROWDED, remote, "too many handshakes");
             incoming.refuse();
             continue;
         };
         let (core, joining) = (Arc::clone(&core), Arc::clone(&joining));
         tokio::spawn(async move {
-            let caller = introduce(incoming).await;
+            let caller = introduce(&core, incoming).await;
             drop(place);
             match caller {
                 Some(Caller::Member(connection, chain)) => member(core, connection, chain).await,
-                Some(Caller::Stranger(connection)) => stranger(core, connection, &joining).await,
+                Some(Caller::Stranger(connection, wish)) => {
+                    stranger(core, (connection, wish), &joining).await;
+                }
                 None => {}
             }
         });
@@ -128,19 +148,23 @@ pub(super) async fn accept(
 enum Caller {
     /// It has a certificate of the cluster: TLS has verified that.
     Member(Connection, Vec<CertificateDer<'static>>),
-    /// It wants to join.
-    Stranger(Connection),
+    /// It has nothing to show.
+    Stranger(Connection, join::Wish),
 }
 
-async fn introduce(incoming: Incoming) -> Option<Caller> {
+async fn introduce(core: &Core, incoming: Incoming) -> Option<Caller> {
     let remote = incoming.remote_address();
     let connection = match timeout(HANDSHAKE_PATIENCE, incoming).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => {
-            debug!(%remote, %error, "no handshake");
+            core.refusals.note(refusals::HANDSHAKE, remote, error);
             return None;
         }
-        Err(_) => return None,
+        Err(_) => {
+            core.refusals
+                .note(refusals::SLOW, remote, "no whole handshake");
+            return None;
+        }
     };
     let handshake = connection
         .handshake_data()?
@@ -150,9 +174,12 @@ async fn introduce(incoming: Incoming) -> Option<Caller> {
         .peer_identity()
         .and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok());
     match (handshake.protocol.as_deref(), chain) {
-        (Some(tls::ALPN_JOIN), _) => Some(Caller::Stranger(connection)),
+        (Some(tls::ALPN_JOIN), _) => Some(Caller::Stranger(connection, join::Wish::Join)),
+        (Some(tls::ALPN_RENEW), _) => Some(Caller::Stranger(connection, join::Wish::Renew)),
         (Some(tls::ALPN_CONTROL), Some(chain)) => Some(Caller::Member(connection, *chain)),
         _ => {
+            core.refusals
+                .note(refusals::NO_MEMBER, remote, "no certificate");
             connection.close(
                 VarInt::from_u32(close::PROTOCOL),
                 b"a certificate is needed",
@@ -163,10 +190,19 @@ async fn introduce(incoming: Incoming) -> Option<Caller> {
 }
 
 /// One that finds no place calls again.
-async fn stranger(core: Arc<Core>, connection: Connection, joining: &Arc<Places>) {
+async fn stranger(
+    core: Arc<Core>,
+    (connection, wish): (Connection, join::Wish),
+    joining: &Arc<Places>,
+) {
     match joining.take(connection.remote_address().ip()) {
-        Some(_place) => join::serve(core, connection).await,
-        None => connection.close(VarInt::from_u32(close::DONE), b"too many are joining"),
+        Some(_place) => join::serve(core, connection, wish).await,
+        None => {
+            let remote = connection.remote_address();
+            core.refusals
+                .note(refusals::CROWDED, remote, "too many are joining");
+            connection.close(VarInt::from_u32(close::DONE), b"too many are joining");
+        }
     }
 }
 
@@ -181,7 +217,8 @@ async fn member(core: Arc<Core>, connection: Connection, chain: Vec<CertificateD
             session::serve(core, connection, subject).await;
         }
         Err(why) => {
-            debug!(remote = %connection.remote_address(), "{why}");
+            let remote = connection.remote_address();
+            core.refusals.note(refusals::NO_MEMBER, remote, &why);
             connection.close(VarInt::from_u32(close::PROTOCOL), why.as_bytes());
         }
     }

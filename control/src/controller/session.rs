@@ -1,18 +1,22 @@
 //! One agent's session: hello, the map and its changes, its requests; and who has one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use serde::Deserialize;
 use tokio::sync::watch;
-use tokio::time::timeout;
-use tracing::{debug, info, warn};
+use tokio::time::{Instant, timeout, timeout_at};
+use tracing::{debug, info};
 
 use super::Core;
+use super::audience::Audience;
 use super::decide::node;
 use super::ledger::News;
+use super::refusals::{BREACHES, NO_HELLO, SLOW, Turned};
 use crate::channel::codec::{self, DecodeError};
 use crate::channel::messages::{Hello, PROTOCOLS, Protocols, Push, Welcome};
 use crate::channel::{
@@ -20,16 +24,27 @@ use crate::channel::{
     send,
 };
 use crate::identity::cert::Subject;
-use crate::model::{ClusterMap, NodeId, Object, Revision, Versioned};
+use crate::model::{Change, ClusterMap, NetworkId, NodeId, Object, Revision, Versioned};
 
 /// An agent answers from memory; the asking agent waits for it.
 pub(super) const ASK_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a refusal may take to its reader before the connection is closed.
 const REFUSAL_PATIENCE: Duration = Duration::from_secs(1);
+/// An agent that no change concerns hears after this time how far the map is.
+const LAG: Duration = Duration::from_secs(1);
 /// Objects or changes in one message.
 const BATCH: usize = 256;
 /// What they may take together; one alone may be longer, as long as the request was that brought it.
 const BATCH_BYTES: usize = codec::MAX_MESSAGE_BYTES / 4;
+
+/// What a session is to tell its agent.
+#[derive(Clone, Debug, Default)]
+struct Wish {
+    /// The networks that it is to hear of; all when `None`.
+    interest: Option<Arc<BTreeSet<NetworkId>>>,
+    /// It waits until its map is as new as this: of a change that it asked for.
+    reach: Revision,
+}
 
 /// Who is connected.
 #[derive(Debug, Default)]
@@ -37,6 +52,8 @@ pub(super) struct Sessions {
     connections: Mutex<BTreeMap<NodeId, Connection>>,
     /// The same for the other controllers: nodes and numbers of their sessions.
     roster: watch::Sender<BTreeMap<NodeId, u64>>,
+    /// What each session is to tell.
+    wishes: Mutex<BTreeMap<NodeId, watch::Sender<Wish>>>,
 }
 
 impl Sessions {
@@ -115,6 +132,53 @@ impl Sessions {
         }
     }
 
+    fn wishes(&self) -> MutexGuard<'_, BTreeMap<NodeId, watch::Sender<Wish>>> {
+        self.wishes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A new session's wishes; an older one of the same node hears of no more.
+    fn listen(
+        &self,
+        node: &NodeId,
+        interest: Option<BTreeSet<NetworkId>>,
+    ) -> watch::Receiver<Wish> {
+        let (wishes, listening) = watch::channel(Wish {
+            interest: interest.map(Arc::new),
+            reach: 0,
+        });
+        self.wishes().insert(node.clone(), wishes);
+        listening
+    }
+
+    /// Forgets the wishes of a session that ended, but not of one that took its place.
+    fn unlisten(&self, node: &NodeId) {
+        let mut wishes = self.wishes();
+        if wishes
+            .get(node)
+            .is_some_and(|wish| wish.receiver_count() == 0)
+        {
+            wishes.remove(node);
+        }
+    }
+
+    /// An agent wants to hear of these networks.
+    pub(super) fn watch(&self, node: &NodeId, networks: BTreeSet<NetworkId>) {
+        if let Some(wishes) = self.wishes().get(node) {
+            wishes.send_modify(|wish| wish.interest = Some(Arc::new(networks)));
+        }
+    }
+
+    /// An agent was told of a change that it waits for.
+    fn reach(&self, node: &NodeId, revision: Revision) {
+        if let Some(wishes) = self.wishes().get(node) {
+            wishes.send_if_modified(|wish| {
+                let later = revision > wish.reach;
+                wish.reach = wish.reach.max(revision);
+                later
+            });
+        }
+    }
+
     /// Asks an agent; `None` when it isn't connected.
     pub(super) async fn ask(&self, node: &NodeId, ask: Ask) -> Option<Result<Answer, String>> {
         let connection = self.lock().get(node).cloned()?;
@@ -148,8 +212,10 @@ async fn exchange(connection: &Connection, ask: Ask) -> Result<Answer, String> {
 pub(super) async fn serve(core: Arc<Core>, connection: Connection, subject: Subject) {
     let (hello, pushes) = match greet(&core, &connection, &subject).await {
         Ok(greeted) => greeted,
-        Err(why) => {
-            warn!(node = %subject.name, remote = %connection.remote_address(), "session refused: {why:?}");
+        Err(turned) => {
+            let remote = connection.remote_address();
+            let what = format!("node {}: {}", subject.name, turned.why);
+            core.refusals.note(&turned.reason, remote, what);
             return;
         }
     };
@@ -174,9 +240,9 @@ pub(super) async fn serve(core: Arc<Core>, connection: Connection, subject: Subj
             return;
         }
     };
-    let incarnation = core.ledger.incarnation();
+    let wishes = core.sessions.listen(&subject.node, hello.interest);
     let why = tokio::select! {
-        ended = push(&core, pushes, (have, &incarnation)) => {
+        ended = push(&core, &subject.node, (pushes, have), wishes) => {
             ended.err().map_or_else(|| "the controller is stopping".to_owned(), |error| error.to_string())
         }
         error = take_requests(&core, &connection, &subject.node) => error.to_string(),
@@ -186,6 +252,7 @@ pub(super) async fn serve(core: Arc<Core>, connection: Connection, subject: Subj
         }
     };
     core.sessions.leave(&subject.node, &connection);
+    core.sessions.unlisten(&subject.node);
     connection.close(VarInt::from_u32(close::DONE), b"session ended");
     info!(node = %subject.name, reason = %why, "agent disconnected");
 }
@@ -215,16 +282,22 @@ struct Versions {
 }
 
 /// The first message of a caller, and where it is answered. Who doesn't come to the point is sent away.
-pub(super) async fn hello_bytes(connection: &Connection) -> Result<(Vec<u8>, SendStream), String> {
+pub(super) async fn hello_bytes(connection: &Connection) -> Result<(Vec<u8>, SendStream), Turned> {
     let hello = async {
         let opened = connection.accept_bi().await;
-        let (to, mut from) = opened.map_err(|error| error.to_string())?;
+        let (to, mut from) = opened.map_err(|error| Turned::new(NO_HELLO, error))?;
         let bytes = receive_bytes(&mut from, codec::MAX_STRANGER_BYTES).await;
-        Ok((bytes.map_err(|error| error.to_string())?, to))
+        if let Err(FrameError::Decode(error)) = &bytes {
+            connection.close(
+                VarInt::from_u32(close::PROTOCOL),
+                error.to_string().as_bytes(),
+            );
+        }
+        Ok((bytes?, to))
     };
     timeout(HELLO_PATIENCE, hello).await.unwrap_or_else(|_| {
         connection.close(VarInt::from_u32(close::PROTOCOL), b"no hello");
-        Err("no hello".to_owned())
+        Err(Turned::new(SLOW, "no hello"))
     })
 }
 
@@ -277,7 +350,7 @@ async fn greet(
     core: &Core,
     connection: &Connection,
     subject: &Subject,
-) -> Result<(Hello, SendStream), String> {
+) -> Result<(Hello, SendStream), Turned> {
     let (bytes, mut to) = hello_bytes(connection).await?;
     let admitted = match read_hello::<Hello>(&bytes) {
         Ok(hello) => admit(core, subject, &hello)
@@ -288,21 +361,19 @@ async fn greet(
     match admitted {
         Ok((hello, welcome)) => {
             let answer: Result<Welcome, Refusal> = Ok(welcome);
-            send(&mut to, &answer)
-                .await
-                .map_err(|error| error.to_string())?;
+            send(&mut to, &answer).await?;
             Ok((hello, to))
         }
         Err(refusal) => {
             refuse::<Welcome>(connection, to, &refusal).await;
-            Err(refusal.message)
+            Err(refusal.into())
         }
     }
 }
 
 /// Whether the node may have a session.
 async fn admit(core: &Core, subject: &Subject, hello: &Hello) -> Result<Welcome, Refusal> {
-    let cluster = core.authority.cluster();
+    let cluster = &core.cluster;
     if subject.cluster != *cluster || hello.cluster != *cluster {
         let message = format!(
             "this controller keeps cluster {cluster}, the node belongs to {}",
@@ -323,7 +394,13 @@ async fn admit(core: &Core, subject: &Subject, hello: &Hello) -> Result<Welcome,
         // Another controller may have told it.
         core.ledger.refresh().await?;
     }
-    let decide = |map: &ClusterMap| Ok((node::update(map, &subject.node, &hello.facts)?, ()));
+    let decide = |map: &ClusterMap| {
+        let mut changes = node::update(map, &subject.node, &hello.facts)?;
+        if let Some(credentials) = &hello.credentials {
+            changes.extend(node::note_credentials(map, &subject.node, credentials)?);
+        }
+        Ok((changes, ()))
+    };
     let (revision, ()) = core.ledger.decide(decide).await?;
     Ok(Welcome {
         protocol: PROTOCOLS.common(hello.protocols).unwrap_or(PROTOCOLS.max),
@@ -337,35 +414,126 @@ async fn admit(core: &Core, subject: &Subject, hello: &Hello) -> Result<Welcome,
 /// Brings the agent's map up to date, for ever.
 async fn push(
     core: &Core,
-    mut to: SendStream,
-    (mut have, incarnation): (Option<Revision>, &str),
+    node: &NodeId,
+    (mut to, mut have): (SendStream, Option<Revision>),
+    mut wishes: watch::Receiver<Wish>,
 ) -> Result<(), FrameError> {
-    let mut revisions = core.ledger.revisions();
+    let incarnation = core.ledger.incarnation();
     let mut addresses = core.fellows.addresses();
     addresses.mark_unchanged();
+    let mut revisions = core.ledger.revisions();
+    let audience = |wish: &Wish| Audience {
+        node: node.clone(),
+        interest: wish.interest.clone(),
+    };
+    let first = wishes.borrow().clone();
+    let mut so_far = audience(&first);
+    // How new the agent thinks that its map is, and since when it thinks wrong.
+    let (mut told, mut behind): (Option<Revision>, _) = (None, Instant::now());
     loop {
         revisions.borrow_and_update();
         if core.ledger.incarnation() != incarnation {
             // The store was set back: what this agent has is worth nothing. It learns that when it calls again.
             return Ok(());
         }
-        have = Some(match core.ledger.since(have) {
-            News::Changes(changes, newest) => push_changes(&mut to, changes, newest).await?,
-            News::Everything(map) => push_everything(&mut to, map).await?,
-        });
-        let next = tokio::select! {
-            next = revisions.changed() => next,
-            next = addresses.changed() => {
-                let controllers = Some(addresses.borrow_and_update().clone());
-                let (changes, up_to) = (Vec::new(), have.unwrap_or_default());
-                send(&mut to, &Push::Changes { changes, up_to, controllers }).await?;
-                next
+        let wish = wishes.borrow_and_update().clone();
+        let from_now = audience(&wish);
+        let mut further = Vec::new();
+        let newest = match core.ledger.since(have, (&so_far, &from_now)) {
+            News::Everything(map) => {
+                let newest = push_everything(&mut to, map).await?;
+                told = Some(newest);
+                newest
+            }
+            News::Changes(changes, added, newest) => {
+                further = added;
+                let waits = told.is_none_or(|told| told < wish.reach);
+                let matters = !changes.is_empty() || from_now.interest.is_none();
+                if told != Some(newest) && (matters || waits || behind.elapsed() >= LAG) {
+                    told = Some(push_changes(&mut to, changes, newest).await?);
+                }
+                newest
             }
         };
-        if next.is_err() {
+        if have.is_none() || from_now.interest != so_far.interest {
+            tell_watched(&mut to, (further, newest), &from_now).await?;
+        }
+        have = Some(newest);
+        so_far = from_now;
+        if told == have {
+            behind = Instant::now();
+        }
+        if addresses.has_changed().unwrap_or(false) {
+            let controllers = Some(addresses.borrow_and_update().clone());
+            let (changes, up_to) = (Vec::new(), told.unwrap_or_default());
+            let news = Push::Changes {
+                changes,
+                up_to,
+                controllers,
+            };
+            send(&mut to, &news).await?;
+        }
+        // It is told in time how far the map is, also if no change concerns it.
+        let deadline = (told != have).then(|| behind + LAG);
+        if !more((&mut revisions, &mut wishes, &mut addresses), deadline).await {
             return Ok(());
         }
     }
+}
+
+/// Waits for something to tell, at most until then; says false when there will be nothing any more.
+async fn more(
+    (revisions, wishes, addresses): (
+        &mut watch::Receiver<Revision>,
+        &mut watch::Receiver<Wish>,
+        &mut watch::Receiver<Vec<SocketAddr>>,
+    ),
+    deadline: Option<Instant>,
+) -> bool {
+    let changed = async {
+        tokio::select! {
+            changed = revisions.changed() => changed.is_ok(),
+            changed = wishes.changed() => changed.is_ok(),
+            changed = addresses.changed() => changed.is_ok(),
+        }
+    };
+    match deadline {
+        Some(deadline) => timeout_at(deadline, changed).await.unwrap_or(true),
+        None => changed.await,
+    }
+}
+
+/// Tells all of the networks that an agent didn't hear of before, and of which it hears from now on.
+async fn tell_watched(
+    to: &mut SendStream,
+    (further, newest): (Vec<Versioned<Object>>, Revision),
+    audience: &Audience,
+) -> Result<(), FrameError> {
+    let Some(networks) = &audience.interest else {
+        return Ok(());
+    };
+    let mut changes: Vec<_> = further
+        .into_iter()
+        .map(|of| (of.revision, Change::Put(of.object)))
+        .collect();
+    while !changes.is_empty() {
+        let rest = changes.split_off(batch_len(&changes));
+        // They are older than that, but nothing else of before is still to come.
+        let up_to = newest;
+        let controllers = None;
+        send(
+            to,
+            &Push::Changes {
+                changes,
+                up_to,
+                controllers,
+            },
+        )
+        .await?;
+        changes = rest;
+    }
+    let networks = BTreeSet::clone(networks);
+    send(to, &Push::Watched { networks }).await
 }
 
 async fn push_changes(
@@ -415,28 +583,9 @@ fn batch_len<T: serde::Serialize>(items: &[T]) -> usize {
 }
 
 async fn push_everything(to: &mut SendStream, map: ClusterMap) -> Result<Revision, FrameError> {
-    fn object<T>(of: Versioned<T>, kind: impl Fn(T) -> Object) -> Versioned<Object> {
-        Versioned {
-            revision: of.revision,
-            object: kind(of.object),
-        }
-    }
+    let revision = map.revision;
     send(to, &Push::SnapshotStart).await?;
-    let nodes = map.nodes.into_values().map(|of| object(of, Object::Node));
-    let networks = map
-        .networks
-        .into_values()
-        .map(|of| object(of, Object::Network));
-    let blocks = map.blocks.into_values().map(|of| object(of, Object::Block));
-    let endpoints = map
-        .endpoints
-        .into_values()
-        .map(|of| object(of, Object::Endpoint));
-    let mut objects = nodes
-        .chain(networks)
-        .chain(blocks)
-        .chain(endpoints)
-        .peekable();
+    let mut objects = map.into_objects().peekable();
     while objects.peek().is_some() {
         let mut batch: Vec<Versioned<Object>> = objects.by_ref().take(BATCH).collect();
         while !batch.is_empty() {
@@ -445,14 +594,8 @@ async fn push_everything(to: &mut SendStream, map: ClusterMap) -> Result<Revisio
             batch = rest;
         }
     }
-    send(
-        to,
-        &Push::SnapshotEnd {
-            revision: map.revision,
-        },
-    )
-    .await?;
-    Ok(map.revision)
+    send(to, &Push::SnapshotEnd { revision }).await?;
+    Ok(revision)
 }
 
 /// Takes requests until the connection ends; each is worked on beside the others.
@@ -465,14 +608,19 @@ async fn take_requests(
         match connection.accept_bi().await {
             Ok((to, from)) => {
                 let (core, node) = (Arc::clone(core), node.clone());
-                tokio::spawn(async move { answer(&core, &node, (to, from)).await });
+                let remote = connection.remote_address();
+                tokio::spawn(async move { answer(&core, (&node, remote), (to, from)).await });
             }
             Err(error) => return error,
         }
     }
 }
 
-async fn answer(core: &Core, node: &NodeId, (mut to, mut from): (SendStream, RecvStream)) {
+async fn answer(
+    core: &Core,
+    (node, remote): (&NodeId, SocketAddr),
+    (mut to, mut from): (SendStream, RecvStream),
+) {
     let received = receive_bytes(&mut from, codec::MAX_MESSAGE_BYTES);
     let request = match timeout(FRAME_PATIENCE, received).await {
         Ok(Ok(bytes)) => codec::decode_request(&bytes).map_err(unreadable),
@@ -483,6 +631,15 @@ async fn answer(core: &Core, node: &NodeId, (mut to, mut from): (SendStream, Rec
         Ok(request) => core.handle(node, request).await,
         Err(refusal) => Err(refusal),
     };
+    if let Ok(reply) = &reply {
+        core.sessions.reach(node, reply.revision);
+    }
+    if let Err(refusal) = &reply
+        && BREACHES.contains(&refusal.code.as_str())
+    {
+        let what = format!("node {node}: {}", refusal.message);
+        core.refusals.note(&refusal.code, remote, what);
+    }
     if let Err(error) = send(&mut to, &reply).await {
         debug!(%node, %error, "a reply did not reach its agent");
     }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ControllerError, unix_now};
 use crate::api::{TokenInfo, TokenState};
-use crate::identity::{JoinToken, ca::Authority, cert};
+use crate::identity::{JoinToken, authorities::Authorities, cert};
 use crate::model::ClusterMap;
 use crate::store::{Store, StoreError, TokenRecord, TokenWrite};
 
@@ -46,14 +46,15 @@ impl TokenSpec {
     }
 }
 
-/// Makes a token of that authority's cluster.
+/// Makes a token of that cluster. A new node knows its controller by the authority that signs controllers: a token ends
+/// with that.
 pub(super) async fn mint(
     store: &dyn Store,
-    authority: &Authority,
+    authorities: &Authorities,
     spec: TokenSpec,
 ) -> Result<JoinToken, ControllerError> {
     let TokenSpec { ttl, uses } = spec.check()?;
-    let token = JoinToken::mint(cert::fingerprint(authority.cert()));
+    let token = JoinToken::mint(cert::fingerprint(authorities.serving().cert()));
     let after = TokenRecord {
         id: token.id.0.clone(),
         secret_digest: token.secret.digest(),

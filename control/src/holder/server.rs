@@ -18,6 +18,7 @@ use socket2::Socket;
 use super::protocol::{self, Deposit, Incoming, LIST_PAGE, MESSAGE_MAX_LEN, Reply, Request};
 use super::socket::{self, Listener};
 use super::{FDS_MAX, HolderError, NAME_MAX_LEN, sys};
+use crate::privileges;
 
 /// How long it waits for an agent while it holds nothing.
 const GRACE: Duration = Duration::from_secs(2);
@@ -41,6 +42,7 @@ pub fn run(socket_path: &Path) -> Result<(), HolderError> {
     let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE);
     let terminate = terminate_fd().map_err(HolderError::socket("take signals for", socket_path))?;
     let listener = Listener::bind(socket_path)?;
+    privileges::keep_only(privileges::HOLDER);
     let mut holder = Holder {
         listener,
         clients: Vec::new(),

@@ -119,6 +119,7 @@ fn the_agent() {
         ifindex: tap.ifindex,
         ifname: "eth0".to_owned(),
         mac: "02:00:0a:20:00:05".parse().unwrap(),
+        carriage: weft_tunnel::Carriage::Clear,
         mtu: weft_wire::Mtu::ETHERNET,
         tx_queue_len: 256,
         addresses: vec!["10.32.0.5/16".parse().unwrap()],

@@ -9,7 +9,7 @@ use rcgen::{
 };
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer};
 
-use super::{IdentityError, Issued, cert};
+use super::{IdentityError, cert};
 use crate::model::{ClusterId, NodeId};
 
 /// The name every controller's certificate has and no node's has.
@@ -18,13 +18,11 @@ pub const CONTROLLER_NAME: &str = "controller.weft";
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Hosts' clocks may differ by this much before a fresh certificate is refused as not valid yet.
 const CLOCK_SLACK: Duration = DAY;
-/// A node's certificate: as long as the authority's. Whether the node is a member is looked up at each session, so a
-/// removed one's certificate is worth nothing however long it lasts.
-const NODE_VALIDITY: Duration = CA_VALIDITY;
-/// A controller's: made anew at each start, so it only has to outlast one.
-const CONTROLLER_VALIDITY: Duration = CA_VALIDITY;
+/// A certificate of a node or controller lasts this long when nobody says otherwise; it is renewed with a third of that
+/// left.
+pub const CERT_TTL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// The authority itself.
-const CA_VALIDITY: Duration = Duration::from_secs(20 * 366 * 24 * 60 * 60);
+pub const CA_VALIDITY: Duration = Duration::from_secs(20 * 366 * 24 * 60 * 60);
 
 /// The authority with its private key.
 pub struct Authority {
@@ -73,8 +71,15 @@ impl Authority {
     /// # Errors
     /// [`IdentityError::Crypto`].
     pub fn mint() -> Result<Self, IdentityError> {
+        Self::mint_for(ClusterId(format!("{:032x}", rand::random::<u128>())))
+    }
+
+    /// A further authority of a cluster.
+    ///
+    /// # Errors
+    /// [`IdentityError::Crypto`].
+    pub fn mint_for(cluster: ClusterId) -> Result<Self, IdentityError> {
         let failed = || IdentityError::crypto("the cluster's certificate authority");
-        let cluster = ClusterId(format!("{:032x}", rand::random::<u128>()));
         let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(failed())?;
         let mut params = params(&format!("weft cluster {cluster}"), CA_VALIDITY);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -97,6 +102,7 @@ impl Authority {
         let cert = CertificateDer::from(cert.to_vec());
         Issuer::from_ca_cert_der(&cert, &key)
             .map_err(|error| format!("the authority's certificate is not readable ({error})"))?;
+        cert::authority_id(&cert)?;
         Ok(Self { cluster, cert, key })
     }
 
@@ -121,13 +127,22 @@ impl Authority {
         hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&root, purpose).as_ref())
     }
 
-    /// Signs a node's certificate.
+    /// Its name in certificates; see [`cert::authority_id`].
+    pub fn id(&self) -> String {
+        cert::authority_id(&self.cert).expect("read when it was made or restored")
+    }
+
+    /// Signs a node's certificate that lasts for `ttl`.
     ///
     /// # Errors
     /// [`IdentityError::Crypto`].
-    pub fn sign_node(&self, applicant: Applicant, name: &str) -> Result<Issued, IdentityError> {
+    pub fn sign_node(
+        &self,
+        applicant: Applicant,
+        (name, ttl): (&str, Duration),
+    ) -> Result<CertificateDer<'static>, IdentityError> {
         let failed = || IdentityError::crypto("a node certificate");
-        let mut params = params(name, NODE_VALIDITY);
+        let mut params = params(name, ttl);
         let uri = cert::node_uri(&self.cluster, &applicant.node);
         params.subject_alt_names = vec![SanType::URI(uri.try_into().map_err(failed())?)];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -140,22 +155,20 @@ impl Authority {
         let mut csr = applicant.csr;
         csr.params = params;
         let cert = csr.signed_by(&self.issuer()?).map_err(failed())?;
-        Ok(Issued {
-            cert: cert.der().clone(),
-            ca: self.cert.clone(),
-        })
+        Ok(cert.der().clone())
     }
 
-    /// Makes a key and certificate for a controller.
+    /// Makes a key and certificate for a controller that last for `ttl`.
     ///
     /// # Errors
     /// [`IdentityError::Crypto`].
     pub fn make_controller(
         &self,
+        ttl: Duration,
     ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), IdentityError> {
         let failed = || IdentityError::crypto("the controller's certificate");
         let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(failed())?;
-        let mut params = params("weft controller", CONTROLLER_VALIDITY);
+        let mut params = params("weft controller", ttl);
         let name = CONTROLLER_NAME.try_into().map_err(failed())?;
         params.subject_alt_names = vec![SanType::DnsName(name)];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -177,7 +190,8 @@ impl Authority {
 fn params(name: &str, validity: Duration) -> CertificateParams {
     let now = SystemTime::now();
     let mut params = CertificateParams::default();
-    params.not_before = (now - CLOCK_SLACK).into();
+    // A holder reads from both ends how much of its time is over: the slack may not be most of it.
+    params.not_before = (now - CLOCK_SLACK.min(validity)).into();
     params.not_after = (now + validity).into();
     params.distinguished_name.push(DnType::CommonName, name);
     params

@@ -5,8 +5,9 @@ use data_encoding::HEXLOWER;
 use rcgen::PublicKeyData;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use x509_parser::extensions::GeneralName;
+use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::time::ASN1Time;
 
 use crate::model::{ClusterId, NodeId};
 
@@ -34,8 +35,7 @@ pub(super) fn node_uri(cluster: &ClusterId, node: &NodeId) -> String {
 /// # Errors
 /// A sentence: it is no certificate, or not one of a weft node.
 pub fn subject(cert: &CertificateDer<'_>) -> Result<Subject, String> {
-    let (_, parsed) =
-        X509Certificate::from_der(cert).map_err(|error| format!("no certificate ({error})"))?;
+    let parsed = parse(cert)?;
     let node = node_id_of_spki(parsed.public_key().raw);
     let name = parsed.subject().iter_common_name().next();
     let name = name
@@ -60,6 +60,73 @@ pub fn subject(cert: &CertificateDer<'_>) -> Result<Subject, String> {
         node,
         name: name.to_owned(),
     })
+}
+
+/// From when to when a certificate may be used, in seconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Validity {
+    /// The first second.
+    pub from: u64,
+    /// The last second.
+    pub until: u64,
+}
+
+impl Validity {
+    /// When a holder should ask for a new one: with a third of its time left.
+    pub fn renewal(self) -> u64 {
+        self.until - self.until.saturating_sub(self.from) / 3
+    }
+}
+
+/// Reads how long a certificate may be used.
+///
+/// # Errors
+/// A sentence: it is no certificate.
+pub fn validity(cert: &CertificateDer<'_>) -> Result<Validity, String> {
+    let validity = parse(cert)?.validity().clone();
+    let seconds = |time: ASN1Time| u64::try_from(time.timestamp()).unwrap_or(0);
+    let (from, until) = (seconds(validity.not_before), seconds(validity.not_after));
+    if until < from {
+        return Err("the certificate ends before it begins".to_owned());
+    }
+    Ok(Validity { from, until })
+}
+
+/// What names an authority's key in its own certificate: the subject key identifier (RFC 5280 section 4.2.1.2), in
+/// hexadecimal.
+///
+/// # Errors
+/// A sentence: it is no authority's certificate.
+pub fn authority_id(cert: &CertificateDer<'_>) -> Result<String, String> {
+    let parsed = parse(cert)?;
+    let id = parsed.extensions().iter().find_map(|extension| {
+        let ParsedExtension::SubjectKeyIdentifier(id) = extension.parsed_extension() else {
+            return None;
+        };
+        Some(HEXLOWER.encode(id.0))
+    });
+    id.ok_or_else(|| "the authority's certificate doesn't name its key".to_owned())
+}
+
+/// The [`authority_id`] of whoever signed a certificate, as the certificate says (RFC 5280 section 4.2.1.1).
+///
+/// # Errors
+/// A sentence: it is no certificate, or doesn't say.
+pub fn issuer_id(cert: &CertificateDer<'_>) -> Result<String, String> {
+    let parsed = parse(cert)?;
+    let id = parsed.extensions().iter().find_map(|extension| {
+        let ParsedExtension::AuthorityKeyIdentifier(id) = extension.parsed_extension() else {
+            return None;
+        };
+        Some(HEXLOWER.encode(id.key_identifier.as_ref()?.0))
+    });
+    id.ok_or_else(|| "the certificate doesn't name its issuer's key".to_owned())
+}
+
+fn parse<'a>(cert: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, String> {
+    let parsed = X509Certificate::from_der(cert);
+    let (_, parsed) = parsed.map_err(|error| format!("no certificate ({error})"))?;
+    Ok(parsed)
 }
 
 /// The node id that goes with a key.
@@ -95,4 +162,17 @@ pub(super) fn from_pem(text: &[u8]) -> Result<CertificateDer<'static>, String> {
         .map_err(|error| format!("no certificate in it ({error})"))?;
     X509Certificate::from_der(&cert).map_err(|error| format!("no certificate in it ({error})"))?;
     Ok(cert)
+}
+
+/// All certificates of a PEM text: at least one, and nothing broken among them.
+pub(super) fn all_from_pem(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let certs: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();
+    let certs = certs.map_err(|error| format!("no certificate in it ({error})"))?;
+    if certs.is_empty() {
+        return Err("no certificate in it".to_owned());
+    }
+    for cert in &certs {
+        parse(cert).map_err(|cause| format!("{cause} in it"))?;
+    }
+    Ok(certs)
 }

@@ -8,7 +8,13 @@ use super::*;
 fn issue(authority: &Authority, key: &NodeKey) -> Issued {
     let applicant = Applicant::from_csr(&key.csr().unwrap()).unwrap();
     assert_eq!(*applicant.node(), key.node_id());
-    authority.sign_node(applicant, "n1").unwrap()
+    let cert = authority
+        .sign_node(applicant, ("n1", ca::CERT_TTL))
+        .unwrap();
+    Issued {
+        cert,
+        cas: vec![authority.cert().clone()],
+    }
 }
 
 fn saved(dir: &Path) -> Identity {
@@ -38,8 +44,8 @@ fn an_identity_is_the_same_after_saving_and_its_files_are_private() {
         ("n1", &identity.controllers)
     );
     assert_eq!(
-        (loaded.chain(), loaded.ca()),
-        (identity.chain(), identity.ca())
+        (loaded.chain(), loaded.cas()),
+        (identity.chain(), identity.cas())
     );
     assert_eq!(loaded.key(), identity.key());
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
@@ -136,16 +142,57 @@ fn a_certificate_says_cluster_node_and_name() {
     assert!(Applicant::from_csr(&[0x30, 0]).is_err());
 }
 
-/// Nothing renews a node's certificate yet.
 #[test]
-fn a_nodes_certificate_lasts_as_long_as_its_authority() {
-    let ends = |cert: &CertificateDer<'_>| {
-        let (_, cert) = x509_parser::parse_x509_certificate(cert).unwrap();
-        cert.validity().not_after.timestamp()
-    };
+fn a_certificate_is_to_be_renewed_with_a_third_of_its_time_left() {
     let authority = Authority::mint().unwrap();
-    let issued = issue(&authority, &NodeKey::make().unwrap());
-    assert!(ends(&issued.cert) >= ends(authority.cert()));
+    let key = NodeKey::make().unwrap();
+    let with_ttl = |secs| {
+        let applicant = Applicant::from_csr(&key.csr().unwrap()).unwrap();
+        let ttl = std::time::Duration::from_secs(secs);
+        let cert = authority.sign_node(applicant, ("n1", ttl)).unwrap();
+        assert_eq!(cert::issuer_id(&cert).unwrap(), authority.id());
+        cert::validity(&cert).unwrap()
+    };
+    let month = with_ttl(30 * 86_400);
+    assert!((31 * 86_400..=31 * 86_400 + 1).contains(&(month.until - month.from)));
+    assert!((10 * 86_400..11 * 86_400).contains(&(month.until - month.renewal())));
+    // What is there for clocks that differ is never most of it: a short one isn't due from the start.
+    let short = with_ttl(12);
+    assert!((24..=25).contains(&(short.until - short.from)));
+    assert_eq!(short.until - short.renewal(), 8);
+    let authority_lasts = cert::validity(authority.cert()).unwrap();
+    assert!(authority_lasts.until > month.until + 19 * 365 * 86_400);
+}
+
+#[test]
+fn a_renewed_identity_is_the_same_node_with_other_certificates() {
+    let dir = tempfile::tempdir().unwrap();
+    let identity = saved(dir.path());
+    let key = NodeKey::load(dir.path()).unwrap().unwrap();
+    let next = Authority::mint_for(identity.cluster.clone()).unwrap();
+    let mut issued = issue(&next, &key);
+    issued.cas.push(identity.cas()[0].clone());
+    let renewed = identity.renewed(issued).unwrap();
+    renewed.save(dir.path()).unwrap();
+    let loaded = Identity::load(dir.path()).unwrap().unwrap();
+    assert_eq!(
+        (loaded.chain(), loaded.cas()),
+        (renewed.chain(), renewed.cas())
+    );
+    assert_eq!(loaded.cas().len(), 2);
+    let credentials = loaded.credentials();
+    assert_eq!(credentials.issuer, next.id());
+    assert_eq!(credentials.trusts.len(), 2);
+    // Of another node or cluster, or with nobody to trust: no.
+    let stranger = NodeKey::make().unwrap();
+    let foreign = Authority::mint().unwrap();
+    let nobody = Issued {
+        cas: Vec::new(),
+        ..issue(&next, &key)
+    };
+    for bad in [issue(&next, &stranger), issue(&foreign, &key), nobody] {
+        assert!(identity.renewed(bad).is_err());
+    }
 }
 
 #[test]
@@ -160,7 +207,8 @@ fn an_authority_is_the_same_when_restored() {
     };
     assert_eq!(tag(&authority), tag(&again));
     let key = NodeKey::make().unwrap();
-    assert_eq!(issue(&again, &key).ca, *authority.cert());
+    assert_eq!(issue(&again, &key).cas, [authority.cert().clone()]);
+    assert_eq!(again.id(), authority.id());
     let broken = Authority::restore(authority.cluster().clone(), b"", &authority.key_pem());
     assert!(broken.unwrap_err().contains("certificate"));
 }

@@ -112,7 +112,10 @@ async fn move_in(
 fn properties(link: LinkMessageBuilder<LinkUnspec>, spec: &AttachSpec) -> LinkMessage {
     link.name(spec.ifname.clone())
         .mtu(spec.mtu.value())
-        .append_extra_attribute(LinkAttribute::GsoMaxSize(superframe_max(spec.mtu)))
+        .append_extra_attribute(LinkAttribute::GsoMaxSize(superframe_max(
+            spec.mtu,
+            spec.carriage,
+        )))
         .address(spec.mac.octets().to_vec())
         .txqueuelen(spec.tx_queue_len)
         .build()

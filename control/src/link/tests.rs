@@ -24,6 +24,7 @@ fn spec(tap: &TapDevice) -> AttachSpec {
         ifindex: tap.ifindex,
         ifname: "eth0".to_owned(),
         mac: "02:00:0a:20:00:05".parse().unwrap(),
+        carriage: Carriage::Clear,
         mtu: Mtu::new(1450).unwrap(),
         tx_queue_len: 256,
         addresses: vec![
@@ -221,13 +222,23 @@ fn the_mtu_follows_a_tap_wherever_it_went() {
     own_host();
     let (netns, tap) = (TestNetns::new(), tap("tap0"));
     attach(&netns.open(), &spec(&tap)).unwrap();
-    set_mtu(&netns.open(), "eth0", Mtu::new(1400).unwrap()).unwrap();
+    set_mtu(
+        &netns.open(),
+        "eth0",
+        (Mtu::new(1400).unwrap(), Carriage::Clear),
+    )
+    .unwrap();
     assert_eq!(read_back(&netns.open(), "eth0").unwrap().unwrap().mtu, 1400);
     netns.ip(&["link", "set", "eth0", "down"]);
     netns.ip(&["link", "set", "eth0", "name", "lan"]);
-    set_mtu_of_tap(&tap.queues[0], "eth0", Mtu::new(1390).unwrap()).unwrap();
+    set_mtu_of_tap(
+        &tap.queues[0],
+        "eth0",
+        (Mtu::new(1390).unwrap(), Carriage::Clear),
+    )
+    .unwrap();
     assert_eq!(read_back(&netns.open(), "lan").unwrap().unwrap().mtu, 1390);
-    let error = set_mtu(&netns.open(), "eth0", Mtu::ETHERNET).unwrap_err();
+    let error = set_mtu(&netns.open(), "eth0", (Mtu::ETHERNET, Carriage::Clear)).unwrap_err();
     assert!(
         matches!(error, LinkError::NoSuchInterface { .. }),
         "{error}"
@@ -235,7 +246,7 @@ fn the_mtu_follows_a_tap_wherever_it_went() {
     let fd = tap.queues[0].try_clone().unwrap();
     drop(netns);
     std::thread::sleep(Duration::from_millis(200));
-    let error = set_mtu_of_tap(&fd, "eth0", Mtu::ETHERNET).unwrap_err();
+    let error = set_mtu_of_tap(&fd, "eth0", (Mtu::ETHERNET, Carriage::Clear)).unwrap_err();
     assert!(
         matches!(error, LinkError::NoSuchInterface { .. }),
         "{error}"
@@ -257,7 +268,12 @@ fn nothing_that_was_done_in_a_namespace_keeps_it_alive() {
     let (netns, tap) = (TestNetns::new(), tap("tap0"));
     attach(&netns.open(), &spec(&tap)).unwrap();
     read_back(&netns.open(), "eth0").unwrap();
-    set_mtu_of_tap(&tap.queues[0], "eth0", Mtu::new(1400).unwrap()).unwrap();
+    set_mtu_of_tap(
+        &tap.queues[0],
+        "eth0",
+        (Mtu::new(1400).unwrap(), Carriage::Clear),
+    )
+    .unwrap();
     netns.open().run(|| ()).unwrap();
     ip(&["netns", "del", &netns.name]);
     assert!(dies(&tap), "the namespace lives on");

@@ -4,10 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Snapshot, Store, StoreError, TokenRecord};
-use crate::channel::messages::bytes_as_text;
-use crate::identity::ca::Authority;
-use crate::model::{Change, ClusterId, ClusterMap, Object, Revision, Versioned};
+use super::{AuthorityRecord, Snapshot, Store, StoreError, TokenRecord};
+use crate::model::{Change, ClusterMap, Object, Revision, Versioned};
 
 /// What the document says it is.
 const FORMAT: &str = "weft-cluster";
@@ -41,37 +39,6 @@ impl std::fmt::Debug for Dump {
     }
 }
 
-/// The cluster's authority with its private key.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AuthorityRecord {
-    /// The cluster it stands for.
-    pub cluster: ClusterId,
-    /// Its certificate, DER.
-    #[serde(with = "bytes_as_text")]
-    pub ca_cert: Vec<u8>,
-    /// Its private key, PEM.
-    pub ca_key: String,
-}
-
-impl AuthorityRecord {
-    /// As it is to be stored.
-    pub fn of(authority: &Authority) -> Self {
-        Self {
-            cluster: authority.cluster().clone(),
-            ca_cert: authority.cert().to_vec(),
-            ca_key: authority.key_pem(),
-        }
-    }
-
-    /// The authority again.
-    ///
-    /// # Errors
-    /// A sentence: the key isn't readable or isn't the certificate's.
-    pub fn restore(self) -> Result<Authority, String> {
-        Authority::restore(self.cluster, &self.ca_cert, &self.ca_key)
-    }
-}
-
 /// Why a document can't be read.
 #[derive(Debug, thiserror::Error)]
 pub enum DumpError {
@@ -102,7 +69,7 @@ impl Dump {
             version: VERSION,
             weft: env!("CARGO_PKG_VERSION").to_owned(),
             revision: map.revision,
-            authority: AuthorityRecord::of(&store.authority().await?),
+            authority: store.authority().await?,
             objects: map.into_objects().collect(),
             tokens: store.tokens().await?,
         })

@@ -39,8 +39,11 @@ use tracing::{debug, warn};
 
 pub use config::EtcdConfig;
 
-use super::dump::{AuthorityRecord, Dump};
-use super::{Commit, Promise, Since, Snapshot, Store, StoreError, TokenRecord, TokenWrite};
+use super::dump::Dump;
+use super::{
+    AuthorityRecord, Commit, Promise, Since, Snapshot, Store, StoreError, TokenRecord, TokenWrite,
+};
+use crate::identity::authorities::Authorities;
 use crate::identity::ca::Authority;
 use crate::model::Revision;
 use client::Client;
@@ -105,7 +108,7 @@ impl EtcdStore {
                 incarnation: layout::random_name(),
                 commit: String::new(),
             };
-            let authority = AuthorityRecord::of(&Authority::mint()?);
+            let authority = AuthorityRecord::first(&Authority::mint()?);
             base.found(&authority, &head, Vec::new()).await?;
         }
         base.open().await
@@ -249,12 +252,37 @@ impl Base {
         })
     }
 
-    async fn authority(&self) -> Result<Authority, StoreError> {
+    /// The authority, and etcd's revision of its last change.
+    async fn authority(&self) -> Result<(AuthorityRecord, i64), StoreError> {
         let found = self.client.call(&one(&self.keys.authority())).await?;
         let kv = found.kvs.first();
         let kv = kv.ok_or_else(|| self.corrupt("it has no authority"))?;
         let record: AuthorityRecord = from_json(kv).map_err(|cause| self.corrupt(cause))?;
-        record.restore().map_err(|cause| self.corrupt(cause))
+        Authorities::restore(record.clone()).map_err(|cause| self.corrupt(cause))?;
+        Ok((record, kv.mod_revision))
+    }
+
+    async fn put_authority(
+        &self,
+        before: &AuthorityRecord,
+        after: &AuthorityRecord,
+    ) -> Result<(), StoreError> {
+        let (found, at) = self.authority().await?;
+        if found != *before {
+            return Err(StoreError::AuthorityConflict);
+        }
+        let key = self.keys.authority();
+        let txn = TxnRequest {
+            compare: vec![Compare::is_unchanged_since(&key, at)],
+            success: vec![Op::Put(put(&key, to_json(after))).into()],
+            failure: Vec::new(),
+        };
+        // A first try whose answer was lost may have done it.
+        if self.client.call(&txn).await?.succeeded || self.authority().await?.0 == *after {
+            Ok(())
+        } else {
+            Err(StoreError::AuthorityConflict)
+        }
     }
 
     /// The store's name where errors want a path.
@@ -339,8 +367,12 @@ impl Store for EtcdStore {
         Some(self.inner.heard.subscribe())
     }
 
-    fn authority(&self) -> Promise<'_, Authority> {
-        Box::pin(self.base().authority())
+    fn authority(&self) -> Promise<'_, AuthorityRecord> {
+        Box::pin(async { Ok(self.base().authority().await?.0) })
+    }
+
+    fn put_authority(&self, before: AuthorityRecord, after: AuthorityRecord) -> Promise<'_, ()> {
+        Box::pin(async move { self.base().put_authority(&before, &after).await })
     }
 
     fn commit(&self, expected: Revision, commit: Commit) -> Promise<'_, Revision> {

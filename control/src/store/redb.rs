@@ -2,7 +2,7 @@
 //!
 //! | table | key | value |
 //! |---|---|---|
-//! | `meta` | name | `layout`, `cluster`, `ca_cert`, `ca_key`, `incarnation`, `revision` |
+//! | `meta` | name | `layout`, `cluster`, `ca_cert`, `ca_key`, `ca_next`, `incarnation`, `revision` |
 //! | `objects` | CBOR of the object's key | CBOR of the object with its revision |
 //! | `log` | revision | CBOR of the change |
 //! | `tokens` | token id | CBOR of the token |
@@ -22,11 +22,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tracing::info;
 
-use super::dump::{AuthorityRecord, Dump};
+use super::dump::Dump;
 use super::{
-    Commit, LOG_KEEP, Promise, Since, Snapshot, Store, StoreError, TokenRecord, TokenWrite,
-    unix_now,
+    AuthorityRecord, Commit, LOG_KEEP, Promise, Since, Snapshot, Store, StoreError, TokenRecord,
+    TokenWrite, unix_now,
 };
+use crate::identity::authorities::Authorities;
 use crate::identity::ca::Authority;
 use crate::identity::make_dir;
 use crate::model::{Change, ClusterId, ClusterMap, Key, Object, Revision, Versioned};
@@ -201,8 +202,12 @@ impl Store for RedbStore {
         })
     }
 
-    fn authority(&self) -> Promise<'_, Authority> {
+    fn authority(&self) -> Promise<'_, AuthorityRecord> {
         self.blocking(OpenFile::authority)
+    }
+
+    fn put_authority(&self, before: AuthorityRecord, after: AuthorityRecord) -> Promise<'_, ()> {
+        self.blocking(move |file| file.put_authority(&before, &after))
     }
 
     fn commit(&self, expected: Revision, commit: Commit) -> Promise<'_, Revision> {
@@ -229,7 +234,7 @@ impl Store for RedbStore {
 impl OpenFile {
     /// Writes a new cluster into an empty file.
     fn found(&self) -> Result<(), StoreError> {
-        let authority = AuthorityRecord::of(&Authority::mint()?);
+        let authority = AuthorityRecord::first(&Authority::mint()?);
         self.write(|transaction| self.write_cluster(transaction, &authority, 0))
     }
 
@@ -275,6 +280,7 @@ impl OpenFile {
         put("ca_key", authority.ca_key.as_bytes())?;
         put("incarnation", new_incarnation().as_bytes())?;
         put("revision", &revision.to_be_bytes())?;
+        put("ca_next", &encode(&authority.next))?;
         put("layout", &LAYOUT.to_be_bytes())?;
         transaction
             .open_table(OBJECTS)
@@ -349,10 +355,40 @@ impl OpenFile {
         self.number("revision")
     }
 
-    fn authority(&self) -> Result<Authority, StoreError> {
-        let cluster = ClusterId(self.text("cluster")?);
-        Authority::restore(cluster, &self.known_meta("ca_cert")?, &self.text("ca_key")?)
-            .map_err(|cause| StoreError::corrupt(&self.path, cause))
+    fn authority(&self) -> Result<AuthorityRecord, StoreError> {
+        let next = self.meta("ca_next")?;
+        let next = next.map(|bytes| self.decode(&bytes)).transpose()?;
+        let record = AuthorityRecord {
+            cluster: ClusterId(self.text("cluster")?),
+            ca_cert: self.known_meta("ca_cert")?,
+            ca_key: self.text("ca_key")?,
+            next: next.flatten(),
+        };
+        Authorities::restore(record.clone())
+            .map_err(|cause| StoreError::corrupt(&self.path, cause))?;
+        Ok(record)
+    }
+
+    /// The file is locked: nobody comes between looking and writing but another thread of this process, which the
+    /// transaction keeps out.
+    fn put_authority(
+        &self,
+        before: &AuthorityRecord,
+        after: &AuthorityRecord,
+    ) -> Result<(), StoreError> {
+        self.write(|transaction| {
+            if self.authority()? != *before {
+                return Err(StoreError::AuthorityConflict);
+            }
+            let mut meta = transaction
+                .open_table(META)
+                .map_err(|error| self.failed(error))?;
+            let failed = |error| self.failed(error);
+            let mut put = |name, value: &[u8]| meta.insert(name, value).map(drop).map_err(failed);
+            put("ca_cert", &after.ca_cert)?;
+            put("ca_key", after.ca_key.as_bytes())?;
+            put("ca_next", &encode(&after.next))
+        })
     }
 
     fn decode<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, StoreError> {

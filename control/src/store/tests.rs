@@ -9,6 +9,7 @@ use super::etcd::EtcdStore;
 use super::etcd::testing::Server;
 use super::redb::{FILE_NAME, RedbStore};
 use super::*;
+use crate::identity::ca::Authority;
 use crate::model::{Key, Node, Object, Transport};
 
 /// Where a store is, to be opened again.
@@ -54,6 +55,7 @@ fn node(number: u32) -> Change {
         underlay: Ipv4Addr::from(number).into(),
         underlay_mtu: Mtu::ETHERNET,
         vxlan_port: 4789,
+        encrypted_port: None,
         transports: vec![Transport::Vxlan],
         version: "test".to_owned(),
     }))
@@ -90,7 +92,7 @@ async fn what_was_committed_is_there_after_opening_again(place: Place) {
     );
     assert_eq!(store.commit(2, changes(vec![gone(1)])).await.unwrap(), 3);
     let before = store.snapshot().await.unwrap();
-    let cluster = store.authority().await.unwrap().cluster().clone();
+    let cluster = store.authority().await.unwrap().cluster;
     drop(store);
     let store = place.open().await;
     let after = store.snapshot().await.unwrap();
@@ -98,7 +100,7 @@ async fn what_was_committed_is_there_after_opening_again(place: Place) {
     assert_eq!(after.map, replay(&after.log));
     assert_eq!((after.map.revision, after.map.nodes.len()), (3, 1));
     assert_eq!(after.incarnation, before.incarnation);
-    assert_eq!(*store.authority().await.unwrap().cluster(), cluster);
+    assert_eq!(store.authority().await.unwrap().cluster, cluster);
     if let Place::Redb(dir) = &place {
         let mode = std::fs::metadata(dir.path().join(FILE_NAME))
             .unwrap()
@@ -237,6 +239,44 @@ async fn of_two_who_use_a_token_up_one_is_told(place: Place) {
     assert_eq!(store.tokens().await.unwrap(), [revoked]);
     let again = store.put_token(write(None, &token)).await.unwrap_err();
     assert!(matches!(again, StoreError::TokenConflict { .. }), "{again}");
+}
+
+#[tokio::test]
+async fn of_two_who_replace_the_authority_one_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = RedbStore::open_or_make(dir.path()).unwrap();
+    let first = store.authority().await.unwrap();
+    let next = || Authority::mint_for(first.cluster.clone()).unwrap();
+    let (ours, theirs) = (next(), next());
+    let announced = first.announce(&ours).unwrap();
+    store
+        .put_authority(first.clone(), announced.clone())
+        .await
+        .unwrap();
+    let late = first.announce(&theirs).unwrap();
+    let error = store.put_authority(first, late).await.unwrap_err();
+    assert!(matches!(error, StoreError::AuthorityConflict), "{error}");
+    drop(store);
+    let store = RedbStore::open(dir.path()).unwrap();
+    assert_eq!(store.authority().await.unwrap(), announced);
+    let switched = announced.advance().unwrap();
+    let replaced = switched.advance().unwrap();
+    store
+        .put_authority(announced, switched.clone())
+        .await
+        .unwrap();
+    store
+        .put_authority(switched, replaced.clone())
+        .await
+        .unwrap();
+    assert_eq!(store.authority().await.unwrap(), replaced);
+    // As others keep it.
+    let text = serde_json::to_string(&replaced).unwrap();
+    assert_eq!(
+        serde_json::from_str::<AuthorityRecord>(&text).unwrap(),
+        replaced
+    );
+    assert!(!format!("{replaced:?}").contains("PRIVATE"));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::net::Ipv6Addr;
 
 use weft_wire::{
     Arp, EtherType, EthernetFrame, FrameRef, GsoKind, Icmp6, IpProtocol, Ipv4, Ipv6, NeighborKind,
-    NeighborMessage, VlanId, Vni,
+    NeighborMessage, PortId, VlanId, Vni,
 };
 
 use crate::table::{NetworkEntry, NetworkMode, PortGuard, PortRole, Tables};
@@ -28,6 +28,8 @@ pub(super) struct Admitted<'t, 'f> {
     pub(super) ethernet: EthernetFrame<'f>,
     /// It comes from the services of this host.
     pub(super) from_services: bool,
+    /// It came in by this link of the host.
+    pub(super) from_uplink: Option<PortId>,
 }
 
 pub(super) fn admit<'t, 'f>(
@@ -35,14 +37,13 @@ pub(super) fn admit<'t, 'f>(
     from: Source,
     frame: FrameRef<'f>,
 ) -> Result<Admitted<'t, 'f>, DropReason> {
-    let (vni, guard, from_services) = match from {
-        Source::Port(port) => {
-            let port = tables.port(port).ok_or(DropReason::PortGone)?;
+    let (vni, guard, role) = match from {
+        Source::Port(id) => {
+            let port = tables.port(id).ok_or(DropReason::PortGone)?;
             let network = port.network.ok_or(DropReason::UnknownVni)?;
-            let from_services = port.role == PortRole::Services;
-            (network, port.guard.as_ref(), from_services)
+            (network, port.guard.as_ref(), Some((id, port.role)))
         }
-        Source::Peer { vni, .. } => (vni, None, false),
+        Source::Peer { vni, .. } => (vni, None, None),
     };
     let network = tables.network(vni).ok_or(DropReason::UnknownVni)?;
     let ethernet = EthernetFrame::new(frame.bytes).map_err(|_| DropReason::Runt)?;
@@ -72,12 +73,16 @@ pub(super) fn admit<'t, 'f>(
         vni,
         vlan,
         ethernet,
-        from_services,
+        from_services: matches!(role, Some((_, PortRole::Services))),
+        from_uplink: role.and_then(|(id, role)| (role == PortRole::Uplink).then_some(id)),
     })
 }
 
 /// Bytes of the layer 3 packet; of a superframe, of its largest segment.
-fn packet_len(frame: FrameRef<'_>, ethernet: &EthernetFrame<'_>) -> Result<usize, DropReason> {
+pub(super) fn packet_len(
+    frame: FrameRef<'_>,
+    ethernet: &EthernetFrame<'_>,
+) -> Result<usize, DropReason> {
     let payload = ethernet.payload_offset();
     let (Some(gso), Some(checksum)) = (frame.offload.gso, frame.offload.checksum) else {
         return Ok(frame.len() - payload);

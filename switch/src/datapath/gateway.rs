@@ -1,28 +1,31 @@
 //! Between admission and the bridge: what a port has for its network's gateway stays on this host. What comes out of a
 //! tunnel was heard by the host that it comes from.
 
-use weft_wire::{EtherType, FrameRef, PortId};
+use weft_wire::{EtherType, FrameRef, echo_reply};
 
 use super::admit::Admitted;
+use super::route::{self, Way};
 use crate::gateway::{GATEWAY_MAC, Heard, hear};
-use crate::verdict::{DropReason, Source};
+use crate::table::Tables;
+use crate::table::fdb::{Fdb, Tick};
+use crate::verdict::{Action, DropReason, Source};
 
 /// What becomes of an admitted frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// The gateway answers it.
-    Answer,
-    /// The services behind the gateway get it.
-    Services(PortId),
+    /// The gateway has dealt with it.
+    Done(Action),
     /// It isn't for the gateway.
     Bridge,
 }
 
 #[inline]
 pub(super) fn gateway(
+    known: (&Tables, &Fdb),
     from: Source,
     admitted: &Admitted<'_, '_>,
     frame: FrameRef<'_>,
+    now: Tick,
 ) -> Result<Next, DropReason> {
     let gateways = &admitted.network.spec.gateways;
     if gateways.is_empty() || matches!(from, Source::Peer { .. }) {
@@ -40,14 +43,25 @@ pub(super) fn gateway(
     if !(to_gateway || destination.is_multicast() && asks()) {
         return Ok(Next::Bridge);
     }
-    let services = admitted.network.services.map(Next::Services);
-    match hear(gateways, frame.bytes) {
-        Heard::NotOurs => Ok(Next::Bridge),
-        Heard::Answer(_) => Ok(Next::Answer),
-        Heard::Nothing => Err(DropReason::NotAnswered),
+    let services = admitted.network.services.map(Action::ToPort);
+    let done = match hear(gateways, frame.bytes) {
+        Heard::NotOurs => return Ok(Next::Bridge),
+        Heard::Answer(_) => Action::Answer,
+        Heard::Nothing => return Err(DropReason::NotAnswered),
         // Without services of ours somebody else may be asked.
-        Heard::Asks if to_gateway => services.ok_or(DropReason::NotAnswered),
-        Heard::Asks => Ok(services.unwrap_or(Next::Bridge)),
-        Heard::Route => services.ok_or(DropReason::NoRoute),
-    }
+        Heard::Asks => match services {
+            Some(services) => services,
+            None if to_gateway => return Err(DropReason::NotAnswered),
+            None => return Ok(Next::Bridge),
+        },
+        Heard::Route => match route::route(known, from, admitted, frame, now)? {
+            Way::Onward(routed) => Action::Routed(routed),
+            // Behind the addresses of other networks' gateways are no services for this one.
+            Way::Local if echo_reply(frame.bytes).is_some() => Action::Answer,
+            Way::Local => return Err(DropReason::NotAnswered),
+            Way::Out if admitted.network.spec.internal => return Err(DropReason::NoRoute),
+            Way::Out => services.ok_or(DropReason::NoRoute)?,
+        },
+    };
+    Ok(Next::Done(done))
 }

@@ -5,6 +5,7 @@ use weft_wire::{PortId, Vni};
 
 use super::admit::Admitted;
 use super::bridge::Next;
+use crate::gateway::GATEWAY_MAC;
 use crate::table::Tables;
 use crate::table::fdb::Place;
 use crate::verdict::{Action, DropReason, Source};
@@ -16,11 +17,20 @@ pub(super) fn transmit(
     next: Next,
     actions: &mut Vec<Action>,
 ) -> Result<(), DropReason> {
+    if frame.network.spec.isolate && !may_leave(from, frame, next) {
+        return Err(DropReason::Isolated);
+    }
     match (next, from) {
         (Next::To(Place::Port(port)), Source::Port(source)) if port == source => {
             return Err(DropReason::SameSide);
         }
         (Next::To(Place::Peer(_)), Source::Peer { .. }) => return Err(DropReason::SplitHorizon),
+        // Each host reaches the LAN by a link of its own.
+        (Next::To(Place::Port(port)), Source::Peer { .. })
+            if frame.network.uplinks.contains(&port) =>
+        {
+            return Err(DropReason::SplitHorizon);
+        }
         (Next::To(Place::Port(port)), _) => actions.push(to_port(tables, frame.vni, port)?),
         (Next::To(Place::Peer(peer)), _) => {
             actions.push(Action::ToPeer {
@@ -36,6 +46,18 @@ pub(super) fn transmit(
     Ok(())
 }
 
+/// Whether a frame may go to `next` although the network's ports don't reach each other.
+fn may_leave(from: Source, frame: &Admitted<'_, '_>, next: Next) -> bool {
+    match (from, next) {
+        // What a router of another host sends comes from outside the network: it sends nothing back into it.
+        (Source::Peer { .. }, _) => frame.ethernet.source() == GATEWAY_MAC,
+        // The LAN is outside, too.
+        (Source::Port(_), Next::To(Place::Port(port))) => frame.network.uplinks.contains(&port),
+        (Source::Port(_), Next::To(Place::Peer(_))) => false,
+        (Source::Port(_), Next::Flood) => !frame.network.uplinks.is_empty(),
+    }
+}
+
 /// An entry may outlive its port for a moment, and its number may be of another network by then.
 #[inline]
 pub(super) fn to_port(tables: &Tables, vni: Vni, port: PortId) -> Result<Action, DropReason> {
@@ -45,6 +67,11 @@ pub(super) fn to_port(tables: &Tables, vni: Vni, port: PortId) -> Result<Action,
 }
 
 fn flood(from: Source, frame: &Admitted<'_, '_>, actions: &mut Vec<Action>) {
+    let links = frame.network.uplinks.iter();
+    let links = links.map(|link| Action::ToPort(*link));
+    if frame.network.spec.isolate && matches!(from, Source::Port(_)) {
+        return actions.extend(links);
+    }
     let others = frame
         .network
         .ports
@@ -52,6 +79,7 @@ fn flood(from: Source, frame: &Admitted<'_, '_>, actions: &mut Vec<Action>) {
         .filter(|port| from != Source::Port(**port));
     actions.extend(others.map(|port| Action::ToPort(*port)));
     if matches!(from, Source::Port(_)) {
+        actions.extend(links);
         let peers = frame.network.spec.flood_peers.iter();
         actions.extend(peers.map(|peer| Action::ToPeer {
             peer: *peer,

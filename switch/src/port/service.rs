@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
 
-use super::{PortKind, Queue};
+use super::{Medium, PortKind, Queue};
 
 /// What each end may have on the way, in bytes of kernel memory: some sixty superframes.
 const BUFFER: usize = 8 << 20;
@@ -33,6 +33,7 @@ fn adopt(fd: OwnedFd) -> Queue {
     Queue {
         fd,
         kind: PortKind::Offload,
+        medium: Medium::Stream,
         // The services are no kernel that cuts them.
         takes_datagrams: false,
     }

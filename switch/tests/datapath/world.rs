@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use etherparse::PacketBuilder;
@@ -107,6 +108,25 @@ impl World {
         self.fdb.own(key(station), place, epoch);
     }
 
+    /// On another network.
+    pub(crate) fn own_on(&self, vni: Vni, station: u8, place: Place) {
+        self.fdb.own(
+            FdbKey {
+                vni,
+                ..key(station)
+            },
+            place,
+            1,
+        );
+    }
+
+    /// On another network.
+    pub(crate) fn place_on(&self, vni: Vni, mac: MacAddr) -> Option<Place> {
+        let station = FdbKey { vni, mac, ..key(0) };
+        let ageing = Duration::from_secs(300);
+        self.fdb.lookup(station, self.now, ageing)
+    }
+
     pub(crate) fn place_of(&self, station: u8) -> Option<Place> {
         self.fdb
             .lookup(key(station), self.now, Duration::from_secs(300))
@@ -179,7 +199,7 @@ fn place_of(source: Source) -> Place {
 fn reason(action: &Action) -> Option<DropReason> {
     match action {
         Action::Drop(reason) => Some(*reason),
-        Action::ToPort(_) | Action::ToPeer { .. } | Action::Answer => None,
+        Action::ToPort(_) | Action::ToPeer { .. } | Action::Routed(_) | Action::Answer => None,
     }
 }
 
@@ -195,6 +215,9 @@ pub(crate) fn network(mode: NetworkMode) -> NetworkSpec {
             NetworkMode::Routed => vec![IpAddr::V4(ip4(254))],
             NetworkMode::PlainL2 => Vec::new(),
         },
+        routes: Arc::default(),
+        internal: false,
+        isolate: false,
     }
 }
 

@@ -3,10 +3,10 @@
 use crate::checksum::{Sum, pseudo_header_v6};
 use crate::ethernet::{EtherType, EthernetFrame};
 use crate::icmp::{self, ICMP_HEADER_LEN, Icmp6};
+use crate::icmp_error::{header_v4, header_v6};
 use crate::ipv4::{IPV4_HEADER_LEN, IpProtocol, Ipv4};
 use crate::ipv6::Ipv6;
 use crate::mac::MacAddr;
-use crate::too_big::{header_v4, header_v6};
 
 const ECHO_REPLY_V4: u8 = 0;
 const ECHO_REQUEST_V4: u8 = 8;

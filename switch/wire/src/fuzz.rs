@@ -24,6 +24,7 @@ pub fn frame_views(data: &[u8]) {
     if let Some(answer) = crate::too_big(data, Mtu::ETHERNET) {
         assert_eq!(crate::too_big(&answer, Mtu::ETHERNET), None);
     }
+    route(data);
     if let Some(clamped) = crate::clamp_mss(FrameRef::plain(data), data.len()) {
         assert_eq!(clamped.len(), data.len());
         assert_eq!(
@@ -44,6 +45,26 @@ pub fn frame_views(data: &[u8]) {
     let _ = Arp::new(frame.payload()).map(|arp| arp.message().answer(frame.source()).to_frame());
     let _ = look_at_ipv4(frame.payload());
     let _ = look_at_ipv6(frame.payload());
+}
+
+/// A router passes a frame on with a hop less to live, or leaves it as it is and says why.
+fn route(data: &[u8]) {
+    let rewrite = crate::Rewrite {
+        source: crate::MacAddr::ZERO,
+        destination: crate::MacAddr::BROADCAST,
+    };
+    let mut passed = data.to_vec();
+    if !rewrite.apply(&mut passed) {
+        assert_eq!(passed, data);
+    }
+    assert_eq!(passed.len(), data.len());
+    for router in [None, Some([0; 4].into()), Some([0; 16].into())] {
+        let answer = crate::icmp_error(data, router, crate::IcmpError::TimeExceeded);
+        if let Some(answer) = answer {
+            let again = crate::icmp_error(&answer, router, crate::IcmpError::NoRoute);
+            assert_eq!(again, None);
+        }
+    }
 }
 
 fn look_at_ipv4(bytes: &[u8]) -> Result<(), WireError> {

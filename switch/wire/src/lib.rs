@@ -9,7 +9,7 @@
 //! total: there are no bytes that make it panic. On its way out the frame's [`flow`] chooses where it goes,
 //! [`segment`] makes it what a wire takes (with [`checksum`] doing the costly part), and [`vxlan`] names its network to
 //! the other host, where [`coalesce`] undoes the cutting; [`cfm`] is what
-//! tunnels measure paths with, and `too_big` tells senders what doesn't fit. To another offloading TAP it goes as it came, [`vnet`] header first.
+//! tunnels measure paths with, `route` makes it another network's, and `icmp_error` tells senders what goes no further. To another offloading TAP it goes as it came, [`vnet`] header first.
 
 #![deny(unsafe_code)]
 #![deny(clippy::disallowed_methods)]
@@ -33,6 +33,8 @@ pub mod segment;
 pub mod coalesce;
 pub mod vxlan;
 pub mod cfm;
+mod route;
+mod icmp_error;
 mod too_big;
 mod echo;
 mod datagrams;
@@ -49,10 +51,12 @@ pub use ethernet::{EtherType, EthernetFrame, Tci};
 pub use flow::flow_hash;
 pub use frame::{FrameRef, Gso, GsoKind, Offload, PartialChecksum, Tail};
 pub use icmp::{AdvertisementFlags, Icmp4, Icmp6, NeighborEnds, NeighborKind, NeighborMessage};
+pub use icmp_error::{IcmpError, icmp_error};
 pub use ids::{InvalidMtu, InvalidVni, Mtu, PeerId, PortId, VlanId, Vni};
 pub use ipv4::{IpProtocol, Ipv4};
 pub use ipv6::Ipv6;
 pub use mac::{InvalidMac, MacAddr};
+pub use route::Rewrite;
 pub use segment::{MAX_HEADER_LEN, SegmentError, SegmentPlan};
 pub use tcp::{Tcp, TcpFlags};
 pub use too_big::{clamp_mss, too_big};

@@ -6,7 +6,7 @@
 use libfuzzer_sys::fuzz_target;
 use weft_control::channel::codec::{decode, decode_frame, decode_request, encode};
 use weft_control::channel::messages::{
-    Answer, Ask, Hello, JoinHello, JoinWelcome, Push, Refusal, Reply, Request, Welcome,
+    Answer, Ask, Hello, JoinHello, JoinWelcome, Push, Refusal, RenewHello, Reply, Request, Welcome,
 };
 
 fuzz_target!(|bytes: &[u8]| {
@@ -21,6 +21,7 @@ fuzz_target!(|bytes: &[u8]| {
     let _ = decode_frame::<Push>(bytes);
     let _ = decode::<Hello>(bytes);
     let _ = decode::<JoinHello>(bytes);
+    let _ = decode::<RenewHello>(bytes);
     let _ = decode::<Ask>(bytes);
     let _ = decode::<Result<Welcome, Refusal>>(bytes);
     let _ = decode::<Result<JoinWelcome, Refusal>>(bytes);

@@ -36,6 +36,9 @@ pub(crate) struct Args {
     /// TCP's congestion control, such as cubic [default: the machine's]
     #[arg(long, value_name = "NAME")]
     pub(crate) congestion: Option<String>,
+    /// Measures an encrypted network of weft's as well
+    #[arg(long)]
+    pub(crate) encrypted: bool,
     /// Measures other userspace switches and overlays as well, those that are installed
     #[arg(long)]
     pub(crate) peers: bool,

@@ -10,7 +10,7 @@ use weft_testbed::lab::traffic::answers;
 use weft_testbed::lab::verdict::{processor_time, wait_until};
 use weft_testbed::{Container, Host, KernelPair, Lab, Namespace, Pair};
 
-use crate::result::{KERNEL, WEFT};
+use crate::result::{ENCRYPTED, KERNEL, WEFT};
 use crate::work::Reach;
 
 /// VNI of the kernel's VXLAN devices.
@@ -76,6 +76,27 @@ impl Contender {
             cross: Some(way(&far)),
             hosts: vec![pair.host1.ns.clone(), pair.host2.ns.clone()],
             switch: Switch::Weft(Box::new(pair)),
+        }
+    }
+
+    /// The same two hosts and agents on an encrypted network: from host to host only, within one it is the same way.
+    pub(crate) fn weft_encrypted(pair: &Pair) -> Self {
+        let subnet = ["--subnet", "10.34.0.0/16"];
+        pair.host1
+            .weft(&[&["network", "create", "sealed", "--encrypted"], &subnet[..]].concat());
+        let join = |host: &Host, name: &str| pair.lab.quiet_container(host, "sealed", name, &[]);
+        let (client, far) = (join(&pair.host1, "s1"), join(&pair.host2, "s2"));
+        let agents = [&pair.host1, &pair.host2].map(|host| host.agent().pid());
+        Self {
+            name: ENCRYPTED,
+            local: None,
+            cross: Some(Way {
+                from: client.ns.clone(),
+                to: far.ns.clone(),
+                ip: far.ip(),
+            }),
+            hosts: vec![pair.host1.ns.clone(), pair.host2.ns.clone()],
+            switch: Switch::Processes(agents.to_vec()),
         }
     }
 

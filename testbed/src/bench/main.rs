@@ -82,7 +82,10 @@ fn bench(args: &Args, plan: &[Work]) -> Report {
     } else {
         Vec::new()
     };
-    let mut contenders = vec![kernel, Contender::weft(Pair::up(lab))];
+    let pair = Pair::up(lab);
+    let encrypted = args.encrypted.then(|| Contender::weft_encrypted(&pair));
+    let mut contenders = vec![kernel, Contender::weft(pair)];
+    contenders.extend(encrypted);
     contenders.extend(peers);
     let idle = contenders
         .iter()
@@ -148,7 +151,7 @@ fn progress(work: &Work, contender: &Contender, sample: &Sample) -> String {
         .chain(lost)
         .collect::<Vec<_>>()
         .join(", ");
-    format!("  {:<18} {:<8} {values}", work.title(), contender.name)
+    format!("  {:<18} {:<14} {values}", work.title(), contender.name)
 }
 
 fn show(path: &Path, markdown: bool) -> Result<(), String> {

@@ -19,6 +19,8 @@ use crate::work::{Metric, Work, names};
 pub(crate) const KERNEL: &str = "kernel";
 /// Who has targets to reach.
 pub(crate) const WEFT: &str = "weft";
+/// The same agents on an encrypted network.
+pub(crate) const ENCRYPTED: &str = "weft encrypted";
 
 /// A run of the bench.
 #[derive(Clone, Debug, Serialize, Deserialize)]

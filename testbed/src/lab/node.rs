@@ -111,7 +111,13 @@ impl Controller {
     /// Starts it and waits until it answers.
     #[track_caller]
     pub fn start(&self) {
-        self.start_soon();
+        self.start_with(&[]);
+    }
+
+    /// The same with further flags.
+    #[track_caller]
+    pub fn start_with(&self, extra: &[&str]) {
+        self.spawn_with(extra);
         let process = self.running();
         wait_until(DAEMON_PATIENCE, "the controller listens", || {
             assert!(
@@ -127,6 +133,11 @@ impl Controller {
     /// Starts it and does not wait.
     #[track_caller]
     pub fn start_soon(&self) {
+        self.spawn_with(&[]);
+    }
+
+    #[track_caller]
+    fn spawn_with(&self, extra: &[&str]) {
         let listen = self.address.to_string();
         let args = [
             "controller",
@@ -139,7 +150,7 @@ impl Controller {
         let further: Vec<&str> = self.args.iter().map(String::as_str).collect();
         let process = self
             .ns
-            .spawn(&self.name, &bin(), &[&args, &further[..]].concat());
+            .spawn(&self.name, &bin(), &[&args, &further[..], extra].concat());
         *lock(&self.process) = Some(process);
     }
 

@@ -25,7 +25,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::prober::{Answer, Prober};
+use super::prober::{Answer, Prober, Way};
 use super::sys::{self, SocketOption};
 use super::udp::VxlanWorker;
 use crate::peer::{Lane, Peers};
@@ -39,7 +39,7 @@ const FIRST_SOURCE_PORT: u16 = 49_152;
 /// Ports from there to 65,535: a power of two.
 const SOURCE_PORT_RANGE: u16 = 16_384;
 /// Answers to probes that may wait for who measures paths.
-const ANSWERS_MAX: usize = 1024;
+pub(super) const ANSWERS_MAX: usize = 1024;
 /// More sockets than this spread nothing better.
 const SOURCE_PORTS_MAX: usize = 1024;
 
@@ -149,7 +149,7 @@ impl VxlanTunnel {
         let workers = Self::workers(config, &peers, Some(&answers))?;
         let place = SocketAddr::new(config.local, 0);
         let socket = probe_socket(place)?;
-        Prober::new(socket, peers, answered, changed)
+        Prober::new(Way::Clear(socket), peers, answered, changed)
             .spawn()
             .map_err(failed(place, "given a thread"))?;
         Ok(workers)
@@ -186,7 +186,7 @@ impl VxlanTunnel {
     }
 }
 
-fn check(config: VxlanConfig) -> Result<(), TunnelError> {
+pub(super) fn check(config: VxlanConfig) -> Result<(), TunnelError> {
     let address = config.local;
     let kind = match address {
         _ if address.is_unspecified() => "the wildcard",
@@ -222,7 +222,7 @@ fn listeners(config: VxlanConfig) -> Result<Vec<Socket>, TunnelError> {
     Ok(group)
 }
 
-fn listener(place: SocketAddr) -> Result<Socket, TunnelError> {
+pub(super) fn listener(place: SocketAddr) -> Result<Socket, TunnelError> {
     let socket = socket(place)?;
     let set_up = failed(place, "set up for receiving");
     grow(
@@ -260,7 +260,7 @@ fn socket(place: SocketAddr) -> Result<Socket, TunnelError> {
     Ok(socket)
 }
 
-fn bind(socket: &Socket, place: SocketAddr) -> Result<(), TunnelError> {
+pub(super) fn bind(socket: &Socket, place: SocketAddr) -> Result<(), TunnelError> {
     let (address, port) = (place.ip(), place.port());
     socket
         .bind(&place.into())
@@ -271,7 +271,7 @@ fn bind(socket: &Socket, place: SocketAddr) -> Result<(), TunnelError> {
         })
 }
 
-fn failed(place: SocketAddr, step: &'static str) -> impl Fn(io::Error) -> TunnelError {
+pub(super) fn failed(place: SocketAddr, step: &'static str) -> impl Fn(io::Error) -> TunnelError {
     move |source| TunnelError::Socket {
         address: place.ip(),
         port: place.port(),

@@ -1,4 +1,4 @@
-//! Inner frame <-> datagram. Pure: bytes in, bytes out; sockets and peers are `udp`'s.
+//! Inner frame <-> datagram. Pure: bytes in, bytes out; sockets and peers are `udp`'s and `esp`'s.
 
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods)]
@@ -8,28 +8,36 @@ use weft_wire::{
 };
 
 use crate::drop::TunnelDrop;
+use crate::esp::GRE_HEADER_LEN;
 
-/// Room for what is written before a segment's payload: VXLAN header and the copy of the inner headers.
-pub(super) const HEAD_LEN: usize = VXLAN_HEADER_LEN + MAX_HEADER_LEN;
+/// Bytes of the header that says the network: VXLAN's, and that of GRE with a key.
+const NETWORK_HEADER_LEN: usize = VXLAN_HEADER_LEN;
+const _: () = assert!(NETWORK_HEADER_LEN == GRE_HEADER_LEN);
+/// Room for what is written before a segment's payload: that header and the copy of the inner headers.
+pub(super) const HEAD_LEN: usize = NETWORK_HEADER_LEN + MAX_HEADER_LEN;
 
 /// What a datagram's sender may at least have meant as a frame: destination, source, ethertype.
-const ETHERNET_HEADER_LEN: usize = 14;
+pub(super) const ETHERNET_HEADER_LEN: usize = 14;
 
 /// A frame on its way out: datagram `i` is [`Self::write_head`] followed by [`Self::payload`].
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Encap<'f> {
     frame: FrameRef<'f>,
     plan: SegmentPlan,
-    vxlan: [u8; VXLAN_HEADER_LEN],
+    network: [u8; NETWORK_HEADER_LEN],
 }
 
 impl<'f> Encap<'f> {
-    /// For a way that takes inner frames of at most `limit` bytes.
+    /// Each datagram begins with `network`; the way takes inner frames of at most `limit` bytes.
     ///
     /// # Errors
     /// [`TunnelDrop::Runt`], [`TunnelDrop::Malformed`], [`TunnelDrop::TooBig`].
     #[inline]
-    pub(super) fn new(vni: Vni, frame: FrameRef<'f>, limit: usize) -> Result<Self, TunnelDrop> {
+    pub(super) fn new(
+        network: [u8; NETWORK_HEADER_LEN],
+        frame: FrameRef<'f>,
+        limit: usize,
+    ) -> Result<Self, TunnelDrop> {
         if frame.bytes.len() < ETHERNET_HEADER_LEN {
             return Err(TunnelDrop::Runt);
         }
@@ -44,7 +52,7 @@ impl<'f> Encap<'f> {
         Ok(Self {
             frame,
             plan,
-            vxlan: VxlanHeader::to_bytes(vni),
+            network,
         })
     }
 
@@ -57,7 +65,13 @@ impl<'f> Encap<'f> {
     /// Bytes of each datagram but the last, which may be shorter.
     #[inline]
     pub(super) fn datagram_len(&self) -> usize {
-        VXLAN_HEADER_LEN + self.plan.wire_len(0)
+        self.len_of(0)
+    }
+
+    /// Bytes of datagram `i`.
+    #[inline]
+    pub(super) fn len_of(&self, i: usize) -> usize {
+        NETWORK_HEADER_LEN + self.plan.wire_len(i)
     }
 
     /// Whether it is one datagram.
@@ -69,12 +83,12 @@ impl<'f> Encap<'f> {
     /// Writes what comes before datagram `i`'s payload and returns its length.
     #[inline]
     pub(super) fn write_head(&self, i: usize, out: &mut [u8; HEAD_LEN]) -> usize {
-        let (vxlan, inner) = out.split_at_mut(VXLAN_HEADER_LEN);
-        vxlan.copy_from_slice(&self.vxlan);
+        let (network, inner) = out.split_at_mut(NETWORK_HEADER_LEN);
+        network.copy_from_slice(&self.network);
         if self.plan.header_len() > 0 {
             self.plan.write_header(self.frame, i, inner);
         }
-        VXLAN_HEADER_LEN + self.plan.header_len()
+        NETWORK_HEADER_LEN + self.plan.header_len()
     }
 
     /// The slice of the frame that ends datagram `i`.
@@ -115,7 +129,12 @@ mod tests {
         let vni = Vni::new(7).unwrap();
         let runt = [0; 13];
         assert_eq!(
-            Encap::new(vni, FrameRef::plain(&runt), usize::MAX).err(),
+            Encap::new(
+                VxlanHeader::to_bytes(vni),
+                FrameRef::plain(&runt),
+                usize::MAX
+            )
+            .err(),
             Some(TunnelDrop::Runt)
         );
         let bytes = [&VxlanHeader::to_bytes(vni)[..], &runt[..]].concat();
@@ -148,7 +167,7 @@ mod tests {
         #[test]
         fn decap_undoes_encap(value in 1..=Vni::MAX, bytes in prop::collection::vec(any::<u8>(), 14..2000)) {
             let vni = Vni::new(value).unwrap();
-            let encap = Encap::new(vni, FrameRef::plain(&bytes), usize::MAX).unwrap();
+            let encap = Encap::new(VxlanHeader::to_bytes(vni), FrameRef::plain(&bytes), usize::MAX).unwrap();
             prop_assert_eq!(encap.count(), 1);
             let datagram = datagram(&encap, 0);
             let (out, frame) = decap(&datagram).unwrap();

@@ -2,6 +2,9 @@
 //! workers and control plane what came out. Answers arrive at the workers, which pass them on by a channel that never
 //! makes them wait. Static VTEPs are not probed: they answer nothing.
 //!
+//! Paths of encrypted tunnels are measured by a second such thread, with sealed probes from the tunnel's own port: what
+//! is on the way may treat one port otherwise than another.
+//!
 //! It wakes a few times a second to see which peers are sent frames; a peer without traffic costs a comparison then and a
 //! probe now and then. All peers together get at most [`PROBES_PER_TICK`] rounds of probes per tick.
 
@@ -19,8 +22,10 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg};
 use socket2::Socket;
 use weft_wire::{LOOPBACK_MIN_LEN, Loopback};
 
+use super::sealed::SealedTrains;
+use crate::carriage::Carriage;
 use crate::mtu::udp_ip_headers;
-use crate::peer::{Peer, PeerTable, Peers};
+use crate::peer::{PathMtu, Peer, PeerTable, Peers};
 use crate::pmtu::PathSearch;
 
 /// Between two looks while frames are sent to anybody, and otherwise.
@@ -42,7 +47,7 @@ pub(super) struct Answer {
 
 /// What the thread owns.
 pub(super) struct Prober {
-    socket: Socket,
+    way: Way,
     peers: Peers,
     answered: Receiver<Answer>,
     changed: Box<dyn Fn() + Send>,
@@ -59,15 +64,70 @@ struct Path {
     active_until: Duration,
 }
 
+/// How probes travel.
+pub(super) enum Way {
+    /// In VXLAN, from a socket of their own.
+    Clear(Socket),
+    /// Sealed, in a session.
+    Encrypted(Box<SealedTrains>),
+}
+
+impl Way {
+    const fn carriage(&self) -> Carriage {
+        match self {
+            Self::Clear(_) => Carriage::Clear,
+            Self::Encrypted(_) => Carriage::Encrypted,
+        }
+    }
+
+    /// What is known of the way to a peer; `None` if it can't be probed.
+    fn path<'p>(&self, peer: &'p Peer) -> Option<&'p PathMtu> {
+        match self {
+            Self::Clear(_) => peer.is_agent().then_some(&*peer.path),
+            Self::Encrypted(_) => {
+                let secure = peer.secure.as_ref()?;
+                secure.sealing().is_some().then_some(&secure.path)
+            }
+        }
+    }
+
+    /// Sends a probe that makes a packet of `size` bytes; `None` if none is as short.
+    fn probe(
+        &mut self,
+        peer: &Peer,
+        (id, size): (u32, u16),
+        buffer: &mut Vec<u8>,
+    ) -> Option<io::Result<()>> {
+        let len = usize::from(size).checked_sub(udp_ip_headers(peer.address))?;
+        match self {
+            Self::Clear(socket) => {
+                if len < LOOPBACK_MIN_LEN {
+                    return None;
+                }
+                buffer.resize(len, 0);
+                Loopback::write_message(id, buffer);
+                // An error of an earlier probe may be reported instead of sending.
+                let sent = socket.send_to(buffer, &peer.destination);
+                let sent = sent.or_else(|_| socket.send_to(buffer, &peer.destination));
+                Some(sent.map(drop))
+            }
+            Self::Encrypted(trains) => {
+                let sealing = peer.secure.as_ref()?.sealing();
+                trains.probe(sealing.as_ref()?, id, len)
+            }
+        }
+    }
+}
+
 impl Prober {
     pub(super) fn new(
-        socket: Socket,
+        way: Way,
         peers: Peers,
         answered: Receiver<Answer>,
         changed: Box<dyn Fn() + Send>,
     ) -> Self {
         Self {
-            socket,
+            way,
             peers,
             answered,
             changed,
@@ -82,8 +142,12 @@ impl Prober {
 
     /// Runs until no worker is left.
     pub(super) fn spawn(self) -> io::Result<()> {
+        let name = match self.way {
+            Way::Clear(_) => "weft-pmtu",
+            Way::Encrypted(_) => "weft-pmtu-esp",
+        };
         std::thread::Builder::new()
-            .name("weft-pmtu".to_owned())
+            .name(name.to_owned())
             .spawn(move || self.run())
             .map(drop)
     }
@@ -120,8 +184,11 @@ impl Prober {
     /// An ICMP message reached our socket. It could be anybody's: whoever has a large probe on its way looks again.
     fn hear_of_packets_too_big(&mut self) {
         let mut heard = false;
-        while let Some(too_big) = next_error(&self.socket) {
-            heard |= too_big;
+        // The port of encrypted tunnels hears of nothing: it has more to do than to sort ICMP messages.
+        if let Way::Clear(socket) = &self.way {
+            while let Some(too_big) = next_error(socket) {
+                heard |= too_big;
+            }
         }
         if heard {
             let now = self.started.elapsed();
@@ -131,16 +198,10 @@ impl Prober {
         }
     }
 
+    /// Forgets those that have left.
     fn follow(&mut self, table: &PeerTable) {
-        let now = self.started.elapsed();
         self.paths
-            .retain(|address, _| table.by_address(*address).is_some_and(Peer::is_agent));
-        for peer in table.peers().iter().filter(|peer| peer.is_agent()) {
-            self.paths.entry(peer.address).or_insert_with(|| Path {
-                search: PathSearch::new(now),
-                active_until: Duration::ZERO,
-            });
-        }
+            .retain(|address, _| table.by_address(*address).is_some());
     }
 
     /// Serves whoever is due; how long nobody will be.
@@ -150,11 +211,16 @@ impl Prober {
         let mut begun = 0;
         let mut news = false;
         for peer in table.peers() {
-            // Taken out and put back: sending needs the rest of us.
-            let Some(mut path) = self.paths.remove(&peer.address) else {
+            let Some(known) = self.way.path(peer) else {
+                self.paths.remove(&peer.address);
                 continue;
             };
-            if peer.path.take_use() {
+            // Taken out and put back: sending needs the rest of us.
+            let mut path = self.paths.remove(&peer.address).unwrap_or_else(|| Path {
+                search: PathSearch::new(now),
+                active_until: Duration::ZERO,
+            });
+            if known.take_use() {
                 if now >= path.active_until {
                     path.search.wake(now);
                 }
@@ -165,9 +231,11 @@ impl Prober {
                 begun += 1;
                 self.serve(peer, &mut path.search, active);
             }
-            news |= peer
-                .path
-                .set(peer.address, path.search.current(), path.search.settled());
+            news |= known.set(
+                (peer.address, self.way.carriage()),
+                path.search.current(),
+                path.search.settled(),
+            );
             let soonest = if active { TICK } else { IDLE_TICK };
             let due = path.search.due().saturating_sub(now);
             next = next.min(due.clamp(Duration::from_millis(1), soonest));
@@ -200,23 +268,17 @@ impl Prober {
     }
 
     fn probe(&mut self, peer: &Peer, search: &mut PathSearch, size: u16) {
-        let len = usize::from(size).saturating_sub(udp_ip_headers(peer.address));
-        if len < LOOPBACK_MIN_LEN {
-            return;
-        }
         self.next_id = self.next_id.wrapping_add(1);
         #[expect(clippy::cast_possible_truncation, reason = "32 bits of a keyed hash")]
         let id = self.ids.hash_one(self.next_id) as u32;
-        self.buffer.resize(len, 0);
-        Loopback::write_message(id, &mut self.buffer);
-        // An error of an earlier probe may be reported instead of sending.
-        let sent = self.socket.send_to(&self.buffer, &peer.destination);
-        let sent = sent.or_else(|_| self.socket.send_to(&self.buffer, &peer.destination));
+        let Some(sent) = self.way.probe(peer, (id, size), &mut self.buffer) else {
+            return;
+        };
         let now = self.started.elapsed();
         match sent {
             Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => search.refused(size, now),
             // What isn't sent for another reason isn't answered either.
-            Ok(_) | Err(_) => search.sent(size, id, now),
+            Ok(()) | Err(_) => search.sent(size, id, now),
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::mem;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
@@ -49,6 +49,14 @@ pub(super) enum SocketOption {
     ReceiveErrors6,
     /// UDP_GRO: hand datagrams of a flow over together.
     Gro,
+    /// IP_TOS: what sent packets have.
+    Tos4,
+    /// IPV6_TCLASS.
+    Tos6,
+    /// IP_RECVTOS: say what received packets had.
+    ReceiveTos4,
+    /// IPV6_RECVTCLASS.
+    ReceiveTos6,
 }
 
 impl SocketOption {
@@ -63,6 +71,10 @@ impl SocketOption {
             Self::ReceiveErrors4 => (libc::IPPROTO_IP, libc::IP_RECVERR),
             Self::ReceiveErrors6 => (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
             Self::Gro => (libc::IPPROTO_UDP, libc::UDP_GRO),
+            Self::Tos4 => (libc::IPPROTO_IP, libc::IP_TOS),
+            Self::Tos6 => (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
+            Self::ReceiveTos4 => (libc::IPPROTO_IP, libc::IP_RECVTOS),
+            Self::ReceiveTos6 => (libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS),
         }
     }
 }
@@ -92,25 +104,59 @@ pub(super) fn set(
 /// Makes the kernel drop whatever arrives at the socket, so that nobody can fill its receive buffer.
 pub(super) fn receive_nothing(socket: BorrowedFd<'_>) -> io::Result<()> {
     // "Accept 0 bytes", the whole program.
-    let mut program = libc::sock_filter {
-        code: 0x06, // BPF_RET | BPF_K
-        jt: 0,
-        jf: 0,
-        k: 0,
-    };
+    let program = [instruction(0x06, 0, 0)]; // BPF_RET | BPF_K
+    attach(socket, libc::SO_ATTACH_FILTER, &program)
+}
+
+/// Spreads datagrams over the sockets of a group (SO_REUSEPORT), in the order in which they were bound: those with
+/// QUIC's fixed bit (RFC 9000 section 17) to the first, all others to the `workers` that follow, by their first four
+/// bytes, which are the SPI of ESP. What is shorter goes to the first too.
+pub(super) fn steer_by_spi(group: BorrowedFd<'_>, workers: u32) -> io::Result<()> {
+    let program = [
+        instruction(0x30, 0, 0), // BPF_LD | BPF_B | BPF_ABS: the first byte
+        jump_if_set(0x40, 0, 1), // QUIC's fixed bit
+        instruction(0x06, 0, 0), // BPF_RET | BPF_K: the first socket
+        instruction(0x20, 0, 0), // BPF_LD | BPF_W | BPF_ABS: the SPI
+        instruction(0x94, workers.max(1), 0), // BPF_ALU | BPF_MOD | BPF_K
+        instruction(0x04, 1, 0), // BPF_ALU | BPF_ADD | BPF_K
+        instruction(0x16, 0, 0), // BPF_RET | BPF_A
+    ];
+    attach(group, libc::SO_ATTACH_REUSEPORT_CBPF, &program)
+}
+
+const fn instruction(code: u16, k: u32, jf: u8) -> libc::sock_filter {
+    libc::sock_filter { code, jt: 0, jf, k }
+}
+
+/// BPF_JMP | BPF_JSET | BPF_K.
+const fn jump_if_set(bits: u32, jt: u8, jf: u8) -> libc::sock_filter {
+    libc::sock_filter {
+        code: 0x45,
+        jt,
+        jf,
+        k: bits,
+    }
+}
+
+/// Gives the kernel a classic BPF program.
+fn attach(
+    socket: BorrowedFd<'_>,
+    option: libc::c_int,
+    program: &[libc::sock_filter],
+) -> io::Result<()> {
     let filter = libc::sock_fprog {
-        len: 1,
-        filter: &raw mut program,
+        len: u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
+        filter: program.as_ptr().cast_mut(),
     };
     // SAFETY:
-    // - SO_ATTACH_FILTER takes a sock_fprog, whose address and size are passed;
-    // - its `filter` points to `len` = 1 instruction that lives to the end of this function;
-    // - the kernel copies both during the call.
+    // - both options take a sock_fprog, whose address and size are passed;
+    // - its `filter` points to `len` instructions, which the slice keeps alive;
+    // - the kernel copies both during the call and writes to neither.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             libc::SOL_SOCKET,
-            libc::SO_ATTACH_FILTER,
+            option,
             ptr::from_ref(&filter).cast(),
             len_of::<libc::sock_fprog>(),
         )
@@ -290,32 +336,34 @@ impl SegmentSize {
 /// Datagrams of one sender that the kernel handed over together (UDP_GRO): one, or several of equal size and a last
 /// that may be shorter.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Train<'b> {
-    /// Outer source address.
-    pub(super) from: IpAddr,
-    /// UDP payloads, one after the other.
-    pub(super) bytes: &'b [u8],
+pub(super) struct Train {
+    /// Outer source address and port.
+    pub(super) from: SocketAddr,
+    /// Bytes of the UDP payloads, one after the other.
+    pub(super) len: usize,
     /// Where in [`Inbox::buffer`] they start.
     pub(super) start: usize,
     /// Bytes of each but the last; at least 1.
     pub(super) size: usize,
     /// The end of it is lost.
     pub(super) truncated: bool,
+    /// ECN bits of the outer packets, as far as the socket was told to say (RFC 3168 section 5).
+    pub(super) ecn: u8,
 }
 
-impl<'b> Train<'b> {
+impl Train {
     /// Where in [`Inbox::buffer`] each datagram's payload is; an empty datagram is one too.
     #[inline]
     pub(super) fn datagrams(&self) -> impl ExactSizeIterator<Item = Range<usize>> + use<> {
         let (size, start) = (self.size, self.start);
-        let end = start + self.bytes.len();
+        let end = start + self.len;
         (0..self.count()).map(move |i| start + i * size..(start + (i + 1) * size).min(end))
     }
 
     /// How many datagrams.
     #[inline]
     pub(super) const fn count(&self) -> usize {
-        let count = self.bytes.len().div_ceil(self.size);
+        let count = self.len.div_ceil(self.size);
         if count == 0 { 1 } else { count }
     }
 }
@@ -426,44 +474,81 @@ impl Inbox {
         &self.buffer
     }
 
+    /// The same, to be opened in place.
+    #[inline]
+    pub(super) fn buffer_mut(&mut self) -> &mut [u8] {
+        &mut self.buffer
+    }
+
     /// Train `i` of the last batch; `None` if there is none, or from no address.
     #[inline]
-    pub(super) fn train(&self, i: usize) -> Option<Train<'_>> {
+    pub(super) fn train(&self, i: usize) -> Option<Train> {
         let message = self.messages.get(i)?;
         let start = i * SLOT_LEN;
-        let bytes = self
-            .buffer
-            .get(start..start + message.msg_len as usize)
-            .filter(|bytes| bytes.len() <= SLOT_LEN)?;
+        let len = Some(message.msg_len as usize).filter(|len| *len <= SLOT_LEN)?;
         let given = message.msg_hdr.msg_controllen.min(CONTROL_LEN);
         let control = self.controls.get(i)?.0.get(..given)?;
+        let said = Said::of(control);
         Some(Train {
             from: address_of(self.names.get(i)?)?,
-            bytes,
+            len,
             start,
-            size: gro_size(control).unwrap_or(bytes.len()).max(1),
+            size: said.size.unwrap_or(len).max(1),
             truncated: message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
+            ecn: said.ecn,
         })
     }
 }
 
-/// The size in a control message UDP_GRO, if there is one among those that the kernel wrote.
-#[inline]
-fn gro_size(mut control: &[u8]) -> Option<usize> {
-    const HEADER_LEN: usize = mem::size_of::<libc::cmsghdr>();
-    while let Some(header) = control.get(..HEADER_LEN) {
-        // SAFETY: `header` has the bytes of a cmsghdr, integers for which every pattern is a value; no alignment is
-        // asked for.
-        let header: libc::cmsghdr = unsafe { ptr::read_unaligned(header.as_ptr().cast()) };
-        let len = header.cmsg_len;
-        let data = control.get(HEADER_LEN..len)?;
-        if (header.cmsg_level, header.cmsg_type) == (libc::SOL_UDP, libc::UDP_GRO) {
-            let value = libc::c_int::from_ne_bytes(*data.first_chunk()?);
-            return usize::try_from(value).ok();
+/// What the kernel said beside a train.
+#[derive(Clone, Copy, Debug, Default)]
+struct Said {
+    /// UDP_GRO: bytes of each datagram but the last.
+    size: Option<usize>,
+    /// Of IP_TOS or IPV6_TCLASS.
+    ecn: u8,
+}
+
+impl Said {
+    /// Reads the control messages that the kernel wrote.
+    #[inline]
+    fn of(mut control: &[u8]) -> Self {
+        const HEADER_LEN: usize = mem::size_of::<libc::cmsghdr>();
+        let mut said = Self::default();
+        while let Some(header) = control.get(..HEADER_LEN) {
+            // SAFETY: `header` has the bytes of a cmsghdr, integers for which every pattern is a value; no alignment is
+            // asked for.
+            let header: libc::cmsghdr = unsafe { ptr::read_unaligned(header.as_ptr().cast()) };
+            let len = header.cmsg_len;
+            let Some(data) = control.get(HEADER_LEN..len) else {
+                break;
+            };
+            let int = data
+                .first_chunk()
+                .map(|int| libc::c_int::from_ne_bytes(*int));
+            match (header.cmsg_level, header.cmsg_type) {
+                (libc::SOL_UDP, libc::UDP_GRO) => {
+                    said.size = int.and_then(|size| usize::try_from(size).ok());
+                }
+                // One byte.
+                (libc::IPPROTO_IP, libc::IP_TOS) => {
+                    said.ecn = data.first().map_or(0, |tos| tos & 3);
+                }
+                (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
+                    said.ecn = int
+                        .and_then(|class| u8::try_from(class & 3).ok())
+                        .unwrap_or(0);
+                }
+                _ => {}
+            }
+            let next = len.next_multiple_of(mem::align_of::<libc::cmsghdr>());
+            let Some(rest) = control.get(next..) else {
+                break;
+            };
+            control = rest;
         }
-        control = control.get(len.next_multiple_of(mem::align_of::<libc::cmsghdr>())..)?;
+        said
     }
-    None
 }
 
 impl std::fmt::Debug for Inbox {
@@ -474,21 +559,27 @@ impl std::fmt::Debug for Inbox {
     }
 }
 
-/// The IP address in a socket address.
+/// Address and port in a socket address.
 #[inline]
-fn address_of(name: &libc::sockaddr_storage) -> Option<IpAddr> {
+fn address_of(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
     match libc::c_int::from(name.ss_family) {
         libc::AF_INET => {
             // SAFETY: sockaddr_storage is at least as large and as strictly aligned as sockaddr_in, every bit pattern
             // of which is a value; the family says that it is one.
             let v4 = unsafe { *ptr::from_ref(name).cast::<libc::sockaddr_in>() };
             let octets = v4.sin_addr.s_addr.to_ne_bytes();
-            Some(Ipv4Addr::from(octets).into())
+            Some((Ipv4Addr::from(octets), u16::from_be(v4.sin_port)).into())
         }
         libc::AF_INET6 => {
             // SAFETY: as above, for sockaddr_in6.
             let v6 = unsafe { *ptr::from_ref(name).cast::<libc::sockaddr_in6>() };
-            Some(Ipv6Addr::from(v6.sin6_addr.s6_addr).into())
+            Some(
+                (
+                    Ipv6Addr::from(v6.sin6_addr.s6_addr),
+                    u16::from_be(v6.sin6_port),
+                )
+                    .into(),
+            )
         }
         _ => None,
     }

@@ -260,7 +260,7 @@ fn train_len(count: usize, size: usize, longest: usize) -> usize {
 }
 
 /// Each datagram of a train in a call of its own. Says how many the kernel took before the first that it refused.
-fn one_by_one(
+pub(super) fn one_by_one(
     socket: BorrowedFd<'_>,
     to: &SockAddr,
     bytes: &[u8],
@@ -275,7 +275,7 @@ fn one_by_one(
 }
 
 /// What a kernel or device without (long) trains says; also what it says for other reasons.
-fn may_be_about_trains(error: &io::Error) -> bool {
+pub(super) fn may_be_about_trains(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
         Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE | libc::EOPNOTSUPP | libc::ENOPROTOOPT)
@@ -283,7 +283,7 @@ fn may_be_about_trains(error: &io::Error) -> bool {
 }
 
 /// A train of `refused` datagrams was refused whose datagrams were taken one by one.
-fn shorten(longest: &mut usize, refused: usize, error: &io::Error) {
+pub(super) fn shorten(longest: &mut usize, refused: usize, error: &io::Error) {
     *longest = if refused > OLD_KERNEL_TRAIN && error.raw_os_error() == Some(libc::EINVAL) {
         OLD_KERNEL_TRAIN
     } else {
@@ -293,7 +293,7 @@ fn shorten(longest: &mut usize, refused: usize, error: &io::Error) {
 }
 
 /// Repeats what was interrupted, and what reports an error of the past.
-fn retried<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+pub(super) fn retried<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     let mut retries = PENDING_ERROR_RETRIES;
     loop {
         match call() {
@@ -305,7 +305,7 @@ fn retried<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
 }
 
 /// What the kernel's refusal of a datagram means.
-fn refusal(error: &io::Error) -> TunnelDrop {
+pub(super) fn refusal(error: &io::Error) -> TunnelDrop {
     match error.raw_os_error().unwrap_or(0) {
         libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM => TunnelDrop::SocketFull,
         libc::EMSGSIZE => TunnelDrop::TooBig,

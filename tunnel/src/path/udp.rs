@@ -12,7 +12,8 @@ use std::sync::mpsc::SyncSender;
 use socket2::Socket;
 use weft_wire::ethernet::VLAN_TAG_LEN;
 use weft_wire::{
-    Coalescer, EthernetFrame, FrameRef, Loopback, Mtu, PeerId, Vni, clamp_mss, flow_hash,
+    Coalescer, EthernetFrame, FrameRef, Loopback, Mtu, PeerId, Vni, VxlanHeader, clamp_mss,
+    flow_hash,
 };
 
 use super::bind::SourcePool;
@@ -20,12 +21,13 @@ use super::encap::{Encap, decap};
 use super::prober::Answer;
 use super::sys::Inbox;
 use super::train::Trains;
+use crate::carriage::Carriage;
 use crate::drop::TunnelDrop;
 use crate::mtu::mtu_of_frame;
 use crate::peer::{Peer, PeerReader, PeerTable};
 
 /// The longest TCP segment without data: Ethernet with tags, IPv6 with some extension headers, TCP with all its options.
-const SYN_MAX_LEN: usize = 192;
+pub(super) const SYN_MAX_LEN: usize = 192;
 
 /// One worker's end of the VXLAN tunnels: to be owned by one thread.
 #[derive(Debug)]
@@ -85,8 +87,10 @@ impl VxlanWorker {
         let frame = clamped
             .as_deref()
             .map_or(frame, |bytes| FrameRef::new(bytes, frame.offload));
-        let encap = if peer.allows(vni) {
-            Encap::new(vni, frame, frame_max)
+        let encap = if table.carriage(vni) != Some(Carriage::Clear) {
+            Err(TunnelDrop::NotCarried)
+        } else if peer.allows(vni) {
+            Encap::new(VxlanHeader::to_bytes(vni), frame, frame_max)
         } else {
             Err(TunnelDrop::NetworkNotAllowed)
         };
@@ -118,8 +122,9 @@ impl VxlanWorker {
         let mut sink = |(peer, vni), frame: FrameRef<'_>| sink(peer, vni, frame);
         let lane = self.peers.lane;
         let (table, strangers) = self.peers.parts();
-        // Datagrams of one peer mostly come together.
+        // Datagrams of one peer mostly come together, and so do those of a network.
         let mut last = None;
+        let mut clear = None;
         let mut taken = 0;
         for i in 0..trains {
             let Some(train) = self.inbox.train(i) else {
@@ -127,8 +132,8 @@ impl VxlanWorker {
                 continue;
             };
             taken += train.count();
-            let Some(peer) = sender(table, train.from, last) else {
-                strangers.stranger(lane, train.from, train.count(), train.bytes.len());
+            let Some(peer) = sender(table, train.from.ip(), last) else {
+                strangers.stranger(lane, train.from.ip(), train.count(), train.len);
                 continue;
             };
             last = Some(peer);
@@ -147,7 +152,17 @@ impl VxlanWorker {
                     }
                     continue;
                 }
-                match admit(peer, &buffer[datagram]) {
+                let admitted = admit(peer, &buffer[datagram]).and_then(|(vni, len)| {
+                    if clear != Some(vni) {
+                        // What isn't known here the switch drops, and says so.
+                        if table.carriage(vni) == Some(Carriage::Encrypted) {
+                            return Err(TunnelDrop::InClear);
+                        }
+                        clear = Some(vni);
+                    }
+                    Ok((vni, len))
+                });
+                match admitted {
                     Ok((vni, len)) => {
                         peer.counters.received(lane, 1, len);
                         let key = (peer.id, vni);
@@ -170,7 +185,7 @@ fn sender<'t>(table: &'t PeerTable, from: IpAddr, last: Option<&'t Peer>) -> Opt
 }
 
 /// The largest layer 3 packet in frames of at most `frame_max` bytes that have the headers of this one.
-fn packet_max(frame: FrameRef<'_>, frame_max: usize) -> Mtu {
+pub(super) fn packet_max(frame: FrameRef<'_>, frame_max: usize) -> Mtu {
     let tag = EthernetFrame::new(frame.bytes).is_ok_and(|ethernet| ethernet.vlan().is_some());
     let tag_len = if tag { VLAN_TAG_LEN } else { 0 };
     mtu_of_frame(frame_max.saturating_sub(tag_len))
@@ -201,7 +216,7 @@ fn loopback(peer: &Peer, datagram: &[u8]) -> Option<Loopback> {
     Loopback::parse(datagram)
 }
 
-fn tell(answers: Option<&SyncSender<Answer>>, peer: &Peer, id: u32) {
+pub(super) fn tell(answers: Option<&SyncSender<Answer>>, peer: &Peer, id: u32) {
     if let Some(answers) = answers {
         // A full channel loses an answer as a full socket would.
         let _ = answers.try_send(Answer {

@@ -9,6 +9,7 @@ fn spec(id: u32, address: &str) -> PeerSpec {
         address: address.parse().unwrap(),
         port: 4789,
         networks: PeerNetworks::All,
+        secure: None,
     }
 }
 

@@ -35,6 +35,7 @@ pub(crate) fn peer(id: u32, address: IpAddr, port: u16) -> PeerSpec {
         address,
         port,
         networks: PeerNetworks::All,
+        secure: None,
     }
 }
 

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use weft_switch::port::{PortKind, TapDevice, create_tap};
+use weft_tunnel::Carriage;
 
 use crate::agent::ApiError;
 use crate::agent::state::PortRecord;
@@ -31,7 +32,7 @@ pub(super) fn make_device(
     mut record: PortRecord,
     netns: &Netns,
     (wanted, default_route): (Option<String>, bool),
-    queues: usize,
+    (queues, carriage): (usize, Carriage),
 ) -> Result<(PortRecord, TapDevice), ApiError> {
     let (kind, queues) = if record.plain {
         (PortKind::Plain, 1)
@@ -56,6 +57,7 @@ pub(super) fn make_device(
             ifname: ifname.clone(),
             mac: record.endpoint.mac,
             mtu: record.mtu,
+            carriage,
             tx_queue_len: TX_QUEUE_LEN,
             addresses: [record.addresses.as_slice(), &record.foreign].concat(),
             gateways: if default_route {

@@ -2,7 +2,7 @@
 
 use crate::agent::{ApiError, line};
 use crate::api;
-use crate::model::{self, Network};
+use crate::model::{self, Network, is_reserved};
 
 /// Bytes of each part of an attachment: Docker's and Kubernetes' ids have 64.
 const ATTACHMENT_MAX: usize = 256;
@@ -41,6 +41,13 @@ pub(super) fn check_request(request: &api::Connect) -> Result<(), ApiError> {
         return Err(ApiError::bad_request(
             "bad_mac",
             format!("{mac} cannot be an interface's address: it is a group address or all zeros"),
+        )
+        .hint("choose another --mac, or leave it out"));
+    }
+    if let Some(mac) = request.mac.filter(|mac| is_reserved(*mac)) {
+        return Err(ApiError::bad_request(
+            "bad_mac",
+            format!("{mac} is one of the addresses that weft's gateways have"),
         )
         .hint("choose another --mac, or leave it out"));
     }
@@ -85,6 +92,24 @@ fn check_attachment(attachment: &api::Attachment) -> Result<(), ApiError> {
             "attachment {owner:?}, {container:?}, {ifname:?} is not usable: each part takes up to {ATTACHMENT_MAX} printable characters without space, and owner and container must be there"
         ),
     ))
+}
+
+/// A host that can't protect a network has no port on it: it would be alone there.
+pub(super) fn check_protection(
+    network: &Network,
+    encrypted_port: Option<u16>,
+) -> Result<(), ApiError> {
+    if encrypted_port.is_some() || !network.is_encrypted() {
+        return Ok(());
+    }
+    Err(ApiError::conflict(
+        "unsupported",
+        format!(
+            "network {} is encrypted, and this host carries no encrypted networks",
+            network.name
+        ),
+    )
+    .hint("start its agent without `--encrypted-port 0`"))
 }
 
 pub(super) fn check_fit(network: &Network, request: &api::Connect) -> Result<(), ApiError> {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::{Block, Change, Endpoint, EndpointId, Object, Transport};
+use crate::model::{Block, Change, Egress, Endpoint, EndpointId, Object, Transport};
 use weft_wire::Vni;
 
 const HERE: &str = "here";
@@ -17,9 +17,11 @@ fn network(cidr: &str, gateway: &str) -> Network {
         }],
         transport: Transport::Vxlan,
         internal: false,
+        egress: Egress::Nat,
         mtu: None,
         ageing_secs: 300,
         vteps: BTreeSet::new(),
+        isolate: false,
     }
 }
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::{Change, Endpoint, Object, Subnet};
+use crate::model::{Change, Egress, Endpoint, Object, Router, RouterId, StaticRoute, Subnet};
 
 const HERE_IP: &str = "10.99.0.1";
 
@@ -30,6 +30,7 @@ fn node(map: &mut ClusterMap, name: &str, underlay: &str, underlay_mtu: u32) {
         underlay: ip(underlay),
         underlay_mtu: mtu(underlay_mtu),
         vxlan_port: 4789,
+        encrypted_port: None,
         transports: vec![Transport::Vxlan],
         version: "1".into(),
     };
@@ -52,9 +53,11 @@ fn network(map: &mut ClusterMap, name: &str, number: u32, cidr: Option<&str>, vt
         subnets,
         transport: Transport::Vxlan,
         internal: false,
+        egress: Egress::Nat,
         mtu: None,
         ageing_secs: 300,
         vteps: vteps.iter().map(|text| ip(text)).collect(),
+        isolate: false,
     };
     put(map, Object::Network(network));
 }
@@ -67,7 +70,7 @@ fn endpoint(map: &mut ClusterMap, id: u8, network: &str, node: &str) {
         name: format!("c{id}"),
         aliases: vec![],
         mac: mac(id),
-        ips: vec![],
+        ips: vec![ip(&format!("10.32.0.{id}"))],
         epoch: u64::from(id),
     };
     put(map, Object::Endpoint(endpoint));
@@ -79,6 +82,7 @@ fn plan_of(map: &ClusterMap, ports: &[LocalPort<'_>]) -> Wanted {
         node: &node,
         underlay: ip(HERE_IP),
         underlay_mtu: mtu(1500),
+        encrypts: true,
         measured: Arc::default(),
     };
     plan(map, &here, ports.iter().cloned())
@@ -121,6 +125,7 @@ fn addresses_of_a_plain_l2_network_are_learned_not_owned() {
             vni: vni(7),
             mac: mac(1),
             epoch: 1,
+            ips: &[],
             refused: false,
         }],
     );
@@ -142,6 +147,7 @@ fn a_local_port_owns_its_address_whatever_the_map_says_unless_it_was_refused() {
         vni: vni(4096),
         mac: mac(2),
         epoch: 9,
+        ips: &[],
         refused: false,
     };
     let owner = |port: &LocalPort<'_>| {
@@ -166,6 +172,7 @@ fn a_port_of_a_network_that_is_gone_is_not_on_the_one_that_has_its_vni_now() {
             vni: vni(4096),
             mac: mac(2),
             epoch: 9,
+            ips: &[],
             refused: false,
         }],
     );
@@ -227,4 +234,143 @@ fn a_narrow_underlay_takes_ipv6_from_nobody_and_is_named() {
     let wanted = plan_of(&map, &[]);
     assert_eq!(wanted.networks[&vni(4096)].mtu, mtu(1450));
     assert!(wanted.warnings.is_empty(), "{:?}", wanted.warnings);
+}
+
+fn router(map: &mut ClusterMap, networks: &[&str], routes: &[(&str, &str)]) {
+    let networks = networks.iter().map(|name| NetworkId((*name).into()));
+    let routes = routes.iter().map(|(prefix, via)| StaticRoute {
+        prefix: prefix.parse().unwrap(),
+        via: ip(via),
+    });
+    let router = Router {
+        id: RouterId("core".into()),
+        name: "core".into(),
+        networks: networks.collect(),
+        routes: routes.collect(),
+    };
+    put(map, Object::Router(router));
+}
+
+fn route(prefix: &str, network: Option<u32>, via: Option<&str>) -> WantedRoute {
+    WantedRoute {
+        prefix: prefix.parse().unwrap(),
+        network: network.map(vni),
+        via: via.map(ip),
+    }
+}
+
+#[test]
+fn gateways_route_what_their_router_has_and_others_their_own() {
+    let mut map = ClusterMap::default();
+    network(&mut map, "blue", 1, Some("10.32.0.0/16"), &[]);
+    network(&mut map, "green", 2, Some("10.33.0.0/16"), &[]);
+    network(&mut map, "red", 3, Some("10.34.0.0/16"), &[]);
+    let static_routes = [("10.50.0.0/16", "10.33.0.7"), ("10.51.0.0/16", "10.34.0.7")];
+    router(&mut map, &["blue", "green"], &static_routes);
+    let wanted = plan_of(&map, &[]);
+    // The tests' networks all have one gateway.
+    let gateway = route("10.32.0.1/32", None, None);
+    let both = [
+        route("10.32.0.0/16", Some(1), None),
+        gateway,
+        route("10.33.0.0/16", Some(2), None),
+        gateway,
+        route("10.50.0.0/16", Some(2), Some("10.33.0.7")),
+    ];
+    assert_eq!(*wanted.networks[&vni(1)].routes, both);
+    assert_eq!(*wanted.networks[&vni(2)].routes, both);
+    let own = [route("10.34.0.0/16", Some(3), None), gateway];
+    assert_eq!(*wanted.networks[&vni(3)].routes, own);
+}
+
+#[test]
+fn neighbors_are_endpoints_of_all_hosts_and_of_two_claims_the_clusters_stands() {
+    let mut map = ClusterMap::default();
+    node(&mut map, "h2", "10.99.0.2", 1500);
+    network(&mut map, "blue", 4096, Some("10.32.0.0/16"), &[]);
+    endpoint(&mut map, 2, "blue", "h2");
+    let (theirs, ours) = (ip("10.32.0.2"), ip("10.32.0.9"));
+    let ips = [theirs, ours];
+    let (id, blue) = (EndpointId("mine".into()), NetworkId("blue".into()));
+    let port = |refused| {
+        let port = LocalPort {
+            id: &id,
+            network: &blue,
+            vni: vni(4096),
+            mac: mac(9),
+            epoch: 9,
+            ips: &ips,
+            refused,
+        };
+        plan_of(&map, &[port])
+    };
+    let owner = |wanted: &Wanted, ip| wanted.neighbors[&(vni(4096), ip)];
+    let refused = port(true);
+    assert_eq!(
+        (owner(&refused, theirs), owner(&refused, ours)),
+        (mac(2), mac(9))
+    );
+    assert_eq!(owner(&port(false), theirs), mac(9));
+}
+
+/// A node that carries encrypted networks, or doesn't.
+fn able(map: &mut ClusterMap, name: &str, underlay: &str, encrypted_port: Option<u16>) {
+    node(map, name, underlay, 1500);
+    let mut able = map.nodes[&NodeId(name.into())].object.clone();
+    able.encrypted_port = encrypted_port;
+    able.transports.push(Transport::Quic);
+    put(map, Object::Node(able));
+}
+
+#[test]
+fn an_encrypted_network_goes_to_who_can_protect_it_and_to_no_static_vtep() {
+    let mut map = ClusterMap::default();
+    able(&mut map, "h2", "10.99.0.2", Some(4788));
+    able(&mut map, "h3", "10.99.0.3", None);
+    able(&mut map, "h4", "10.99.0.4", Some(4788));
+    network(&mut map, "dark", 4096, Some("10.32.0.0/16"), &["10.99.0.9"]);
+    let mut dark = map.networks[&NetworkId("dark".into())].object.clone();
+    dark.transport = Transport::Quic;
+    put(&mut map, Object::Network(dark));
+    for (id, host) in [(2, "h2"), (3, "h3"), (4, "h4")] {
+        endpoint(&mut map, id, "dark", host);
+    }
+    let (id, network) = (EndpointId("mine".into()), NetworkId("dark".into()));
+    let port = LocalPort {
+        id: &id,
+        network: &network,
+        vni: vni(4096),
+        mac: mac(9),
+        epoch: 1,
+        ips: &[],
+        refused: false,
+    };
+    let wanted = plan_of(&map, &[port]);
+    let planned = &wanted.networks[&vni(4096)];
+    let able = BTreeSet::from([ip("10.99.0.2"), ip("10.99.0.4")]);
+    assert_eq!(
+        (planned.carriage, &planned.flood),
+        (Carriage::Encrypted, &able)
+    );
+    assert_eq!(planned.mtu, mtu(1424));
+    let reached = wanted.macs.keys().map(|(_, mac)| *mac);
+    assert_eq!(reached.collect::<Vec<_>>(), [mac(2), mac(4), mac(9)]);
+    let secure = |host| wanted.peers[&ip(host)].secure.clone();
+    assert!(secure("10.99.0.2").unwrap().keep);
+    assert_eq!(secure("10.99.0.2").unwrap().node, "h2");
+    assert_eq!(secure("10.99.0.3"), None);
+    assert!(!wanted.peers.contains_key(&ip("10.99.0.9")));
+    // Without a port here no session is kept; without the means there is none.
+    let idle = plan_of(&map, &[]);
+    assert!(!idle.peers[&ip("10.99.0.2")].secure.clone().unwrap().keep);
+    let node = NodeId("h1".into());
+    let here = Here {
+        node: &node,
+        underlay: ip(HERE_IP),
+        underlay_mtu: mtu(1500),
+        encrypts: false,
+        measured: Arc::default(),
+    };
+    let alone = plan(&map, &here, std::iter::empty());
+    assert!(alone.networks[&vni(4096)].flood.is_empty() && alone.macs.is_empty());
 }

@@ -1,22 +1,30 @@
 //! One session with one controller: hello, the map, then changes and questions until it ends.
 
+use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use quinn::{Connection, RecvStream, SendStream};
-use tokio::sync::{mpsc, oneshot};
+use quinn::{Connection, Endpoint, RecvStream, SendStream};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
-use super::{CALL_PATIENCE, Caller, DialError, Ended, LinkEvent, State, dial};
+use super::renewal::{Keepsake, RenewError, request};
+use super::{
+    CALL_PATIENCE, Caller, DialError, Ended, Interest, LinkEvent, State, dial, member_config,
+};
 use crate::channel::codec::{self, DecodeError};
-use crate::channel::messages::{Answer, Ask, Push, Refusal, Welcome};
+use crate::channel::messages::{Answer, Ask, Hello, Push, Refusal, Request, Welcome};
 use crate::channel::transport::{self, FrameError, close};
 use crate::model::{Change, ClusterMap, Revision};
 
 /// Where there is another controller to go to, one that was silent for this long is taken for dead, though both sides
 /// say each second that they live: sooner than QUIC would end the connection.
 const SILENCE: Duration = Duration::from_secs(2);
+
+/// Between two tries to say what to hear of.
+const WATCH_AGAIN: Duration = Duration::from_millis(500);
 
 impl Caller {
     /// Calls a controller and stays with it.
@@ -26,10 +34,15 @@ impl Caller {
         source: IpAddr,
         patience: Duration,
     ) -> Ended {
+        if self.keepsake.is_over()
+            && let Err(ended) = self.renew_by_key(controller, source).await
+        {
+            return ended;
+        }
         // The endpoint carries the connection: it must live as long.
-        let (_endpoint, connection) = match dial(&self.client, source, controller, patience).await {
+        let (_endpoint, connection) = match self.call(source, controller, patience).await {
             Ok(dialled) => dialled,
-            Err(error) => return self.ended(controller, error, false),
+            Err(error) => return self.hung_up(controller, source, error).await,
         };
         let (hello, pushes) = match timeout(CALL_PATIENCE, self.greet(&connection)).await {
             Ok(Ok(greeted)) => greeted,
@@ -39,7 +52,7 @@ impl Caller {
                     Some(reason) => DialError::from(reason),
                     None => DialError::Unreachable(cause),
                 };
-                return self.ended(controller, error, false);
+                return self.hung_up(controller, source, error).await;
             }
             Err(_) => {
                 let cause = "it took the call but does not answer".to_owned();
@@ -55,13 +68,17 @@ impl Caller {
             return Ended::Stopped;
         }
         self.state.send_replace(State::Up(connection.clone()));
-        let asks = answer_asks(connection.clone(), self.events.clone());
+        let keepsake = Arc::clone(&self.keepsake);
+        let (interest, loaded) = (self.interest.clone(), self.hello.interest.clone());
+        let asks = answer_asks(connection.clone(), self.events.clone(), &keepsake);
         let cause = tokio::select! {
             ended = self.follow(&connection, hello, pushes) => match ended {
                 Ok(()) => return Ended::Stopped,
                 Err(error) => error.to_string(),
             },
             () = asks => "it hung up".to_owned(),
+            never = keepsake.keep_fresh(&connection) => match never {},
+            never = keep_watching(&connection, interest, loaded) => match never {},
         };
         let error = match connection.close_reason() {
             Some(reason) => DialError::from(reason),
@@ -73,13 +90,64 @@ impl Caller {
         self.ended(controller, error, true)
     }
 
+    /// Dials with the newest identity.
+    async fn call(
+        &mut self,
+        source: IpAddr,
+        controller: SocketAddr,
+        patience: Duration,
+    ) -> Result<(Endpoint, Connection), DialError> {
+        let newest = self.keepsake.identity();
+        if !Arc::ptr_eq(&newest, &self.client.0) {
+            let unusable = |error: rustls::Error| DialError::Unreachable(error.to_string());
+            let client = member_config(&newest).map_err(unusable)?;
+            self.client = (newest, client);
+        }
+        dial(&self.client.1, source, controller, patience).await
+    }
+
+    /// The controller didn't take the call. When it is our certificate that it doesn't take, because it ended by the
+    /// controller's clock or its authority isn't trusted any more, a new one is asked for.
+    async fn hung_up(&self, controller: SocketAddr, source: IpAddr, error: DialError) -> Ended {
+        let DialError::Unwelcome(cause) = error else {
+            return self.ended(controller, error, false);
+        };
+        let cause = match self.renew_by_key(controller, source).await {
+            Ok(()) => {
+                return Ended::Unreachable(format!(
+                    "controller {controller} didn't take this node's certificate ({cause}); it has a new one now"
+                ));
+            }
+            Err(Ended::Refused(refusal)) => {
+                format!("{cause}; a new one is refused: {}", refusal.message)
+            }
+            Err(Ended::Lost(_) | Ended::Unreachable(_) | Ended::Stopped) => cause,
+        };
+        self.ended(controller, DialError::Unwelcome(cause), false)
+    }
+
+    /// Asks for a certificate with nothing but the key.
+    async fn renew_by_key(&self, controller: SocketAddr, source: IpAddr) -> Result<(), Ended> {
+        match self.keepsake.renew_by_key(controller, source).await {
+            Ok(()) => Ok(()),
+            Err(RenewError::Dial(error)) => Err(self.ended(controller, error, false)),
+            Err(RenewError::Refused(refusal)) => Err(Ended::Refused(refusal)),
+            Err(RenewError::Failed(cause)) => Err(Ended::Unreachable(cause)),
+        }
+    }
+
     async fn greet(
         &self,
         connection: &Connection,
     ) -> Result<(Welcome, (SendStream, RecvStream)), Greeting> {
         let broken = |error: &dyn std::fmt::Display| Greeting::Broken(error.to_string());
         let (mut to, mut from) = connection.open_bi().await.map_err(|error| broken(&error))?;
-        transport::send(&mut to, &self.hello)
+        let credentials = Some(self.keepsake.identity().credentials());
+        let hello = Hello {
+            credentials,
+            ..self.hello.clone()
+        };
+        transport::send(&mut to, &hello)
             .await
             .map_err(|error| broken(&error))?;
         let answer: Result<Welcome, Refusal> = transport::receive(&mut from)
@@ -133,6 +201,9 @@ impl Caller {
                     }
                     LinkEvent::Changes { up_to, .. } => self.hello.have = *up_to,
                     LinkEvent::Controllers { controllers } => self.whom.learn(controllers),
+                    LinkEvent::Watched { networks } => {
+                        self.hello.interest = Some(networks.clone());
+                    }
                     LinkEvent::Up { .. }
                     | LinkEvent::Down { .. }
                     | LinkEvent::Refused { .. }
@@ -236,6 +307,10 @@ impl Reader {
                 events.push(LinkEvent::Snapshot { incarnation, map });
                 revision
             }
+            Push::Watched { networks } => {
+                events.push(LinkEvent::Watched { networks });
+                return Ok(events);
+            }
             Push::Changes {
                 changes,
                 up_to,
@@ -266,12 +341,46 @@ fn out_of_order(what: &str) -> DecodeError {
     DecodeError::Malformed(format!("{what} without snapshot_start"))
 }
 
+/// Tells the controller of which networks the agent wants to hear, whenever it is another set than the last one.
+async fn keep_watching(
+    connection: &Connection,
+    mut interest: watch::Receiver<Interest>,
+    mut told: Interest,
+) -> Infallible {
+    loop {
+        let wanted = interest.borrow_and_update().clone();
+        if let Some(networks) = &wanted
+            && wanted != told
+        {
+            let networks = networks.clone();
+            match request(connection, &Request::Watch { networks }).await {
+                Ok(_) => told = wanted,
+                Err(error) => {
+                    debug!(%error, "the controller wasn't told what to tell");
+                    sleep(WATCH_AGAIN).await;
+                }
+            }
+            continue;
+        }
+        if interest.changed().await.is_err() {
+            // The link is about to end.
+            return std::future::pending().await;
+        }
+    }
+}
+
 /// Answers the controller's questions until the connection ends.
-async fn answer_asks(connection: Connection, events: mpsc::Sender<LinkEvent>) {
+async fn answer_asks(
+    connection: Connection,
+    events: mpsc::Sender<LinkEvent>,
+    keepsake: &Arc<Keepsake>,
+) {
     while let Ok((mut to, mut from)) = connection.accept_bi().await {
-        let events = events.clone();
+        let (events, keepsake) = (events.clone(), Arc::clone(keepsake));
+        let connection = connection.clone();
         tokio::spawn(async move {
             let answer = match transport::receive::<Ask>(&mut from).await {
+                Ok(Ask::Renew) => keepsake.renew_when_told(&connection).await,
                 Ok(ask) => hand_on(ask, &events).await,
                 Err(error) => Err(Refusal::new("unknown_ask", error.to_string())
                     .hint("use the same version of weft on both sides")),

@@ -178,12 +178,16 @@ pub fn give_back(
             format!("block {prefix} belongs to node {owner}"),
         ));
     }
-    let user = map.endpoints_of(network).find(|endpoint| {
-        endpoint
-            .ips
-            .iter()
-            .any(|ip| map.block_of(network, *ip) == Some(block))
-    });
+    // A node's endpoints have addresses of its own blocks only.
+    let own = map.endpoints.of_node(node);
+    let user = own
+        .filter(|endpoint| endpoint.network == *network)
+        .find(|endpoint| {
+            endpoint
+                .ips
+                .iter()
+                .any(|ip| map.block_of(network, *ip) == Some(block))
+        });
     if let Some(user) = user {
         return Err(Refusal::new(
             "block_in_use",
@@ -221,10 +225,7 @@ pub fn claim(
 ) -> Decision<Claim> {
     let network = find_network_by_id(map, network)?;
     check_address(network, ip)?;
-    if let Some(holder) = map
-        .endpoints_of(&network.id)
-        .find(|holder| holder.ips.contains(&ip))
-    {
+    if let Some(holder) = map.endpoints.with_ip(&network.id, ip).next() {
         return Err(ip_taken(map, network, ip, holder));
     }
     match map.block_of(&network.id, ip) {
@@ -313,8 +314,9 @@ pub fn unused_claims(map: &ClusterMap, node: Option<&NodeId>) -> Vec<(NetworkId,
         .filter(|block| is_single(block.prefix) && node.is_none_or(|node| block.node == *node))
         .filter(|block| {
             let ip = block.prefix.addr();
-            !map.endpoints_of(&block.network)
-                .any(|endpoint| endpoint.node == block.node && endpoint.ips.contains(&ip))
+            !map.endpoints
+                .with_ip(&block.network, ip)
+                .any(|endpoint| endpoint.node == block.node)
         })
         .map(|block| (block.network.clone(), block.prefix))
         .collect()

@@ -10,6 +10,7 @@ use super::{Decision, describe, find_network_by_id, node_name};
 use crate::channel::Refusal;
 use crate::model::{
     Change, ClusterMap, Endpoint, EndpointId, Key, Network, NetworkId, NodeId, Object, check_name,
+    is_reserved,
 };
 
 /// Most addresses and aliases of one endpoint.
@@ -18,20 +19,18 @@ const MAX_NAMES: usize = 64;
 /// An endpoint of `node` is new or changed. The same once more is fine.
 ///
 /// # Errors
-/// `foreign_endpoint`, `unknown_network`, `bad_name`, `bad_mac`, `bad_ip`, `name_taken`, `mac_taken`, `ip_taken`,
+/// `foreign_endpoint`, `unknown_network`, `unsupported`, `bad_name`, `bad_mac`, `bad_ip`, `name_taken`, `mac_taken`, `ip_taken`,
 /// `foreign_block`.
 pub fn put(map: &ClusterMap, node: &NodeId, endpoint: &Endpoint) -> Decision<Vec<Change>> {
     check_owner(map, node, endpoint)?;
     let network = find_network_by_id(map, &endpoint.network)?;
     check_shape(network, endpoint)?;
-    let others: Vec<&Endpoint> = map
-        .endpoints_of(&network.id)
-        .filter(|other| other.id != endpoint.id)
-        .collect();
-    check_unique(map, network, (endpoint, &others))?;
+    check_protection(map, node, network)?;
+    check_unique(map, network, endpoint)?;
     for ip in &endpoint.ips {
         check_address(network, *ip)?;
-        if let Some(holder) = others.iter().find(|other| other.ips.contains(ip)) {
+        let mut holders = map.endpoints.with_ip(&network.id, *ip);
+        if let Some(holder) = holders.find(|other| other.id != endpoint.id) {
             return Err(ip_taken(map, network, *ip, holder));
         }
         let owner = map.block_of(&network.id, *ip).map(|block| &block.node);
@@ -51,6 +50,26 @@ pub fn put(map: &ClusterMap, node: &NodeId, endpoint: &Endpoint) -> Decision<Vec
         return Ok(Vec::new());
     }
     Ok(vec![Change::Put(Object::Endpoint(endpoint.clone()))])
+}
+
+/// A node that can't protect a network has no port on it: it would be alone there, or worse.
+fn check_protection(map: &ClusterMap, node: &NodeId, network: &Network) -> Decision<()> {
+    let able = map
+        .nodes
+        .get(node)
+        .is_some_and(|node| node.object.takes_encrypted().is_some());
+    if able || !network.is_encrypted() {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        "unsupported",
+        format!(
+            "network {} is encrypted, and node {} carries no encrypted networks",
+            network.name,
+            node_name(map, node)
+        ),
+    )
+    .hint("start its agent with a weft that does and without `--encrypted-port 0`"))
 }
 
 fn check_owner(map: &ClusterMap, node: &NodeId, endpoint: &Endpoint) -> Decision<()> {
@@ -88,6 +107,15 @@ fn check_shape(network: &Network, endpoint: &Endpoint) -> Decision<()> {
         return Err(Refusal::new("bad_mac", message)
             .hint("take a unicast address, such as 02:00:00:00:00:01"));
     }
+    if is_reserved(endpoint.mac) {
+        let message = format!(
+            "MAC {} of endpoint {name} is kept for gateways",
+            endpoint.mac
+        );
+        return Err(
+            Refusal::new("bad_mac", message).hint("take another, such as 02:00:00:00:00:01")
+        );
+    }
     if network.is_plain_l2() && !endpoint.ips.is_empty() {
         let message = format!(
             "network {} has no subnet: it gives no addresses",
@@ -105,12 +133,10 @@ fn check_shape(network: &Network, endpoint: &Endpoint) -> Decision<()> {
     Ok(())
 }
 
-fn check_unique(
-    map: &ClusterMap,
-    network: &Network,
-    (endpoint, others): (&Endpoint, &[&Endpoint]),
-) -> Decision<()> {
-    if let Some(holder) = others.iter().find(|other| other.name == endpoint.name) {
+fn check_unique(map: &ClusterMap, network: &Network, endpoint: &Endpoint) -> Decision<()> {
+    let is_other = |holder: &&Endpoint| holder.id != endpoint.id;
+    let mut named = map.endpoints.named(&network.id, &endpoint.name);
+    if let Some(holder) = named.find(is_other) {
         return Err(Refusal::new(
             "name_taken",
             format!(
@@ -122,7 +148,8 @@ fn check_unique(
         )
         .hint("choose another --name, or disconnect the other one"));
     }
-    if let Some(holder) = others.iter().find(|other| other.mac == endpoint.mac) {
+    let mut with_mac = map.endpoints.with_mac(&network.id, endpoint.mac);
+    if let Some(holder) = with_mac.find(is_other) {
         return Err(Refusal::new(
             "mac_taken",
             format!(
@@ -175,8 +202,9 @@ fn take_back(map: &ClusterMap, node: &NodeId, endpoint: &Endpoint) -> Vec<Change
         check_address(network, **ip).is_ok()
             && map.block_of(&network.id, **ip).is_none()
             && !map
-                .endpoints_of(&network.id)
-                .any(|other| other.id != endpoint.id && other.ips.contains(ip))
+                .endpoints
+                .with_ip(&network.id, **ip)
+                .any(|other| other.id != endpoint.id)
     });
     lost.flat_map(|ip| grant(&network.id, node, *ip).0)
         .collect()
@@ -194,15 +222,23 @@ pub struct Sync {
 /// All endpoints of `node`: what it no longer has is deleted, what is missing is added, what doesn't fit is rejected
 /// one by one.
 pub fn sync(map: &ClusterMap, node: &NodeId, endpoints: &[Endpoint]) -> Sync {
-    let mut draft = map.clone();
     let mut sync = Sync::default();
     let reported: BTreeSet<&EndpointId> = endpoints.iter().map(|endpoint| &endpoint.id).collect();
-    let gone: Vec<EndpointId> = map
-        .endpoints
-        .values()
-        .filter(|known| known.object.node == *node && !reported.contains(&known.object.id))
-        .map(|known| known.object.id.clone())
+    let known = map.endpoints.of_node(node);
+    let gone: Vec<&Endpoint> = known
+        .filter(|known| !reported.contains(&known.id))
         .collect();
+    let as_known = |endpoint: &Endpoint| {
+        take_back(map, node, endpoint).is_empty()
+            && put(map, node, endpoint).is_ok_and(|changes| changes.is_empty())
+    };
+    // Most reports: the agent or the controller was away, and nothing has happened.
+    if gone.is_empty() && endpoints.iter().all(as_known) {
+        return sync;
+    }
+    let of = gone.iter().copied().chain(endpoints);
+    let networks: BTreeSet<&NetworkId> = of.map(|endpoint| &endpoint.network).collect();
+    let mut draft = map.part(&networks, endpoints);
     let mut take = |draft: &mut ClusterMap, changes: Vec<Change>| {
         for change in changes {
             draft.apply(draft.revision + 1, change.clone());
@@ -214,8 +250,9 @@ pub fn sync(map: &ClusterMap, node: &NodeId, endpoints: &[Endpoint]) -> Sync {
         .iter()
         .flat_map(|endpoint| endpoint.ips.iter().map(|ip| (&endpoint.network, *ip)))
         .collect();
-    for id in &gone {
-        let changes = delete_own(&draft, id, |network, ip| used.contains(&(network, ip)));
+    for gone in gone {
+        let in_use = |network: &NetworkId, ip: IpAddr| used.contains(&(network, ip));
+        let changes = delete_own(&draft, &gone.id, in_use);
         take(&mut draft, changes);
     }
     for endpoint in endpoints {

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use weft_wire::{Mtu, Vni};
 
-use super::{Decision, enumerate, find_network, node_name, subnet};
+use super::{Decision, enumerate, find_network, node_name, router, subnet};
 use crate::api::{NetworkChange, NetworkCreate};
 use crate::channel::Refusal;
 use crate::model::{
@@ -24,7 +24,7 @@ const MAX_VTEPS: usize = 256;
 /// A new network with that id.
 ///
 /// # Errors
-/// `bad_name`, `name_taken`, `unsupported`, `vni_taken`, `vni_exhausted`, `bad_mtu`, `bad_ageing` and those of
+/// `bad_name`, `name_taken`, `unsupported`, `no_subnet`, `vni_taken`, `vni_exhausted`, `bad_mtu`, `bad_ageing` and those of
 /// [`subnet::plan`].
 pub fn create(map: &ClusterMap, create: &NetworkCreate, id: NetworkId) -> Decision<Vec<Change>> {
     check_name("network", &create.name)
@@ -37,28 +37,54 @@ pub fn create(map: &ClusterMap, create: &NetworkCreate, id: NetworkId) -> Decisi
         .hint("choose another name; `weft network inspect` shows the one that is there"));
     }
     if create.encrypted {
-        return Err(Refusal::new(
-            "unsupported",
-            format!(
-                "network {} can't be encrypted: QUIC tunnels are not in this build",
-                create.name
-            ),
-        )
-        .hint("leave out --encrypted if its frames may cross the underlay in clear"));
+        check_protection(map, &create.name)?;
+    }
+    if create.isolate && create.subnets.is_empty() {
+        let message = format!(
+            "network {} can't be isolated: without a subnet it has no gateway, and its ports would reach nothing",
+            create.name
+        );
+        return Err(Refusal::new("no_subnet", message).hint("give it a --subnet"));
     }
     let network = Network {
         id,
         name: create.name.clone(),
         vni: choose_vni(map, create)?,
         subnets: subnet::plan(map, create)?,
-        transport: Transport::Vxlan,
+        transport: if create.encrypted {
+            Transport::Quic
+        } else {
+            Transport::Vxlan
+        },
         internal: create.internal,
+        egress: create.egress,
         mtu: create.mtu,
         ageing_secs: create.ageing_secs.unwrap_or(DEFAULT_AGEING_SECS),
         vteps: BTreeSet::new(),
+        isolate: create.isolate,
     };
     check_settings(&network)?;
     Ok(vec![Change::Put(Object::Network(network))])
+}
+
+/// Every node must be able to protect the network: any of them may get a port on it.
+fn check_protection(map: &ClusterMap, name: &str) -> Decision<()> {
+    let nodes = map.nodes.values().map(|node| &node.object);
+    let unable: Vec<String> = nodes
+        .filter(|node| node.takes_encrypted().is_none())
+        .map(|node| format!("{} (weft {})", node.name, node.version))
+        .collect();
+    if unable.is_empty() {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        "unsupported",
+        format!(
+            "network {name} can't be encrypted: these nodes carry no encrypted networks: {}",
+            enumerate(&unable)
+        ),
+    )
+    .hint("start their agents with a weft that does and without `--encrypted-port 0`, or remove them with `weft nodes rm`"))
 }
 
 fn choose_vni(map: &ClusterMap, create: &NetworkCreate) -> Decision<Vni> {
@@ -124,6 +150,7 @@ pub fn change(map: &ClusterMap, name: &str, change: &NetworkChange) -> Decision<
     let before = find_network(map, name)?;
     let mut network = before.clone();
     network.mtu = change.mtu.or(network.mtu);
+    network.egress = change.egress.unwrap_or(network.egress);
     network.ageing_secs = change.ageing_secs.unwrap_or(network.ageing_secs);
     check_settings(&network)?;
     if network == *before {
@@ -132,7 +159,7 @@ pub fn change(map: &ClusterMap, name: &str, change: &NetworkChange) -> Decision<
     Ok(vec![Change::Put(Object::Network(network))])
 }
 
-/// Removes a network that nothing is on, with its blocks.
+/// Removes a network that nothing and no router is on, with its blocks.
 ///
 /// # Errors
 /// `unknown_network`, `network_in_use`.
@@ -157,6 +184,7 @@ pub fn remove(map: &ClusterMap, name: &str) -> Decision<Vec<Change>> {
             "disconnect them first: `weft network disconnect {name} --name ENDPOINT` on their nodes"
         )));
     }
+    router::check_removable(map, network)?;
     Ok(removal(map, network))
 }
 
@@ -169,7 +197,7 @@ fn removal(map: &ClusterMap, network: &Network) -> Vec<Change> {
         .collect()
 }
 
-/// Removes all networks that nothing is on; tells their names, sorted.
+/// Removes all networks that nothing and no router is on; tells their names, sorted.
 pub fn prune(map: &ClusterMap) -> (Vec<Change>, Vec<String>) {
     let used: BTreeSet<&NetworkId> = map
         .endpoints
@@ -180,7 +208,7 @@ pub fn prune(map: &ClusterMap) -> (Vec<Change>, Vec<String>) {
         .networks
         .values()
         .map(|network| &network.object)
-        .filter(|network| !used.contains(&network.id))
+        .filter(|network| !used.contains(&network.id) && map.router_of(&network.id).is_none())
         .collect();
     let mut names: Vec<String> = unused.iter().map(|network| network.name.clone()).collect();
     names.sort();
@@ -197,11 +225,22 @@ pub fn prune(map: &ClusterMap) -> (Vec<Change>, Vec<String>) {
 /// the same host, in test beds mostly.
 ///
 /// # Errors
-/// `unknown_network`, `bad_vtep`, `vtep_is_node`.
+/// `unknown_network`, `isolated`, `encrypted`, `bad_vtep`, `vtep_is_node`, `too_many_vteps`.
 pub fn add_vtep(map: &ClusterMap, name: &str, address: IpAddr) -> Decision<Vec<Change>> {
     let network = find_network(map, name)?;
     if network.vteps.contains(&address) {
         return Ok(Vec::new());
+    }
+    if network.isolate {
+        let message =
+            format!("network {name} is isolated: a static VTEP would reach none of its ports");
+        return Err(Refusal::new("isolated", message)
+            .hint("make a network without --isolate for what is behind the VTEP"));
+    }
+    if network.is_encrypted() {
+        let message = format!("network {name} is encrypted: a static VTEP would get it in clear");
+        return Err(Refusal::new("encrypted", message)
+            .hint("make a network without --encrypted for what no agent runs"));
     }
     let broadcast = address == IpAddr::V4(std::net::Ipv4Addr::BROADCAST);
     if address.is_unspecified() || address.is_multicast() || broadcast {

@@ -6,12 +6,16 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::Decision;
 use crate::channel::{NodeFacts, Refusal};
-use crate::model::{Change, ClusterMap, Key, Node, NodeId, Object, check_name};
+use crate::model::{Change, ClusterMap, Credentials, Key, Node, NodeId, Object, check_name};
 
 /// Longest version text.
 const MAX_VERSION_LEN: usize = 64;
 /// More kinds of tunnels than there will ever be.
 const MAX_TRANSPORTS: usize = 8;
+/// There are two authorities at most.
+const MAX_AUTHORITIES: usize = 2;
+/// Longest name of an authority's key; ours have 40 digits.
+const MAX_AUTHORITY_ID_LEN: usize = 128;
 
 /// A node becomes a member, or is one already and only lost its certificate.
 ///
@@ -60,6 +64,7 @@ fn put(map: &ClusterMap, id: &NodeId, (name, facts): (&str, &NodeFacts)) -> Vec<
         underlay,
         underlay_mtu,
         vxlan_port,
+        encrypted_port,
         transports,
         version,
     } = facts.clone();
@@ -70,6 +75,7 @@ fn put(map: &ClusterMap, id: &NodeId, (name, facts): (&str, &NodeFacts)) -> Vec<
         underlay,
         underlay_mtu,
         vxlan_port,
+        encrypted_port,
         transports,
         version,
     };
@@ -94,6 +100,13 @@ fn check_facts(map: &ClusterMap, id: &NodeId, facts: &NodeFacts) -> Decision<()>
         return Err(
             Refusal::new("bad_port", "VXLAN port 0 is no port").hint("give another --vxlan-port")
         );
+    }
+    if facts.encrypted_port == Some(0) || facts.encrypted_port == Some(facts.vxlan_port) {
+        return Err(Refusal::new(
+            "bad_port",
+            "the port of encrypted tunnels is no port of its own",
+        )
+        .hint("give another --encrypted-port"));
     }
     let mut nodes = map.nodes.values().map(|node| &node.object);
     if let Some(holder) = nodes.find(|node| node.id != *id && node.underlay == underlay) {
@@ -154,6 +167,35 @@ fn check_subnets(map: &ClusterMap, id: &NodeId, underlay: IpAddr) -> Decision<()
     Ok(())
 }
 
+/// A member says what it can prove.
+///
+/// # Errors
+/// `node_removed`, `bad_request`.
+pub fn note_credentials(
+    map: &ClusterMap,
+    id: &NodeId,
+    credentials: &Credentials,
+) -> Decision<Vec<Change>> {
+    if !map.nodes.contains_key(id) {
+        return Err(removed(id));
+    }
+    let ids = credentials.trusts.iter().chain([&credentials.issuer]);
+    let usable =
+        |id: &String| id.len() <= MAX_AUTHORITY_ID_LEN && id.bytes().all(|b| b.is_ascii_hexdigit());
+    if credentials.trusts.len() > MAX_AUTHORITIES || !ids.into_iter().all(usable) {
+        return Err(
+            Refusal::new("bad_request", "the node's credentials are not usable")
+                .hint("use a released weft on it"),
+        );
+    }
+    let before = map.credentials.get(id);
+    if before.is_some_and(|before| before.object == *credentials) {
+        return Ok(Vec::new());
+    }
+    let object = Object::Credentials(id.clone(), credentials.clone());
+    Ok(vec![Change::Put(object)])
+}
+
 /// Removes a node with its endpoints and blocks. Its certificate is worth nothing afterwards, connected or not.
 ///
 /// # Errors
@@ -168,9 +210,8 @@ pub fn remove(map: &ClusterMap, asking: &NodeId, name: &str) -> Decision<(Vec<Ch
     }
     let endpoints = map
         .endpoints
-        .values()
-        .filter(|endpoint| endpoint.object.node == node.id)
-        .map(|endpoint| Change::Delete(Key::Endpoint(endpoint.object.id.clone())));
+        .of_node(&node.id)
+        .map(|endpoint| Change::Delete(Key::Endpoint(endpoint.id.clone())));
     let blocks = map
         .blocks
         .values()
@@ -181,9 +222,9 @@ pub fn remove(map: &ClusterMap, asking: &NodeId, name: &str) -> Decision<(Vec<Ch
                 block.object.prefix,
             ))
         });
+    let credentials = map.credentials.contains_key(&node.id);
+    let credentials = credentials.then(|| Change::Delete(Key::Credentials(node.id.clone())));
+    let of_it = endpoints.chain(blocks).chain(credentials);
     let node_itself = [Change::Delete(Key::Node(node.id.clone()))];
-    Ok((
-        endpoints.chain(blocks).chain(node_itself).collect(),
-        node.id.clone(),
-    ))
+    Ok((of_it.chain(node_itself).collect(), node.id.clone()))
 }

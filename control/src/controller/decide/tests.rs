@@ -27,6 +27,7 @@ fn facts(underlay: &str) -> NodeFacts {
         underlay: underlay.parse().unwrap(),
         underlay_mtu: Mtu::ETHERNET,
         vxlan_port: 4789,
+        encrypted_port: None,
         transports: vec![Transport::Vxlan],
         version: "test".to_owned(),
     }
@@ -293,7 +294,11 @@ fn what_a_network_cannot_be_is_refused() {
         },
     )
     .unwrap();
-    let change = |mtu, ageing_secs| NetworkChange { mtu, ageing_secs };
+    let change = |mtu, ageing_secs| NetworkChange {
+        mtu,
+        ageing_secs,
+        egress: None,
+    };
     assert_eq!(
         network::change(&map, "blue", &change(small, None))
             .unwrap_err()
@@ -715,6 +720,7 @@ fn a_member_whose_address_an_old_controller_let_a_subnet_contain_is_not_locked_o
         underlay: at.underlay,
         underlay_mtu: at.underlay_mtu,
         vxlan_port: at.vxlan_port,
+        encrypted_port: at.encrypted_port,
         transports: at.transports.clone(),
         version: "old".to_owned(),
     };
@@ -791,4 +797,45 @@ fn what_a_node_says_of_itself_is_short_and_printable() {
     long.id = EndpointId("e".repeat(1 << 20));
     let refusal = endpoint::put(&map, &node_id(0), &long).unwrap_err();
     assert_eq!(refusal.code, "bad_name");
+}
+
+#[test]
+fn a_network_is_encrypted_only_where_all_can_and_stays_so() {
+    let mut map = cluster();
+    let dark = NetworkCreate {
+        encrypted: true,
+        ..wish("dark", &["10.32.0.0/16"])
+    };
+    let able = |number: usize| NodeFacts {
+        encrypted_port: Some(4788),
+        transports: vec![Transport::Vxlan, Transport::Quic],
+        ..facts(&format!("192.0.2.{}", number + 1))
+    };
+    for number in 0..3 {
+        let refusal = refused(&map, &dark);
+        assert_eq!(refusal.code, "unsupported");
+        assert!(refusal.message.contains("n2"), "{refusal:?}");
+        let changes = node::update(&map, &node_id(number), &able(number)).unwrap();
+        apply(&mut map, changes);
+    }
+    let dark = create(&mut map, &dark).unwrap();
+    assert!(dark.is_encrypted());
+    let refusal = network::add_vtep(&map, "dark", ip("192.0.2.99")).unwrap_err();
+    assert_eq!(refusal.code, "encrypted");
+    // One comes back that can't any more.
+    let changes = node::update(&map, &node_id(1), &facts("192.0.2.2")).unwrap();
+    apply(&mut map, changes);
+    let unable = endpoint(&dark, 1, ("c", &[]));
+    let refusal = endpoint::put(&map, &node_id(1), &unable).unwrap_err();
+    assert_eq!(refusal.code, "unsupported");
+    let fine = endpoint(&dark, 2, ("c", &[]));
+    assert!(endpoint::put(&map, &node_id(2), &fine).is_ok());
+    for port in [Some(0), Some(4789)] {
+        let facts = NodeFacts {
+            encrypted_port: port,
+            ..able(1)
+        };
+        let refusal = node::update(&map, &node_id(1), &facts).unwrap_err();
+        assert_eq!(refusal.code, "bad_port");
+    }
 }

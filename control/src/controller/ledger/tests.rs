@@ -7,7 +7,7 @@ use tokio::sync::Semaphore;
 use super::*;
 use crate::identity::ca::Authority;
 use crate::model::{Key, NetworkId};
-use crate::store::{Promise, Snapshot};
+use crate::store::{AuthorityRecord, Promise, Snapshot};
 
 /// Counts revisions; each commit waits for a permit, on a task of its own as redb's do on threads.
 #[derive(Debug)]
@@ -27,8 +27,12 @@ impl Store for SlowStore {
         })
     }
 
-    fn authority(&self) -> Promise<'_, Authority> {
-        Box::pin(async { Ok(Authority::mint()?) })
+    fn authority(&self) -> Promise<'_, AuthorityRecord> {
+        Box::pin(async { Ok(AuthorityRecord::first(&Authority::mint()?)) })
+    }
+
+    fn put_authority(&self, _: AuthorityRecord, _: AuthorityRecord) -> Promise<'_, ()> {
+        Box::pin(async { Ok(()) })
     }
 
     fn commit(&self, expected: Revision, commit: Commit) -> Promise<'_, Revision> {

@@ -139,10 +139,10 @@ async fn a_node_of_another_cluster_is_refused_by_both_sides() {
     assert_eq!(refused.code, "foreign_controller");
     assert!(refused.message.contains(&foreigner.cluster.0), "{refused}");
     // One that doesn't mind whom it talks to gets nowhere either.
-    let ca = ours.handle().core.authority.cert().clone();
+    let cas = ours.handle().core.authorities.load().trusted();
     let key = NodeKey::load(dir.path()).unwrap().unwrap();
     let cert = foreigner.chain()[0].clone();
-    let issued = crate::identity::Issued { cert, ca };
+    let issued = crate::identity::Issued { cert, cas };
     let gullible = Identity::assemble(&key, issued, vec![ours.listen]).unwrap();
     let agent = Agent::start(gullible, vec![ours.listen], facts());
     agent.wait("refused", |seen| seen.refused.is_some()).await;
@@ -327,6 +327,8 @@ fn hello(identity: &Identity, protocols: Protocols) -> Hello {
         have: 0,
         incarnation: String::new(),
         facts: facts(),
+        credentials: None,
+        interest: None,
     }
 }
 

@@ -25,7 +25,7 @@ async fn an_agent_gets_a_snapshot_first_and_only_what_it_missed_later() {
     })
     .await;
     let saved = (b.facts.clone(), map.clone(), incarnation);
-    let b = Agent::start_with(b.identity.clone(), vec![keeper.listen], saved);
+    let b = Agent::start_with(b.identity.clone(), vec![keeper.listen], saved, None);
     b.wait_up().await;
     assert_eq!(b.seen.borrow().snapshots, 0);
     assert_eq!(b.map().revision, a.map().revision);
@@ -33,7 +33,7 @@ async fn an_agent_gets_a_snapshot_first_and_only_what_it_missed_later() {
     // Revisions of another life of the store say nothing.
     let strange = (b.facts.clone(), map, "another".to_owned());
     b.link.close().await;
-    let b = Agent::start_with(b.identity.clone(), vec![keeper.listen], strange);
+    let b = Agent::start_with(b.identity.clone(), vec![keeper.listen], strange, None);
     b.wait_up().await;
     assert_eq!(b.seen.borrow().snapshots, 1);
     assert_eq!(b.map(), a.map());
@@ -180,7 +180,7 @@ async fn a_full_report_adds_deletes_and_rejects_one_by_one() {
         rejected,
         [(wrong.id, "foreign_block"), (twin.id, "name_taken")]
     );
-    let ids: Vec<_> = a.map().endpoints.into_keys().collect();
+    let ids: Vec<_> = a.map().endpoints.keys().cloned().collect();
     assert_eq!(ids, [comes.id, stays.id]);
     // Once more changes nothing.
     let before = a.map().revision;

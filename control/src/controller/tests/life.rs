@@ -184,7 +184,7 @@ async fn tokens_are_listed_and_revoked_beside_a_running_controller_and_without_o
 async fn the_admin_socket_works_in_a_directory_with_a_long_name() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("d".repeat(120));
-    let config = ControllerConfig::embedded(data.clone(), SocketAddr::new(own_address(), 0));
+    let config = ControllerConfig::new(data.clone(), SocketAddr::new(own_address(), 0));
     let handle = start(config).await.unwrap();
     let mode = std::os::unix::fs::PermissionsExt::mode(
         &std::fs::metadata(data.join("admin.sock"))
@@ -206,7 +206,7 @@ async fn the_admin_socket_works_in_a_directory_with_a_long_name() {
 async fn what_a_controller_cannot_have_is_named() {
     let keeper = Keeper::start().await;
     let dir = tempfile::tempdir().unwrap();
-    let config = |data: &Path, listen| ControllerConfig::embedded(data.to_owned(), listen);
+    let config = |data: &Path, listen| ControllerConfig::new(data.to_owned(), listen);
     let fresh = dir.path().join("fresh");
     let error = start(config(&fresh, keeper.listen)).await.unwrap_err();
     assert!(

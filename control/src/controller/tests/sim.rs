@@ -17,17 +17,22 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use super::super::fellows::Fellows;
 use super::super::ledger::Ledger;
+use super::super::refusals::Refusals;
 use super::super::session::Sessions;
 use super::super::{Core, decide};
 use crate::api::NetworkCreate;
 use crate::channel::{Answer, Ask, NodeFacts};
-use crate::identity::ca::Authority;
+use crate::identity::authorities::Authorities;
+use crate::identity::ca::{Authority, CERT_TTL};
 use crate::model::{ClusterMap, NetworkId, NodeId, Transport};
+use crate::store::AuthorityRecord;
 use agent::SimAgent;
 use store::{Crash, Shared, SimStore};
 use weft_wire::Mtu;
@@ -168,8 +173,14 @@ impl World {
                 Some(Ok(answer))
             }
         };
+        let record = AuthorityRecord::first(&Authority::mint().unwrap());
+        let authorities = Authorities::restore(record).unwrap();
         let core = Arc::new(Core {
-            authority: Authority::mint().unwrap(),
+            cluster: authorities.cluster().clone(),
+            authorities: ArcSwap::from_pointee(authorities),
+            cert_ttl: CERT_TTL,
+            refusals: Refusals::default(),
+            rotated: Notify::new(),
             ledger,
             sessions: Sessions::default(),
             fellows: Fellows::played(Box::new(ask)),

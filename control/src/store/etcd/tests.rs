@@ -61,8 +61,8 @@ async fn two_controllers_find_one_cluster_and_see_each_other() {
         EtcdStore::open_or_make(&config)
     );
     let (one, two) = (one.unwrap(), two.unwrap());
-    let cluster = one.authority().await.unwrap().cluster().clone();
-    assert_eq!(*two.authority().await.unwrap().cluster(), cluster);
+    let cluster = one.authority().await.unwrap().cluster;
+    assert_eq!(two.authority().await.unwrap().cluster, cluster);
     for store in [&one, &two] {
         assert_eq!(store.snapshot().await.unwrap().map, ClusterMap::default());
     }
@@ -100,7 +100,7 @@ async fn two_controllers_find_one_cluster_and_see_each_other() {
     assert_eq!(changes(one.since(2).await.unwrap()), [(3, change(3))]);
     // Another prefix is another cluster.
     let other = EtcdStore::open_or_make(&server.config("u")).await.unwrap();
-    assert_ne!(*other.authority().await.unwrap().cluster(), cluster);
+    assert_ne!(other.authority().await.unwrap().cluster, cluster);
     let none = EtcdStore::open(&server.config("v"))
         .await
         .unwrap_err()

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::frame::{Offload, PartialChecksum};
+use crate::icmp_error::{QUOTE_MAX_V4, QUOTE_MAX_V6};
 
 const FROM: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const TO: [u8; 6] = [2, 0, 0, 0, 0, 2];

@@ -32,6 +32,8 @@ pub(crate) fn world() -> (ClusterMap, Vec<Endpoint>, Vec<Here>) {
                 .collect(),
             transport: Transport::Vxlan,
             internal,
+            isolate: false,
+            egress: crate::model::Egress::default(),
             mtu: None,
             ageing_secs: 300,
             vteps: BTreeSet::new(),

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 use weft_wire::MacAddr;
 
 use super::super::super::Core;
+use super::super::super::audience::Audience;
 use super::super::super::ledger::News;
 use super::{CONTROLLERS, NETWORK, SUBNET, World};
 use crate::channel::{Answer, Ask, Refusal, Reply, Request};
@@ -107,11 +108,15 @@ impl SimAgent {
         };
         self.inner().incarnation = core.ledger.incarnation();
         let mut have = known.then_some(have);
+        let everything = Audience {
+            node: self.node.clone(),
+            interest: None,
+        };
         let mut revisions = core.ledger.revisions();
         let mut told = false;
         while is_up() {
             revisions.borrow_and_update();
-            let news = core.ledger.since(have);
+            let news = core.ledger.since(have, (&everything, &everything));
             world.chance.pause(Duration::from_millis(100)).await;
             if !is_up() {
                 return;
@@ -135,7 +140,7 @@ impl SimAgent {
         let mut inner = self.inner();
         match news {
             News::Everything(map) => inner.map = map,
-            News::Changes(changes, newest) => {
+            News::Changes(changes, _, newest) => {
                 for (revision, change) in changes {
                     assert_eq!(revision, inner.map.revision + 1, "no gap, no repetition");
                     inner.map.apply(revision, change);

@@ -7,7 +7,6 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::Chance;
-use crate::identity::ca::Authority;
 use crate::model::{Change, ClusterMap, Revision};
 use crate::store::{Commit, Promise, Since, Snapshot, Store, StoreError, TokenRecord, TokenWrite};
 
@@ -261,7 +260,11 @@ impl Store for SimStore {
         })
     }
 
-    fn authority(&self) -> Promise<'_, Authority> {
+    fn authority(&self) -> Promise<'_, AuthorityRecord> {
+        unreachable!("nobody joins here")
+    }
+
+    fn put_authority(&self, _: AuthorityRecord, _: AuthorityRecord) -> Promise<'_, ()> {
         unreachable!("nobody joins here")
     }
 

@@ -1,0 +1,161 @@
+//! Callers that mean harm or are broken: turned away, counted, and without effect on others.
+
+use super::*;
+use crate::identity::Issued;
+use crate::identity::ca::Applicant;
+
+/// Waits until so many of that reason are counted.
+async fn counted(keeper: &Keeper, reason: &str, at_least: u64) {
+    let counts = || keeper.handle().core.refusals.counts();
+    let started = Instant::now();
+    while counts().get(reason).copied().unwrap_or(0) < at_least {
+        assert!(started.elapsed() < PATIENCE, "no {reason}: {:?}", counts());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Calls with that configuration, whatever comes of it.
+async fn call(
+    keeper: &Keeper,
+    client: quinn::ClientConfig,
+) -> (
+    quinn::Endpoint,
+    Result<quinn::Connection, quinn::ConnectionError>,
+) {
+    let endpoint = quinn::Endpoint::client(SocketAddr::new(own_address(), 0)).unwrap();
+    let name = crate::identity::ca::CONTROLLER_NAME;
+    let connection = endpoint
+        .connect_with(client, keeper.listen, name)
+        .unwrap()
+        .await;
+    (endpoint, connection)
+}
+
+/// Says so many bytes on a stream of its own, and waits for the other side to end the connection.
+async fn say(connection: &quinn::Connection, bytes: &[u8]) {
+    let (mut to, _from) = connection.open_bi().await.unwrap();
+    // It may end while we speak.
+    let _ = to.write_all(bytes).await;
+    let closed = tokio::time::timeout(PATIENCE, connection.closed()).await;
+    assert!(closed.is_ok(), "the controller still listens");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_of_every_kind_are_turned_away_and_counted_while_a_member_works_on() {
+    let (keeper, elsewhere) = (Keeper::start().await, Keeper::start().await);
+    let member = keeper.agent("m").await;
+    member.wait_up().await;
+    let blue = member.create("blue", &["10.1.0.0/16"]).await;
+    let token = keeper.token().await;
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+
+    // Another cluster's certificate, by one that doesn't mind whom it talks to; and one that ended.
+    let foreign = elsewhere.join("x", &dirs[0]).await.unwrap();
+    let key = NodeKey::load(dirs[0].path()).unwrap().unwrap();
+    let cas = keeper.handle().core.authorities.load().trusted();
+    let cert = foreign.chain()[0].clone();
+    let gullible = Identity::assemble(&key, Issued { cert, cas }, vec![keeper.listen]).unwrap();
+    let ours = keeper.join("y", &dirs[1]).await.unwrap();
+    let key = NodeKey::load(dirs[1].path()).unwrap().unwrap();
+    let applicant = Applicant::from_csr(&key.csr().unwrap()).unwrap();
+    let authorities = keeper.handle().core.authorities.load_full();
+    let ended = authorities.issue(applicant, ("y", Duration::ZERO)).unwrap();
+    let ended = ours.renewed(ended).unwrap();
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    for identity in [&gullible, &ended] {
+        let (_endpoint, connection) =
+            call(&keeper, crate::channel::tests_only_client(identity)).await;
+        if let Ok(connection) = connection {
+            tokio::time::timeout(PATIENCE, connection.closed())
+                .await
+                .expect("turned away");
+        }
+    }
+    counted(&keeper, refusals::HANDSHAKE, 2).await;
+
+    // A message that is too long, one that is none, and one that never ends.
+    let joiner = || crate::channel::tests_only_joiner(token.ca);
+    for bytes in [vec![0xff; 64], [&[0, 0, 0, 5][..], b"hello"].concat()] {
+        let (_endpoint, connection) = call(&keeper, joiner()).await;
+        say(&connection.unwrap(), &bytes).await;
+    }
+    counted(&keeper, refusals::BAD_MESSAGE, 1).await;
+    counted(&keeper, "bad_request", 1).await;
+    let (_endpoint, slow) = call(&keeper, joiner()).await;
+    say(&slow.unwrap(), &[0, 0, 1]).await;
+    counted(&keeper, refusals::SLOW, 1).await;
+
+    // Garbage is no handshake: nobody answers it.
+    let socket = UdpSocket::bind(SocketAddr::new(own_address(), 0)).unwrap();
+    for len in 0..1400_usize {
+        let garbage: Vec<u8> = (0..len).map(|_| rand::random()).collect();
+        socket.send_to(&garbage, keeper.listen).unwrap();
+    }
+
+    // None of it was noticed by who belongs here.
+    member.block(&blue).await;
+    assert_eq!(member.seen.borrow().ups, 1);
+    assert!(member.seen.borrow().refused.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_claims_what_is_anothers_is_refused_and_counted() {
+    let keeper = Keeper::start().await;
+    let (good, bad) = (keeper.agent("good").await, keeper.agent("bad").await);
+    good.wait_up().await;
+    bad.wait_up().await;
+    let blue = good.create("blue", &["10.1.0.0/16"]).await;
+    let block = good.block(&blue).await;
+    let mine = good.endpoint(&blue, "c", block.hosts().nth(5).unwrap());
+    let put = |endpoint: &Endpoint| Request::PutEndpoint {
+        endpoint: endpoint.clone(),
+    };
+    good.done(put(&mine)).await;
+    bad.wait("knows it", |seen| seen.map.endpoints.contains_key(&mine.id))
+        .await;
+    // Its endpoint, its block, an address of it, its name.
+    let moved = Endpoint {
+        node: bad.identity.node_id.clone(),
+        ..mine.clone()
+    };
+    let squatter = bad.endpoint(&blue, "d", block.hosts().nth(6).unwrap());
+    let give_back = Request::ReturnBlock {
+        network: blue.id.clone(),
+        prefix: block,
+    };
+    let steal = Request::DeleteEndpoint {
+        id: mine.id.clone(),
+    };
+    for (request, code) in [
+        (put(&mine), "foreign_endpoint"),
+        (put(&moved), "foreign_endpoint"),
+        (put(&squatter), "foreign_block"),
+        (give_back, "foreign_block"),
+        (steal, "foreign_endpoint"),
+    ] {
+        assert_eq!(bad.ask(request).await.unwrap_err().code, code);
+    }
+    let counts = keeper.handle().core.refusals.counts();
+    assert_eq!(
+        (counts["foreign_endpoint"], counts["foreign_block"]),
+        (3, 2)
+    );
+    // Another's name with one's own certificate.
+    let (_endpoint, connection) =
+        call(&keeper, crate::channel::tests_only_client(&bad.identity)).await;
+    let hello = Hello {
+        protocols: PROTOCOLS,
+        version: "test".to_owned(),
+        cluster: bad.identity.cluster.clone(),
+        node: good.identity.node_id.clone(),
+        have: 0,
+        incarnation: String::new(),
+        facts: facts(),
+        credentials: None,
+        interest: None,
+    };
+    say(&connection.unwrap(), &codec::encode(&hello).unwrap()).await;
+    counted(&keeper, "identity_mismatch", 1).await;
+    assert_eq!(good.map().endpoints.len(), 1);
+    assert_eq!(good.seen.borrow().ups, 1);
+}

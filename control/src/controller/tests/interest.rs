@@ -1,0 +1,156 @@
+//! Agents hear of the networks that they have, of their own, and of nothing else that they could do without.
+
+use super::*;
+
+struct Two {
+    keeper: Keeper,
+    /// Hears of everything.
+    all: Agent,
+    /// Hears of what it asks for.
+    some: Agent,
+    blue: Network,
+    red: Network,
+}
+
+async fn watching(keeper: &Keeper, name: &str, networks: &[&Network]) -> Agent {
+    let dir = tempfile::tempdir().unwrap();
+    let identity = keeper.join(name, &dir).await.unwrap();
+    let interest = networks.iter().map(|network| network.id.clone()).collect();
+    let nothing = (facts(), ClusterMap::default(), String::new());
+    Agent::start_with(identity, vec![keeper.listen], nothing, Some(interest))
+}
+
+async fn two() -> Two {
+    let keeper = Keeper::start().await;
+    let all = keeper.agent("all").await;
+    all.wait_up().await;
+    let blue = all.create("blue", &["10.1.0.0/16"]).await;
+    let red = all.create("red", &["10.2.0.0/16"]).await;
+    let some = watching(&keeper, "some", &[&blue]).await;
+    some.wait_up().await;
+    Two {
+        keeper,
+        all,
+        some,
+        blue,
+        red,
+    }
+}
+
+/// An endpoint of `agent` on `network`, told to the controller.
+async fn connect(agent: &Agent, network: &Network, name: &str, number: usize) -> Endpoint {
+    let known = agent.map();
+    let mut own = known.blocks_of(&network.id);
+    let own = own.find(|block| block.node == agent.identity.node_id);
+    let block = match own {
+        Some(block) => block.prefix,
+        None => agent.block(network).await,
+    };
+    let endpoint = agent.endpoint(network, name, block.hosts().nth(number).unwrap());
+    agent
+        .done(Request::PutEndpoint {
+            endpoint: endpoint.clone(),
+        })
+        .await;
+    endpoint
+}
+
+fn names(map: &ClusterMap) -> Vec<&str> {
+    let endpoints = map.endpoints.values();
+    let mut names: Vec<&str> = endpoints.map(|of| of.object.name.as_str()).collect();
+    names.sort_unstable();
+    names
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_hears_of_the_networks_it_has_and_of_its_own() {
+    let two = two().await;
+    let (all, some) = (&two.all, &two.some);
+    connect(all, &two.blue, "b1", 5).await;
+    connect(all, &two.red, "r1", 5).await;
+    some.wait("b1", |seen| names(&seen.map) == ["b1"]).await;
+    // What it does itself it hears of, on any network.
+    connect(some, &two.red, "r2", 5).await;
+    assert_eq!(names(&some.map()), ["b1", "r2"]);
+    let blocks: Vec<_> = some
+        .map()
+        .blocks
+        .keys()
+        .map(|(network, _)| network.clone())
+        .collect();
+    assert_eq!(blocks.iter().filter(|id| **id == two.red.id).count(), 1);
+    assert_eq!(some.map().networks.len(), 2);
+    assert_eq!(some.map().nodes.len(), 2);
+    // From now on also of red: all of it.
+    let both: BTreeSet<_> = [&two.blue, &two.red]
+        .map(|network| network.id.clone())
+        .into();
+    some.link.watch(both.clone());
+    some.wait("watched", |seen| seen.watched == Some(both.clone()))
+        .await;
+    assert_eq!(names(&some.map()), ["b1", "r1", "r2"]);
+    let r3 = connect(all, &two.red, "r3", 6).await;
+    some.wait("r3", |seen| names(&seen.map).contains(&"r3"))
+        .await;
+    all.done(Request::DeleteEndpoint { id: r3.id }).await;
+    some.wait("r3 gone", |seen| !names(&seen.map).contains(&"r3"))
+        .await;
+    let maps = (some.map(), all.map());
+    assert_eq!(
+        (maps.0.endpoints, maps.0.blocks),
+        (maps.1.endpoints, maps.1.blocks)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_does_not_concern_an_agent_costs_it_next_to_nothing_but_it_keeps_up() {
+    let two = two().await;
+    let (all, some) = (&two.all, &two.some);
+    let before = some.seen.borrow().changes;
+    for number in 5..25 {
+        connect(all, &two.red, &format!("r{number}"), number).await;
+    }
+    some.wait_revision(all.map().revision).await;
+    assert_eq!(some.seen.borrow().changes, before);
+    // Nor does it wait for the next round when it asks for something itself.
+    connect(all, &two.red, "last", 30).await;
+    let started = Instant::now();
+    some.done(Request::Presence).await;
+    assert!(started.elapsed() < Duration::from_millis(500));
+    assert_eq!(some.map().revision, all.map().revision);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_restart_of_the_controller_an_agent_gets_what_it_missed_of_its_networks() {
+    let mut two = two().await;
+    connect(&two.all, &two.blue, "b1", 5).await;
+    connect(&two.all, &two.red, "r1", 5).await;
+    two.some.wait("b1", |seen| names(&seen.map) == ["b1"]).await;
+    two.keeper.stop().await;
+    two.keeper.start_again().await;
+    for agent in [&two.all, &two.some] {
+        agent.wait("up again", |seen| seen.ups >= 2).await;
+        agent.wait_up().await;
+    }
+    let b1 = two
+        .all
+        .map()
+        .endpoints
+        .values()
+        .next()
+        .unwrap()
+        .object
+        .id
+        .clone();
+    connect(&two.all, &two.blue, "b2", 6).await;
+    two.all.done(Request::DeleteEndpoint { id: b1 }).await;
+    let left = two.all.map();
+    let on_blue = |map: &ClusterMap| map.endpoints.of_network(&two.blue.id).count();
+    two.some
+        .wait("the same", |seen| {
+            on_blue(&seen.map) == on_blue(&left) && seen.map.revision >= left.revision
+        })
+        .await;
+    assert_eq!(two.some.seen.borrow().snapshots, 1);
+    assert!(!names(&two.some.map()).contains(&"r1"));
+}

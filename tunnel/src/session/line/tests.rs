@@ -1,0 +1,179 @@
+#![expect(
+    clippy::disallowed_methods,
+    reason = "there is no other way to an instant, and none of these waits"
+)]
+
+use crate::esp::{Sender, export_keys};
+use crate::secure::SecureSpec;
+
+use super::*;
+
+const SETTINGS: SessionSettings = SessionSettings {
+    rekey_after: Duration::from_secs(100),
+    idle_after: Duration::from_secs(1000),
+};
+
+fn ends() -> Ends {
+    Ends {
+        ours: "10.0.0.1:4788".parse().unwrap(),
+        theirs: "10.0.0.2:4788".parse().unwrap(),
+    }
+}
+
+fn line(keep: bool, now: Instant) -> Line<()> {
+    let spec = SecureSpec {
+        node: "b".to_owned(),
+        port: 4788,
+        keep,
+    };
+    Line::new(Arc::new(SecurePeer::new(&spec)), now)
+}
+
+fn session(spi: u32, number: u64, (ours, lower): (bool, bool), since: Instant) -> Session<()> {
+    let material = export_keys(Sender::Initiator, 0, |out, _, _| {
+        out.fill(1);
+        Ok::<_, ()>(())
+    });
+    let spi = Spi::new(spi).unwrap();
+    Session {
+        connection: (),
+        ours,
+        number,
+        lower,
+        spi,
+        sealing: Arc::new(SealingKey::new(spi, &material.unwrap())),
+        since,
+        incarnation: 1,
+        seen: None,
+        retire_at: None,
+    }
+}
+
+fn after(now: Instant, secs: u64) -> Instant {
+    now + Duration::from_secs(secs)
+}
+
+#[test]
+fn of_two_that_opened_at_once_both_sides_keep_the_lower_ones() {
+    let now = Instant::now();
+    // The same two sessions arrive in either order, seen from either side.
+    for order in [[256, 257], [257, 256]] {
+        let mut line = line(true, now);
+        for spi in order {
+            let lower = spi == 256;
+            line.add(session(spi, 1, (lower, lower), now), now);
+        }
+        assert_eq!(line.best().unwrap().spi.value(), 256);
+        assert!(line.retired(after(now, 9)).is_empty());
+        let gone: Vec<u32> = line
+            .retired(after(now, 10))
+            .iter()
+            .map(|s| s.spi.value())
+            .collect();
+        assert_eq!(gone, [257]);
+        assert_eq!(line.best().unwrap().spi.value(), 256);
+    }
+}
+
+#[test]
+fn a_key_is_replaced_in_time_by_who_opened_it_and_late_by_the_other() {
+    let now = Instant::now();
+    for (ours, due) in [(true, 100), (false, 125)] {
+        let mut line = line(true, now);
+        assert_eq!(line.next(SETTINGS, ends(), now), Next::Open);
+        line.add(session(256, 4, (ours, true), now), now);
+        assert_eq!(
+            line.next(SETTINGS, ends(), after(now, due - 1)),
+            Next::Nothing
+        );
+        assert_eq!(line.next(SETTINGS, ends(), after(now, due)), Next::Open);
+        let call = line.call(ends().theirs);
+        assert_eq!(
+            call,
+            Call {
+                to: ends().theirs,
+                number: 5
+            }
+        );
+        // One at a time.
+        assert_eq!(line.next(SETTINGS, ends(), after(now, due)), Next::Nothing);
+        line.add(
+            session(257, 5, (true, true), after(now, due)),
+            after(now, due),
+        );
+        assert_eq!(line.best().unwrap().spi.value(), 257);
+        assert_eq!(line.retired(after(now, due + 10)).len(), 1);
+    }
+}
+
+#[test]
+fn failures_are_repeated_ever_less_often_and_at_both_addresses() {
+    let now = Instant::now();
+    let mut line = line(true, now);
+    let moved = "10.0.0.77:1024".parse().unwrap();
+    line.add(session(256, 1, (true, true), now), now);
+    let key = Arc::clone(&line.best().unwrap().sealing);
+    line.secure.publish(key, moved, |_, _| {});
+    line.ended(Spi::new(256).unwrap(), "silence".to_owned(), false);
+    line.secure.unpublish();
+    let mut at = now;
+    let mut called = Vec::new();
+    let mut waits = Vec::new();
+    for _ in 0..8 {
+        assert_eq!(line.next(SETTINGS, ends(), at), Next::Open);
+        called.push(line.call(ends().theirs).to);
+        line.failed("nobody".to_owned(), at);
+        let mut wait = Duration::ZERO;
+        while line.next(SETTINGS, ends(), at + wait) == Next::Nothing {
+            wait += Duration::from_millis(100);
+        }
+        waits.push(wait.as_millis());
+        at += wait;
+    }
+    assert_eq!(waits, [200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]);
+    assert_eq!(called[..4], [moved, ends().theirs, moved, ends().theirs]);
+    assert_eq!(line.trouble.as_deref(), Some("nobody"));
+}
+
+#[test]
+fn unused_sessions_rest_until_they_are_wanted_but_not_behind_nat() {
+    let now = Instant::now();
+    let mut line = line(true, now);
+    line.add(session(256, 1, (true, true), now), now);
+    let key = Arc::clone(&line.best().unwrap().sealing);
+    line.secure
+        .publish(Arc::clone(&key), "9.9.9.9:9".parse().unwrap(), |_, _| {});
+    let settings = SessionSettings {
+        rekey_after: Duration::from_secs(100_000),
+        ..SETTINGS
+    };
+    assert_eq!(line.next(settings, ends(), after(now, 2000)), Next::Nothing);
+    line.secure.publish(key, ends().theirs, |_, _| {});
+    line.secure.note_use();
+    assert_eq!(line.next(settings, ends(), after(now, 3000)), Next::Nothing);
+    assert_eq!(line.next(settings, ends(), after(now, 3999)), Next::Nothing);
+    assert_eq!(line.next(settings, ends(), after(now, 4000)), Next::Close);
+    assert_eq!(line.rest().len(), 1);
+    line.secure.unpublish();
+    assert_eq!(line.next(settings, ends(), after(now, 5000)), Next::Nothing);
+    let sessions = crate::secure::Sessions::default();
+    sessions.want(&line.secure);
+    assert_eq!(line.next(settings, ends(), after(now, 5000)), Next::Open);
+}
+
+#[test]
+fn who_started_anew_has_no_older_sessions() {
+    let now = Instant::now();
+    let mut line = line(false, now);
+    line.add(session(256, 9, (true, true), now), now);
+    let mut anew = session(257, 1, (false, false), now);
+    anew.incarnation = 2;
+    let dead: Vec<u32> = line.add(anew, now).iter().map(|s| s.spi.value()).collect();
+    assert_eq!(dead, [256]);
+    assert_eq!(line.best().unwrap().spi.value(), 257);
+    // Its number is below what there was: the next one is above.
+    assert_eq!(line.call(ends().theirs).number, 10);
+    // The end of the dead one changes nothing.
+    line.ended(Spi::new(256).unwrap(), "reset".to_owned(), false);
+    assert_eq!((line.sessions.len(), line.trouble.clone()), (1, None));
+}

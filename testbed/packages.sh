@@ -7,6 +7,9 @@ WEFT_NEEDS=(
     etcd:etcd-server etcdctl:etcd-client
     cc:build-essential traceroute:traceroute tracepath:iputils-tracepath arping:iputils-arping
     dig:bind9-dnsutils musl-gcc:musl-tools busybox:busybox-static
+    dockerd:docker.io docker-compose:docker-compose
+    iptables:iptables /usr/lib/cni/host-local:containernetworking-plugins podman:podman
+    containerd:containerd runc:runc lintian:lintian dpkg-shlibdeps:dpkg-dev /lib/systemd/systemd:systemd man:man-db
 )
 
 weft_need_root() {

@@ -11,8 +11,10 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 pub(crate) mod agent;
+pub(crate) mod cni;
 pub(crate) mod controller;
 pub(crate) mod network;
+pub(crate) mod up;
 pub(crate) mod port;
 pub(crate) mod uplink;
 pub(crate) mod router;
@@ -20,6 +22,7 @@ pub(crate) mod values;
 
 const EXAMPLES: &str = "\
 Examples:
+  weft up
   weft controller run --data /var/lib/weft-controller
   weft controller token --ttl 1h
   weft agent run --join 10.99.0.1:6783 --token TOKEN --underlay 10.99.0.2
@@ -34,6 +37,7 @@ Config file:
     node = \"host2\"   underlay = \"10.99.0.2\"   state = \"/var/lib/weft\"
     standalone = false   workers = 4   vxlan-port = 4789   no-gso = false   dns-upstream = [\"9.9.9.9\"]
     encrypted-port = 4788   rekey-after = \"1h\"
+    docker = false   docker-socket = \"/run/docker/plugins/weft.sock\"   docker-host = \"/run/docker.sock\"
     data = \"/var/lib/weft-controller\"   listen = \"0.0.0.0:6783\"   store = \"etcd://...\"   ttl = \"24h\"   uses = 1
     cert-ttl = \"30days\"
 
@@ -78,6 +82,13 @@ pub(crate) struct Global {
 /// The nouns.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// One host by itself: starts an agent in the background if none answers, and makes a network
+    #[command(after_help = "\
+Done twice it changes nothing. `weft down` ends the agent and its ports; the network is there again after the next `weft up`.
+For several hosts see `weft controller run` and `weft agent run`.")]
+    Up(up::Up),
+    /// Ends what `weft up` began: disconnects all ports of this host and stops its agent
+    Down,
     /// Overlay networks: create, connect containers, inspect
     #[command(subcommand, visible_alias = "net")]
     Network(network::Network),
@@ -120,9 +131,15 @@ pub(crate) enum Command {
     /// The controller of a cluster
     #[command(subcommand)]
     Controller(controller::Controller),
+    /// The CNI plugin, for Kubernetes, containerd and podman
+    #[command(subcommand)]
+    Cni(cni::Cni),
     /// Keeps the TAPs of an agent alive while it is restarted (started by the agent)
     #[command(hide = true)]
     FdHolder,
+    /// Answers Docker while the agent is stopped (started by the agent)
+    #[command(hide = true)]
+    DockerStandIn,
     /// Print a completion script
     #[command(after_help = "Example: weft completion bash > /etc/bash_completion.d/weft")]
     Completion {

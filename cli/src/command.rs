@@ -8,6 +8,7 @@ use crate::failure::Failure;
 use crate::logging;
 
 mod agent;
+mod cni;
 mod controller;
 mod dns;
 mod docs;
@@ -23,6 +24,7 @@ mod router;
 mod status;
 mod subnets;
 mod uplink;
+pub(crate) mod up;
 
 /// What the log shows when nobody says otherwise.
 const DAEMON_LOG: &str = "info";
@@ -42,7 +44,10 @@ struct Session {
 pub(crate) fn run(command: Command, settings: Settings) -> Result<(), Vec<Failure>> {
     let is_daemon = matches!(
         command,
-        Command::Agent(Agent::Run(_)) | Command::Controller(Controller::Run(_)) | Command::FdHolder
+        Command::Agent(Agent::Run(_))
+            | Command::Controller(Controller::Run(_))
+            | Command::FdHolder
+            | Command::DockerStandIn
     );
     logging::start(
         settings.log.as_deref(),
@@ -55,6 +60,11 @@ pub(crate) fn run(command: Command, settings: Settings) -> Result<(), Vec<Failur
         })
     };
     match command {
+        Command::Up(flags) => Ok(up::run(&session()?, &settings, flags)?),
+        Command::Down => Ok(agent::stop(
+            &session()?,
+            crate::args::agent::Stop { remove_ports: true },
+        )?),
         Command::Network(verb) => network::run(&session()?, verb),
         Command::Router(verb) => router::run(&session()?, verb),
         Command::Route(verb) => Ok(router::route(&session()?, verb)?),
@@ -72,6 +82,8 @@ pub(crate) fn run(command: Command, settings: Settings) -> Result<(), Vec<Failur
         Command::Subnets(of) => Ok(subnets::run(&session()?, &of)?),
         Command::Agent(Agent::Run(flags)) => Ok(agent::run(&settings, *flags)?),
         Command::Agent(Agent::Stop(flags)) => Ok(agent::stop(&session()?, flags)?),
+        Command::DockerStandIn => Ok(agent::stand_in(settings.socket_flag.as_deref())?),
+        Command::Cni(verb) => Ok(cni::run(&settings, verb)?),
         Command::FdHolder => Ok(agent::hold(settings.socket_flag.as_deref())?),
         Command::Controller(Controller::Run(flags)) => Ok(controller::run(&settings, flags)?),
         Command::Controller(Controller::Export(flags)) => Ok(controller::export(&settings, flags)?),

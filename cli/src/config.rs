@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use weft_control::agent::{DEFAULT_DOCKER_HOST, DEFAULT_PLUGIN_SOCKET, DockerConfig};
 use weft_control::api::{DEFAULT_SOCKET, SOCKET_ENV, TOKEN_ENV};
 use weft_control::identity::ca::CERT_TTL;
 use weft_control::store::etcd::EtcdConfig;
@@ -38,6 +39,8 @@ pub(crate) struct Settings {
     pub(crate) socket: PathBuf,
     /// The same, only if the command line names it.
     pub(crate) socket_flag: Option<PathBuf>,
+    /// The config file, only if the command line names it.
+    pub(crate) config_flag: Option<PathBuf>,
     /// JSON for programs.
     pub(crate) json: bool,
     /// Filter of the log, if one was asked for.
@@ -75,6 +78,8 @@ pub(crate) struct AgentSettings {
     pub(crate) no_gso: bool,
     /// The host's own when empty.
     pub(crate) dns_upstreams: Vec<SocketAddr>,
+    /// Where Docker finds the driver and where dockerd answers, if Docker is served.
+    pub(crate) docker: Option<DockerConfig>,
 }
 
 /// What `weft controller run` was asked to do.
@@ -110,8 +115,13 @@ pub(crate) fn load(cli: &Cli) -> Result<Settings, Failure> {
 
 fn load_with(cli: &Cli, environment: &dyn Fn(&str) -> Option<String>) -> Result<Settings, Failure> {
     let file = match &cli.command {
-        Command::FdHolder | Command::Completion { .. } | Command::Man { .. } => File::default(),
-        Command::Network(_)
+        Command::FdHolder
+        | Command::DockerStandIn
+        | Command::Completion { .. }
+        | Command::Man { .. } => File::default(),
+        Command::Up(_)
+        | Command::Down
+        | Command::Network(_)
         | Command::Router(_)
         | Command::Route(_)
         | Command::Status(_)
@@ -126,6 +136,7 @@ fn load_with(cli: &Cli, environment: &dyn Fn(&str) -> Option<String>) -> Result<
         | Command::Subnets(_)
         | Command::Dns
         | Command::Nodes(_)
+        | Command::Cni(_)
         | Command::Agent(_)
         | Command::Controller(_) => {
             let is_daemon = matches!(cli.command, Command::Agent(_) | Command::Controller(_));
@@ -158,6 +169,7 @@ fn load_with(cli: &Cli, environment: &dyn Fn(&str) -> Option<String>) -> Result<
             .or_else(|| file.socket.clone())
             .unwrap_or_else(|| DEFAULT_SOCKET.into()),
         socket_flag: cli.global.socket.clone(),
+        config_flag: cli.global.config.clone(),
         json: cli.global.json || file.json.unwrap_or(false),
         log: (cli.global.log.clone())
             .or_else(|| verbosity.map(str::to_owned))
@@ -193,12 +205,7 @@ impl Settings {
             },
             node: flags.node.or_else(|| file.node.clone()),
             underlay: flags.underlay.or(file.underlay),
-            state: absolute(
-                flags
-                    .state
-                    .or_else(|| file.state.clone())
-                    .unwrap_or_else(|| DEFAULT_STATE.into()),
-            ),
+            state: self.state(flags.state),
             standalone,
             workers: flags
                 .workers
@@ -212,7 +219,28 @@ impl Settings {
                 true => file.dns_upstreams.clone().unwrap_or_default(),
                 false => flags.dns_upstreams,
             },
+            docker: (flags.docker || file.docker.unwrap_or_default()).then(|| DockerConfig {
+                plugin: flags
+                    .docker_socket
+                    .or_else(|| file.docker_socket.clone())
+                    .map_or_else(|| DEFAULT_PLUGIN_SOCKET.into(), absolute),
+                host: flags
+                    .docker_host
+                    .or_else(|| file.docker_host.clone())
+                    .map_or_else(|| DEFAULT_DOCKER_HOST.into(), absolute),
+            }),
         })
+    }
+
+    /// The agent's state directory: a flag over the file.
+    pub(crate) fn state(&self, flag: Option<PathBuf>) -> PathBuf {
+        let state = flag.or_else(|| self.file.state.clone());
+        absolute(state.unwrap_or_else(|| DEFAULT_STATE.into()))
+    }
+
+    /// Whether an agent that nobody gave flags should serve Docker: as the file says, or where there is one.
+    pub(crate) fn serves_docker(&self, is_there: bool) -> bool {
+        self.file.docker.unwrap_or(is_there)
     }
 
     /// Flags of `weft controller run` over environment and file.

@@ -2,9 +2,11 @@
 //!
 //! A command line goes this way: `args` (grammar) -> `config` (file < environment < flags) -> `command` (one noun per
 //! file; asks the agent through `client`) -> `render` (the only place that prints). What a command means is decided
-//! behind the local API, never here. Exit codes: 0 done, 1 refused or failed, 2 usage.
+//! behind the local API, never here. Exit codes: 0 done, 1 refused or failed, 2 usage. A container runtime that calls the
+//! binary as its CNI plugin is answered by `cni` instead.
 
 mod args;
+mod cni;
 mod config;
 mod logging;
 mod client;
@@ -20,6 +22,9 @@ use crate::args::Cli;
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
+    if cni::is_called() {
+        return cni::main();
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),

@@ -28,6 +28,7 @@ mod table;
 pub(crate) mod token;
 pub(crate) mod uplink;
 mod units;
+pub(crate) mod up;
 
 /// Prints `value` as JSON, or the text that `text` makes of it.
 ///

@@ -13,16 +13,19 @@
 //! | `uplink` | links of this host in networks |
 //! | `services` | what a network's gateway does for ports: names |
 //! | `outside` | the way out of networks: what `egress` is told of them |
+//! | `docker` | Docker's network and IPAM driver |
 //! | `state` | what is on disk |
 //! | `requests`, `views` | the API's writing and reading half |
 //! | `serve` | the API's HTTP |
 //!
-//! Locks: `inner` before `fabric`; neither is held across an await or a system call that can wait for long.
+//! Locks: the ledger of `docker` before `inner` before `fabric`; none is held across an await or a system call that can
+//! wait for long.
 
 mod assemble;
 mod attach;
 mod credentials;
 mod detach;
+mod docker;
 mod error;
 mod ipam;
 mod keeper;
@@ -53,6 +56,7 @@ use weft_switch::impair::Relay;
 use weft_wire::{Mtu, PortId};
 
 pub use assemble::FabricError;
+pub use docker::{DEFAULT_DOCKER_HOST, DEFAULT_PLUGIN_SOCKET, DockerConfig, stand_in};
 pub use error::ApiError;
 pub use serve::SocketError;
 pub use startup::{AgentError, run};
@@ -100,6 +104,8 @@ pub struct AgentConfig {
     pub gso: bool,
     /// Name servers that are asked for names of the outside; the host's own when empty.
     pub dns_upstreams: Vec<SocketAddr>,
+    /// Serve Docker as a network and IPAM driver.
+    pub docker: Option<DockerConfig>,
     /// The `weft` program, to start the fd holder with.
     pub exe: PathBuf,
 }
@@ -140,6 +146,8 @@ pub struct Agent {
     changed: Notify,
     /// Orders the writes of `ports.json`.
     saving: Mutex<()>,
+    /// What Docker was given.
+    docker: docker::Desk,
     /// The controller has to be told of our endpoints again.
     resync: Notify,
     /// Orders what the controller is told of endpoints: written by a full report, read by those of single ones.
@@ -174,6 +182,8 @@ struct Inner {
     leaving: BTreeMap<EndpointId, Endpoint>,
     /// Addresses of our blocks promised to another node a moment ago.
     yielded: BTreeMap<(NetworkId, IpAddr), Instant>,
+    /// Addresses that Docker has, whether a container uses them now or not.
+    held: BTreeSet<(NetworkId, IpAddr)>,
     channel: Channel,
     /// Links of this host that are bridged into networks.
     uplinks: BTreeSet<UplinkRecord>,
@@ -256,7 +266,10 @@ impl Inner {
         ipam::Local {
             node,
             ports: self.own_ports().collect(),
-            busy: under_way.chain(self.yielded.keys().cloned()).collect(),
+            busy: under_way
+                .chain(self.yielded.keys().cloned())
+                .chain(self.held.iter().cloned())
+                .collect(),
         }
     }
 

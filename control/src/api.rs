@@ -440,6 +440,9 @@ pub struct NetworkCreate {
     /// Seconds after which a learned address is forgotten.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ageing_secs: Option<u32>,
+    /// What makes it by itself, and will remove it: `docker`; `None` for an operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_by: Option<String>,
 }
 
 /// What is to be changed of a network; `None` leaves it.

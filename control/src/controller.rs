@@ -57,6 +57,7 @@ use crate::identity::authorities::Authorities;
 use crate::identity::ca::{CA_VALIDITY, CERT_TTL};
 use crate::identity::{IdentityError, JoinToken};
 use crate::model::{ClusterId, ClusterMap};
+use crate::notify;
 use crate::store::dump::DumpError;
 use crate::store::etcd::{EtcdConfig, EtcdStore};
 use crate::store::redb::RedbStore;
@@ -253,11 +254,16 @@ pub fn run(config: ControllerConfig) -> Result<(), ControllerError> {
         let mut interrupt =
             signal(SignalKind::interrupt()).map_err(system("listen for signals"))?;
         let handle = start(config).await?;
+        let status = format!("agents reach it at {}", handle.address());
+        notify::ready(&status);
+        let telling = tokio::spawn(notify::keep_telling(move || status.clone()));
         let signal = tokio::select! {
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
         };
         info!(signal, "controller stopping");
+        telling.abort();
+        notify::stopping();
         handle.stop().await;
         Ok(())
     })

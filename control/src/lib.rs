@@ -9,9 +9,11 @@ mod egress;
 pub mod holder;
 mod privileges;
 pub mod identity;
+mod notify;
 pub mod channel;
 pub mod store;
 pub mod controller;
+pub mod docker;
 pub mod agent;
 #[doc(hidden)]
 pub mod fuzz;

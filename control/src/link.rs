@@ -6,6 +6,7 @@
 
 mod attach;
 mod query;
+mod remove;
 mod routes;
 mod watch;
 
@@ -26,6 +27,7 @@ use crate::netns::{Netns, NetnsError, on_own_thread, small_runtime};
 pub use query::{
     LinkState, LocalLink, ensure_loopback_up, local_addresses, local_link_of_address, read_back,
 };
+pub use remove::remove_tap;
 pub use routes::missing_routes;
 pub use watch::LinkWatch;
 
@@ -139,6 +141,47 @@ pub enum LinkError {
 /// [`LinkError`].
 pub fn attach(netns: &Netns, spec: &AttachSpec) -> Result<Attached, LinkError> {
     with_runtime(|runtime| runtime.block_on(attach::attach(netns, spec)))
+}
+
+/// What a TAP gets before somebody else moves it into a container, names it and gives it addresses.
+#[derive(Clone, Copy, Debug)]
+pub struct Equipment {
+    /// Its index in the caller's namespace.
+    pub ifindex: u32,
+    /// Its MAC.
+    pub mac: MacAddr,
+    /// Its MTU, which the move leaves as it is.
+    pub mtu: Mtu,
+    /// How its frames travel: how long superframes best are.
+    pub carriage: Carriage,
+    /// Frames that each queue's ring holds for us. More are dropped.
+    pub tx_queue_len: u32,
+}
+
+/// Sets what survives a move on a TAP of the caller's namespace, which stays down. Blocks.
+///
+/// # Errors
+/// [`LinkError`]; `ifname` is for messages.
+pub fn equip(ifname: &str, what: Equipment) -> Result<(), LinkError> {
+    with_runtime(|runtime| {
+        runtime.block_on(async {
+            let message = LinkUnspec::new_with_index(what.ifindex)
+                .mtu(what.mtu.value())
+                .append_extra_attribute(LinkAttribute::GsoMaxSize(superframe_max(
+                    what.mtu,
+                    what.carriage,
+                )))
+                .address(what.mac.octets().to_vec())
+                .txqueuelen(what.tx_queue_len)
+                .build();
+            let changed = connect()?.link().change(message).execute().await;
+            changed.map_err(|error| LinkError::System {
+                what: "set MTU and MAC of",
+                ifname: ifname.to_owned(),
+                source: os_error(error),
+            })
+        })
+    })
 }
 
 /// Changes an interface's MTU; how frames travel says how long superframes best are.

@@ -197,6 +197,9 @@ pub struct Network {
     /// Its endpoints reach the gateway and what lies behind it, not each other.
     #[serde(default)]
     pub isolate: bool,
+    /// What made it by itself, and removes it when it has no more use for it: `docker`; `None` for an operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_by: Option<String>,
 }
 
 impl Network {

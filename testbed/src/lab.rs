@@ -7,11 +7,14 @@
 //! | `namespace` | network namespaces and what runs in them |
 //! | `process` | commands with a time limit, daemons with a log |
 //! | `container` | a namespace connected to a network |
+//! | `cni` | a container runtime that execs CNI plugins |
 //! | `node` | a host with an agent, the controller, the `weft` command line |
+//! | `docker` | a host's own dockerd |
 //! | `traffic` | ping, byte-exact TCP, iperf3, a prober that measures gaps |
 //! | `flood` | small datagrams as fast as they go, and how many arrive |
 //! | `etcd` | a cluster of etcd members |
 //! | `echo` | one-way times of datagrams that are sent back |
+//! | `machine` | a Debian with systemd, for packages |
 //! | `meter` | processor time of the machine, checksum faults that kernels counted |
 //! | `raw` | frames and datagrams as no kernel would send them |
 //! | `api` | the local API as other programs speak it |
@@ -20,10 +23,13 @@
 
 pub mod api;
 pub mod capture;
+pub mod cni;
 pub mod container;
+pub mod docker;
 pub mod echo;
 pub mod etcd;
 pub mod flood;
+pub mod machine;
 pub mod meter;
 pub mod namespace;
 pub mod node;
@@ -42,6 +48,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLo
 use tempfile::TempDir;
 
 pub use container::Container;
+pub use docker::Docker;
 pub use namespace::Namespace;
 pub use node::{Controller, Host, Refusal};
 pub use process::{Finished, Process};

@@ -70,6 +70,16 @@ pub(crate) struct Run {
     /// Age at which keys of encrypted networks are replaced, such as 30m [default: 1h]
     #[arg(long, value_name = "TIME", value_parser = values::rekey_age)]
     pub(crate) rekey_after: Option<Duration>,
+    /// Serve Docker as the network and IPAM driver `weft`
+    #[arg(long)]
+    pub(crate) docker: bool,
+    /// Where Docker finds the driver; its name without `.sock` is the driver's
+    /// [default: /run/docker/plugins/weft.sock]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) docker_socket: Option<PathBuf>,
+    /// Docker's own socket, to learn containers' names from [default: /run/docker.sock]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) docker_host: Option<PathBuf>,
     /// Send every datagram by itself (no UDP_SEGMENT): for kernels that mangle trains, such as 7.0 to 7.1.4
     #[arg(long)]
     pub(crate) no_gso: bool,

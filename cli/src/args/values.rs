@@ -122,6 +122,22 @@ fn address(text: &str, port: u16) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip, port))
 }
 
+/// A name as the CNI specification wants it of networks and plugins.
+pub(crate) fn cni_name(text: &str) -> Result<String, String> {
+    if crate::cni::is_identifier(text) {
+        return Ok(text.to_owned());
+    }
+    Err("it takes letters, digits, '_', '.' and '-', the first a letter or digit".to_owned())
+}
+
+/// A file name that container runtimes read lists of plugins from.
+pub(crate) fn conflist_name(text: &str) -> Result<String, String> {
+    if text.contains('/') || text.starts_with('.') || !text.ends_with(".conflist") {
+        return Err("want a file name like 10-weft.conflist".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
 /// A network namespace: a value with a `/` is the path of a namespace file (made absolute, as the agent runs
 /// elsewhere), any other a name as `ip netns` has it.
 pub(crate) fn netns(text: &str) -> Result<NetnsArg, String> {

@@ -15,7 +15,30 @@ impl ApiPath {
     /// The route with one more segment, which may hold anything.
     pub(crate) fn segment(mut self, name: impl fmt::Display) -> Self {
         self.0.push('/');
-        for byte in name.to_string().bytes() {
+        self.encode(name);
+        self
+    }
+
+    /// The route with a query, whose value may hold anything.
+    pub(crate) fn query(self, key: &str, value: impl fmt::Display) -> Self {
+        self.parameter('?', key, value)
+    }
+
+    /// The route with one more part of its query.
+    pub(crate) fn and_query(self, key: &str, value: impl fmt::Display) -> Self {
+        self.parameter('&', key, value)
+    }
+
+    fn parameter(mut self, mark: char, key: &str, value: impl fmt::Display) -> Self {
+        self.0.push(mark);
+        self.0.push_str(key);
+        self.0.push('=');
+        self.encode(value);
+        self
+    }
+
+    fn encode(&mut self, text: impl fmt::Display) {
+        for byte in text.to_string().bytes() {
             // RFC 3986 section 2.3: unreserved characters stand for themselves.
             if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
                 self.0.push(char::from(byte));
@@ -23,13 +46,6 @@ impl ApiPath {
                 self.0.push_str(&format!("%{byte:02X}"));
             }
         }
-        self
-    }
-
-    /// The route with a query.
-    pub(crate) fn query(mut self, key: &str, value: impl fmt::Display) -> Self {
-        self.0.push_str(&format!("?{key}={value}"));
-        self
     }
 }
 
@@ -57,5 +73,9 @@ mod tests {
             ApiPath::new("status").query("wait", 3).to_string(),
             "/v1/status?wait=3"
         );
+        let both = ApiPath::new("ports")
+            .query("a", "x&y=1")
+            .and_query("b", "cni:z");
+        assert_eq!(both.to_string(), "/v1/ports?a=x%26y%3D1&b=cni%3Az");
     }
 }

@@ -52,6 +52,7 @@ pub(super) fn run(settings: &Settings, flags: args::Run) -> Result<(), Failure> 
         rekey_after: wish.rekey_after,
         gso: !wish.no_gso,
         dns_upstreams: wish.dns_upstreams,
+        docker: wish.docker,
         exe,
     };
     agent::run(config).map_err(|error| Failure::from_error("agent", &error))
@@ -107,6 +108,19 @@ pub(super) fn stop(session: &Session, flags: args::Stop) -> Result<(), Failure> 
         std::thread::sleep(LOOK_EVERY);
     }
     render::show(session.json, &told, render::port::stopped)
+}
+
+/// # Errors
+/// The socket can't be had.
+pub(super) fn stand_in(socket: Option<&Path>) -> Result<(), Failure> {
+    let Some(socket) = socket else {
+        return Err(Failure::new(
+            "docker",
+            "the stand-in for the Docker driver wants --socket PATH",
+        )
+        .hint("the agent starts it by itself: use `weft agent run --docker`"));
+    };
+    agent::stand_in(socket).map_err(|error| Failure::from_error("docker", &error))
 }
 
 /// # Errors

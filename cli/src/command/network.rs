@@ -49,6 +49,7 @@ fn create(session: &Session, flags: args::Create) -> Result<(), Failure> {
         egress: flags.egress,
         mtu: flags.mtu,
         ageing_secs: flags.ageing,
+        made_by: None,
     };
     let made: NetworkInfo = session
         .client

@@ -13,7 +13,7 @@ use crate::args::values;
 use crate::failure::Failure;
 
 /// Every key the file may have, in the order of the manual.
-pub(super) const KEYS: [&str; 28] = [
+pub(super) const KEYS: [&str; 31] = [
     "socket",
     "json",
     "log",
@@ -30,6 +30,9 @@ pub(super) const KEYS: [&str; 28] = [
     "rekey-after",
     "no-gso",
     "dns-upstream",
+    "docker",
+    "docker-socket",
+    "docker-host",
     "data",
     "listen",
     "advertise",
@@ -63,6 +66,9 @@ pub(super) struct File {
     pub(super) rekey_after: Option<Duration>,
     pub(super) no_gso: Option<bool>,
     pub(super) dns_upstreams: Option<Vec<SocketAddr>>,
+    pub(super) docker: Option<bool>,
+    pub(super) docker_socket: Option<PathBuf>,
+    pub(super) docker_host: Option<PathBuf>,
     pub(super) data: Option<PathBuf>,
     pub(super) listen: Option<SocketAddr>,
     pub(super) advertise: Option<Vec<SocketAddr>>,
@@ -135,6 +141,9 @@ impl File {
             rekey_after: keys.parsed("rekey-after", values::rekey_age)?,
             no_gso: keys.flag("no-gso")?,
             dns_upstreams: keys.list("dns-upstream", values::name_server)?,
+            docker: keys.flag("docker")?,
+            docker_socket: keys.path("docker-socket")?,
+            docker_host: keys.path("docker-host")?,
             data: keys.path("data")?,
             listen: keys.parsed("listen", values::controller_address)?,
             advertise: keys.list("advertise", values::controller_address)?,

@@ -22,8 +22,11 @@ use crate::model::{Endpoint, EndpointId, Network};
 use crate::netns::{self, Netns};
 
 mod device;
+mod loose;
 mod reservation;
 mod validate;
+
+pub(super) use reservation::PendingGuard;
 
 use device::{make_device, with_prefixes};
 use validate::{check_fit, check_protection, check_request};
@@ -58,7 +61,7 @@ impl Agent {
 
     /// Tells the controller before anything is made, so that a conflict refuses the request. Without a controller the
     /// endpoint is told at the next full report.
-    async fn announce(&self, endpoint: &Endpoint) -> Result<(), ApiError> {
+    pub(super) async fn announce(&self, endpoint: &Endpoint) -> Result<(), ApiError> {
         if self.must_tell() {
             // What the controller still has of ports that are gone must not stand in this one's way. If it isn't told
             // now it is told of all of them later.
@@ -96,7 +99,7 @@ impl Agent {
         }
     }
 
-    fn tell_later(&self) {
+    pub(super) fn tell_later(&self) {
         self.inner().channel.told = false;
         self.resync.notify_one();
     }
@@ -138,17 +141,7 @@ impl Agent {
         let (record, tap) =
             blocking(move || make_device(record, &netns, (wanted, default_route), shape)).await?;
         let id = record.endpoint.id.clone();
-        let agent = Arc::clone(self);
-        let plugged = blocking(move || agent.plug_in(record, tap)).await;
-        if let Err(error) = plugged {
-            self.unplug(&id).await;
-            return Err(error);
-        }
-        if let Err(error) = self.save_ports().await {
-            self.unplug(&id).await;
-            return Err(error);
-        }
-        self.changed.notify_one();
+        self.plug_and_save(record, tap).await?;
         let inner = self.inner();
         let port = inner.ports.get(&id).ok_or_else(|| {
             ApiError::conflict(
@@ -159,6 +152,26 @@ impl Agent {
         info!(network = %network.name, port = %port.record.endpoint.name, ifname = %port.record.ifname,
             netns = %port.record.netns, "connected");
         Ok(port_view(port, api::Traffic::default()))
+    }
+
+    /// From the TAP to a port that is written down; nothing is left of it after an error.
+    async fn plug_and_save(
+        self: &Arc<Self>,
+        record: PortRecord,
+        tap: TapDevice,
+    ) -> Result<(), ApiError> {
+        let id = record.endpoint.id.clone();
+        let agent = Arc::clone(self);
+        let mut done = blocking(move || agent.plug_in(record, tap)).await;
+        if done.is_ok() {
+            done = self.save_ports().await;
+        }
+        if let Err(error) = done {
+            self.unplug(&id).await;
+            return Err(error);
+        }
+        self.changed.notify_one();
+        Ok(())
     }
 
     /// Hands the TAP to the fd holder and to the switch. From here on the port is known.

@@ -75,6 +75,8 @@ impl Agent {
     pub(super) fn reconcile(&self) {
         let measured = self.fabric().path_mtus();
         self.measured.store(Arc::new(measured));
+        // By the map's networks: one that was made again has another id.
+        self.refresh_held();
         let mut inner = self.inner();
         // While no controller answers, the map can't show what came of it.
         if inner.channel.caught_up {

@@ -214,6 +214,21 @@ impl Agent {
         }
     }
 
+    /// How the agent is, in a line for the service manager. Takes the locks that requests take.
+    pub(super) fn summary(&self) -> String {
+        let inner = self.inner();
+        let peers = self.fabric().applied().peers.len();
+        let controller = match inner.channel.connected {
+            Some(address) => format!("controller {address}"),
+            None => "no controller answers".to_owned(),
+        };
+        format!(
+            "node {}: {} ports, {peers} peers, {controller}",
+            self.facts.node_name,
+            inner.ports.len()
+        )
+    }
+
     /// `weft status`.
     pub(super) fn status(&self) -> api::Status {
         let applied = self.applied.borrow().clone();

@@ -109,7 +109,7 @@ pub(super) async fn serve(
         .await
 }
 
-async fn ended(mut phase: watch::Receiver<Phase>) {
+pub(super) async fn ended(mut phase: watch::Receiver<Phase>) {
     let running = phase.wait_for(|phase| matches!(phase, Phase::Running(_)));
     let mut stopped = match running.await.as_deref() {
         Ok(Phase::Running(agent)) => agent.stopped.subscribe(),

@@ -164,8 +164,10 @@ impl Agent {
             .own_endpoints()
             .find(|endpoint| endpoint.network == *network && endpoint.ips.contains(ip))
             .map(|endpoint| endpoint.name.clone());
+        let promised = (network.clone(), *ip);
+        let held = inner.held.contains(&promised);
+        let holder = holder.or_else(|| held.then(|| "of a Docker container".to_owned()));
         if holder.is_none() {
-            let promised = (network.clone(), *ip);
             inner.yielded.insert(promised, Instant::now());
         }
         holder

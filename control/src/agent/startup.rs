@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -27,11 +28,12 @@ use super::serve::{self, Phase};
 use super::services::Services;
 use super::state::{PortRecord, SavedMap, SavedPorts, StateDir};
 use super::{Agent, AgentConfig, Applied, Channel, ENCRYPTED_PORT, Facts, Inner, keeper::Keeper};
-use super::{reconcile, session};
+use super::{docker, reconcile, session};
 use crate::channel::{self, Link, LinkConfig, NodeFacts};
 use crate::controller::{self, ControllerConfig, ControllerHandle};
 use crate::identity::Identity;
 use crate::model::Transport;
+use crate::notify;
 use crate::privileges;
 
 mod error;
@@ -96,26 +98,62 @@ async fn run_until_told(config: AgentConfig) -> Result<(), AgentError> {
     };
     tokio::pin!(told);
     let socket = config.socket.clone();
+    let (plugin, exe) = (plugin_socket(&config), config.exe.clone());
     let started = tokio::select! {
         started = Running::start(config) => started?,
         signal = &mut told => {
             info!(signal, "stopped before the agent was up");
-            let _ = std::fs::remove_file(&socket);
+            remove_sockets(&socket, plugin.as_deref());
             return Ok(());
         }
     };
     let agent = Arc::clone(&started.agent);
+    notify::ready(&agent.summary());
+    let told_of = Arc::clone(&agent);
+    let telling = tokio::spawn(notify::keep_telling(move || told_of.summary()));
     let by = tokio::select! {
         signal = told => signal,
         () = agent.stop.notified() => "weft agent stop",
     };
     agent.inner().stopping = true;
     info!(by, "stopping");
+    telling.abort();
+    notify::stopping();
     started.stop().await;
-    let _ = std::fs::remove_file(&socket);
+    remove_sockets(&socket, plugin.as_deref());
+    if let Some(plugin) = plugin.filter(|_| agent.docker_expects_us()) {
+        docker::leave(&exe, &plugin);
+    }
     agent.tell_what_stays();
     Ok(())
 }
+
+fn plugin_socket(config: &AgentConfig) -> Option<PathBuf> {
+    config.docker.as_ref().map(|docker| docker.plugin.clone())
+}
+
+fn bind_plugin(config: &AgentConfig) -> Result<Option<Listener>, AgentError> {
+    let Some(docker) = &config.docker else {
+        return Ok(None);
+    };
+    if docker::is_stand_in(&docker.plugin) {
+        // It ends when it sees that.
+        let _ = std::fs::remove_file(&docker.plugin);
+    }
+    serve::bind(&docker.plugin).map(Some).map_err(|error| {
+        let why = error.to_string().replace("--socket", "--docker-socket");
+        AgentError::Invalid(format!("cannot serve Docker: {why}"))
+    })
+}
+
+fn remove_sockets(api: &Path, plugin: Option<&Path>) {
+    for socket in [Some(api), plugin].into_iter().flatten() {
+        // It may not have been made.
+        let _ = std::fs::remove_file(socket);
+    }
+}
+
+type Listener = std::os::unix::net::UnixListener;
 
 /// A running agent with what must not be dropped before it ends.
 struct Running {
@@ -129,9 +167,11 @@ impl Running {
         let state = StateDir::open(&config.state)?;
         let listener = serve::bind(&config.socket)?;
         let socket = config.socket.clone();
-        let started = Self::start_behind(config, state, listener).await;
+        let plugin = bind_plugin(&config).inspect_err(|_| remove_sockets(&socket, None))?;
+        let plugin_socket = plugin_socket(&config);
+        let started = Self::start_behind(config, state, (listener, plugin)).await;
         if started.is_err() {
-            let _ = std::fs::remove_file(socket);
+            remove_sockets(&socket, plugin_socket.as_deref());
         }
         started
     }
@@ -140,10 +180,13 @@ impl Running {
     async fn start_behind(
         config: AgentConfig,
         state: StateDir,
-        listener: std::os::unix::net::UnixListener,
+        (listener, plugin): (Listener, Option<Listener>),
     ) -> Result<Self, AgentError> {
         let (phase, phases) = watch::channel(Phase::Joining("the agent is starting".to_owned()));
-        let api = tokio::spawn(serve::serve(listener, phases));
+        let api = tokio::spawn(serve::serve(listener, phases.clone()));
+        if let Some(listener) = plugin {
+            tokio::spawn(docker::serve(listener, docker::Plugin::new(phases)));
+        }
 
         let mut settings: Settings = state.load_settings()?;
         settings.underlay = config.underlay.or(settings.underlay);
@@ -201,6 +244,9 @@ impl Running {
         let place = (facts, underlay, fabric);
         let agent = bring_up(&config, state, identity, controllers, place).await?;
         phase.send_replace(Phase::Running(Arc::clone(&agent)));
+        if let Some(docker) = config.docker.clone() {
+            tokio::spawn(docker::follow(Arc::clone(&agent), docker));
+        }
         Ok(Self {
             agent,
             controller,
@@ -249,6 +295,7 @@ async fn bring_up(
         yielded,
         uplinks,
     } = state.load_ports()?;
+    let ledger = state.load_docker()?;
     let keeper = Keeper::start(state.path("holder.sock"), config.exe.clone());
     let facts = Facts {
         cluster: identity.cluster.clone(),
@@ -297,6 +344,7 @@ async fn bring_up(
         underlay_mtu: ArcSwap::from_pointee(underlay.mtu),
         measured: ArcSwap::default(),
         saving: Mutex::new(()),
+        docker: docker::Desk::new(ledger),
         changed: Notify::new(),
         resync: Notify::new(),
         reporting: tokio::sync::RwLock::default(),
@@ -308,6 +356,7 @@ async fn bring_up(
         }),
     });
     agent.restore(records).await?;
+    agent.resume_docker();
     spawn_tasks(&agent, port_events, link_events);
     Ok(agent)
 }
@@ -411,6 +460,7 @@ impl Inner {
             leaving: BTreeMap::new(),
             yielded: BTreeMap::new(),
             uplinks: BTreeSet::new(),
+            held: BTreeSet::new(),
             channel: Channel::new(controllers),
             warnings: Vec::new(),
             stopping: false,

@@ -3,6 +3,7 @@
 //! | file in the state directory | what | written |
 //! |---|---|---|
 //! | `ports.json` | the ports of this host: owned facts | durably, before a change is answered |
+//! | `docker.json` | what Docker was given (ranges, addresses, endpoints) | durably, before Docker is answered |
 //! | `settings.json` | the flags that a later start needn't repeat | at each start |
 //! | `controllers.json` | the controllers that the cluster told of | when they change |
 //! | `map.cbor` | the last cluster map: a cache, to forward by while no controller answers | within a second |
@@ -26,6 +27,7 @@ use weft_wire::{Mtu, Vni};
 
 use super::uplink::UplinkRecord;
 use crate::api::{Attachment, Impairments, Limits, Route};
+use crate::docker::ledger::Ledger;
 use crate::model::{ClusterId, ClusterMap, Endpoint, NetworkId};
 
 /// Version of both files' layout. A reader refuses what is newer than itself.
@@ -137,6 +139,13 @@ pub(super) struct SavedPorts {
     /// Links that are bridged into networks.
     #[serde(default)]
     pub(super) uplinks: Vec<UplinkRecord>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct DockerFile {
+    layout: u32,
+    #[serde(flatten)]
+    ledger: Ledger,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -264,6 +273,47 @@ impl StateDir {
         let mut text = serde_json::to_vec_pretty(&file).expect("records have text keys only");
         text.push(b'\n');
         replace(&self.path("ports.json"), &text)
+    }
+
+    /// What Docker was given; nothing when there is no such file.
+    ///
+    /// # Errors
+    /// [`StateError::Corrupt`], [`StateError::Newer`], [`StateError::Io`].
+    pub(super) fn load_docker(&self) -> Result<Ledger, StateError> {
+        let path = self.path("docker.json");
+        let Some(bytes) = read(&path)? else {
+            return Ok(Ledger::default());
+        };
+        const NEXT: &str =
+            "move it away to start without it (Docker's networks on weft must be made again)";
+        let corrupt = |cause: String| StateError::Corrupt {
+            path: path.clone(),
+            cause,
+            next: NEXT,
+        };
+        let value: serde_json::Value =
+            serde_json::from_slice(&bytes).map_err(|error| corrupt(error.to_string()))?;
+        check_layout(
+            &path,
+            value.get("layout").and_then(serde_json::Value::as_u64),
+        )?;
+        let file: DockerFile =
+            serde_json::from_value(value).map_err(|error| corrupt(error.to_string()))?;
+        Ok(file.ledger)
+    }
+
+    /// Replaces what Docker was given; durable when it returns.
+    ///
+    /// # Errors
+    /// [`StateError::Io`]; the old file is still there then.
+    pub(super) fn save_docker(&self, ledger: &Ledger) -> Result<(), StateError> {
+        let file = DockerFile {
+            layout: LAYOUT,
+            ledger: ledger.clone(),
+        };
+        let mut text = serde_json::to_vec_pretty(&file).expect("the ledger has text keys only");
+        text.push(b'\n');
+        replace(&self.path("docker.json"), &text)
     }
 
     /// What earlier starts were told; nothing when there is no such file.

@@ -87,7 +87,7 @@ impl Agent {
             return Err(error);
         }
         info!(network = %record.network_name, dev = %record.dev, "uplink added");
-        self.settle().await?;
+        self.follow_uplinks().await?;
         self.uplink_view(&record)
     }
 
@@ -116,12 +116,12 @@ impl Agent {
             return Err(error);
         }
         info!(network, dev, "uplink removed");
-        self.settle().await?;
+        self.follow_uplinks().await?;
         Ok(view)
     }
 
     /// Makes the fabric follow, before the answer says that it does.
-    async fn settle(self: &Arc<Self>) -> Result<(), ApiError> {
+    async fn follow_uplinks(self: &Arc<Self>) -> Result<(), ApiError> {
         let agent = Arc::clone(self);
         super::attach::blocking(move || {
             agent.reconcile();

@@ -224,6 +224,7 @@ pub struct Host {
     pub underlay: IpAddr,
     site: Arc<Site>,
     agent: Mutex<Option<Arc<Process>>>,
+    agent_args: Mutex<Vec<String>>,
 }
 
 impl Host {
@@ -235,6 +236,7 @@ impl Host {
             underlay,
             site,
             agent: Mutex::new(None),
+            agent_args: Mutex::default(),
         }
     }
 
@@ -255,12 +257,18 @@ impl Host {
         PathBuf::from(self.file("sock"))
     }
 
+    /// Further flags for this host's agent whenever it is started from now on.
+    pub fn give_agent(&self, args: &[String]) {
+        lock(&self.agent_args).extend_from_slice(args);
+    }
+
     /// Starts the agent with these flags beside `--state` and `--socket`, and does not wait.
     #[track_caller]
     pub fn spawn_agent(&self, extra: &[&str]) -> Arc<Process> {
         let (state, socket) = (self.file("state"), self.file("sock"));
         let args = ["agent", "run", "--state", &state, "--socket", &socket];
-        let given = lock(&self.site.agent_args).clone();
+        let own = lock(&self.agent_args).clone();
+        let given = [lock(&self.site.agent_args).clone(), own].concat();
         let given: Vec<&str> = given.iter().map(String::as_str).collect();
         let process = self
             .ns

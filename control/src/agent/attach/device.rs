@@ -8,7 +8,7 @@ use weft_tunnel::Carriage;
 
 use crate::agent::ApiError;
 use crate::agent::state::PortRecord;
-use crate::link::{self, AttachSpec, LinkError};
+use crate::link::{self, AttachSpec, Equipment, LinkError};
 use crate::model::Network;
 use crate::netns::Netns;
 
@@ -34,15 +34,7 @@ pub(super) fn make_device(
     (wanted, default_route): (Option<String>, bool),
     (queues, carriage): (usize, Carriage),
 ) -> Result<(PortRecord, TapDevice), ApiError> {
-    let (kind, queues) = if record.plain {
-        (PortKind::Plain, 1)
-    } else {
-        (PortKind::Offload, queues)
-    };
-    // Unique on this host until it is renamed in its namespace: 4 + 11 bytes of the endpoint's id.
-    let name = format!("weft{}", &record.endpoint.id.0[..11]);
-    let tap =
-        create_tap(&name, kind, queues).map_err(|error| ApiError::internal(error.to_string()))?;
+    let tap = create(&record, queues)?;
     let candidates: Vec<String> = match wanted {
         Some(name) => vec![name],
         None => (0..IFNAME_TRIES)
@@ -78,6 +70,35 @@ pub(super) fn make_device(
         }
     }
     Err(ApiError::internal("no interface name was tried"))
+}
+
+/// Makes the TAP and leaves it in the agent's own namespace, down and with all that survives a move: Docker moves it.
+pub(super) fn make_loose(
+    mut record: PortRecord,
+    (queues, carriage): (usize, Carriage),
+) -> Result<(PortRecord, TapDevice), ApiError> {
+    let tap = create(&record, queues)?;
+    let equipment = Equipment {
+        ifindex: tap.ifindex,
+        mac: record.endpoint.mac,
+        mtu: record.mtu,
+        carriage,
+        tx_queue_len: TX_QUEUE_LEN,
+    };
+    link::equip(&tap.name, equipment).map_err(attach_error)?;
+    record.ifname = tap.name.clone();
+    Ok((record, tap))
+}
+
+fn create(record: &PortRecord, queues: usize) -> Result<TapDevice, ApiError> {
+    let (kind, queues) = if record.plain {
+        (PortKind::Plain, 1)
+    } else {
+        (PortKind::Offload, queues)
+    };
+    // Unique on this host until it is renamed in its namespace: 4 + 11 bytes of the endpoint's id.
+    let name = format!("weft{}", &record.endpoint.id.0[..11]);
+    create_tap(&name, kind, queues).map_err(|error| ApiError::internal(error.to_string()))
 }
 
 fn attach_error(error: LinkError) -> ApiError {

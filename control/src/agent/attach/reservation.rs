@@ -23,9 +23,9 @@ const BLOCK_TRIES: usize = 4;
 const BASE_NAME_MAX: usize = 48;
 
 /// A reservation: name and addresses are free again when it goes.
-pub(super) struct PendingGuard {
-    agent: Arc<Agent>,
-    id: EndpointId,
+pub(in crate::agent) struct PendingGuard {
+    pub(super) agent: Arc<Agent>,
+    pub(super) id: EndpointId,
 }
 
 impl Drop for PendingGuard {
@@ -35,7 +35,7 @@ impl Drop for PendingGuard {
 }
 
 impl Inner {
-    fn pending_mut(&mut self, id: &EndpointId) -> &mut Pending {
+    pub(super) fn pending_mut(&mut self, id: &EndpointId) -> &mut Pending {
         self.pending
             .get_mut(id)
             .expect("a reservation lives as long as its guard")
@@ -121,11 +121,19 @@ impl Agent {
                 None => self.take_any(pending, network, subnet).await?,
             }
         }
+        self.settle(pending, network, request.mac)
+    }
+
+    /// Addresses are decided; the MAC follows from them if none is wanted.
+    pub(super) fn settle(
+        &self,
+        pending: &PendingGuard,
+        network: &Network,
+        mac: Option<MacAddr>,
+    ) -> Result<Endpoint, ApiError> {
         let mut inner = self.inner();
         let ips = inner.pending[&pending.id].endpoint.ips.clone();
-        let mac = request
-            .mac
-            .unwrap_or_else(|| free_mac(&inner, network, (&ips, &self.facts.node)));
+        let mac = mac.unwrap_or_else(|| free_mac(&inner, network, (&ips, &self.facts.node)));
         if let Some(holder) = mac_holder(&inner, network, (mac, &self.facts.node)) {
             return Err(ApiError::conflict(
                 "mac_taken",
@@ -145,7 +153,7 @@ impl Agent {
         Ok(pending.endpoint.clone())
     }
 
-    async fn take_any(
+    pub(super) async fn take_any(
         self: &Arc<Self>,
         pending: &PendingGuard,
         network: &Network,
@@ -189,7 +197,7 @@ impl Agent {
         .hint("try again"))
     }
 
-    async fn take_fixed(
+    pub(super) async fn take_fixed(
         self: &Arc<Self>,
         pending: &PendingGuard,
         network: &Network,
@@ -339,7 +347,7 @@ fn name_holder(inner: &Inner, network: &Network, (name, here): (&str, &NodeId)) 
 }
 
 /// The namespace's name, or with this node's name behind it, or with a number behind that.
-fn free_name(inner: &Inner, network: &Network, base: &str, facts: &Facts) -> String {
+pub(super) fn free_name(inner: &Inner, network: &Network, base: &str, facts: &Facts) -> String {
     let node = &facts.node_name;
     let mut candidates = std::iter::once(base.to_owned())
         .chain(std::iter::once(format!("{base}-{node}")))
@@ -371,7 +379,7 @@ fn free_mac(inner: &Inner, network: &Network, (ips, here): (&[IpAddr], &NodeId))
     }
 }
 
-fn ip_taken(network: &Network, ip: IpAddr, holder: &str) -> ApiError {
+pub(super) fn ip_taken(network: &Network, ip: IpAddr, holder: &str) -> ApiError {
     ApiError::conflict(
         "ip_taken",
         format!(

@@ -20,6 +20,7 @@ fn network(cidr: &str, gateway: &str) -> Network {
         egress: Egress::Nat,
         mtu: None,
         ageing_secs: 300,
+        made_by: None,
         vteps: BTreeSet::new(),
         isolate: false,
     }

@@ -56,6 +56,7 @@ fn network(map: &mut ClusterMap, name: &str, number: u32, cidr: Option<&str>, vt
         egress: Egress::Nat,
         mtu: None,
         ageing_secs: 300,
+        made_by: None,
         vteps: vteps.iter().map(|text| ip(text)).collect(),
         isolate: false,
     };

@@ -64,6 +64,7 @@ pub(super) async fn join(
                 let why = format!("the agent can't join its cluster yet: {error}");
                 if said.as_ref() != Some(&why) {
                     warn!("{why}; trying again");
+                    crate::notify::status(&why);
                     phase.send_replace(Phase::Joining(why.clone()));
                     said = Some(why);
                 }

@@ -62,6 +62,7 @@ pub fn create(map: &ClusterMap, create: &NetworkCreate, id: NetworkId) -> Decisi
         ageing_secs: create.ageing_secs.unwrap_or(DEFAULT_AGEING_SECS),
         vteps: BTreeSet::new(),
         isolate: create.isolate,
+        made_by: create.made_by.clone(),
     };
     check_settings(&network)?;
     Ok(vec![Change::Put(Object::Network(network))])

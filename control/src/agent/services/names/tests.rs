@@ -33,6 +33,7 @@ pub(crate) fn world() -> (ClusterMap, Vec<Endpoint>, Vec<Here>) {
             transport: Transport::Vxlan,
             internal,
             isolate: false,
+            made_by: None,
             egress: crate::model::Egress::default(),
             mtu: None,
             ageing_secs: 300,

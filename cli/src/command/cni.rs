@@ -1,0 +1,178 @@
+//! `weft cni`: puts the plugin and a configuration where container runtimes look for them.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+use weft_control::api::DEFAULT_SOCKET;
+
+use crate::args::cni::{Cni, Dirs, Install};
+use crate::cni::Version;
+use crate::config::Settings;
+use crate::failure::Failure;
+use crate::render;
+
+/// Name of the plugin's file: what configurations call `type`.
+const PLUGIN: &str = "weft";
+/// The version that today's runtimes all speak; newer ones choose from `cniVersions`.
+const COMMON_VERSION: Version = Version::V1_0_0;
+
+/// # Errors
+/// A directory can't be written, or holds something else under our names.
+pub(super) fn run(settings: &Settings, verb: Cni) -> Result<(), Failure> {
+    match verb {
+        Cni::Install(flags) => install(settings, &flags),
+        Cni::Uninstall(dirs) => uninstall(settings, &dirs),
+    }
+}
+
+fn install(settings: &Settings, flags: &Install) -> Result<(), Failure> {
+    let (plugin, conf) = files(&flags.dirs);
+    refuse_others(&conf)?;
+    let program = std::env::current_exe().map_err(|error| {
+        Failure::new(
+            "cni",
+            format!("cannot find the weft program's own file: {error}"),
+        )
+    })?;
+    put(&plugin, |fresh| {
+        if flags.link {
+            return symlink(&program, fresh);
+        }
+        fs::copy(&program, fresh)?;
+        fs::set_permissions(fresh, fs::Permissions::from_mode(0o755))
+    })?;
+    let text = serde_json::to_vec_pretty(&conflist(settings, flags))
+        .map_err(|error| Failure::new("cni", format!("cannot write JSON: {error}")))?;
+    put(&conf, |fresh| {
+        let mut file = File::create(fresh)?;
+        file.write_all(&text)?;
+        file.write_all(b"\n")?;
+        // A runtime that finds it after a crash must find all of it.
+        file.sync_all()
+    })?;
+    shown(settings, &plugin, &conf)
+}
+
+fn files(dirs: &Dirs) -> (PathBuf, PathBuf) {
+    (
+        dirs.bin_dir.join(PLUGIN),
+        dirs.conf_dir.join(&dirs.conf_file),
+    )
+}
+
+fn shown(settings: &Settings, plugin: &Path, conf: &Path) -> Result<(), Failure> {
+    let done = json!({ "plugin": plugin, "config": conf });
+    render::show(settings.json, &done, |_| {
+        render::lines(&[plugin.display(), conf.display()])
+    })
+}
+
+fn conflist(settings: &Settings, flags: &Install) -> Value {
+    let mut weft = json!({
+        "type": PLUGIN,
+        "network": flags.network.as_deref().unwrap_or(&flags.name),
+        "capabilities": { "ips": true, "mac": true, "aliases": true, "bandwidth": true, "dns": true },
+    });
+    if settings.socket != Path::new(DEFAULT_SOCKET) {
+        weft["socket"] = json!(settings.socket);
+    }
+    if !flags.subnets.is_empty() {
+        weft["subnet"] = json!(flags.subnets);
+    }
+    if flags.encrypted {
+        weft["encrypted"] = json!(true);
+    }
+    let chained = flags.chain.iter().map(|name| {
+        let mut plugin = json!({ "type": name });
+        if let Some(capability) = capability_of(name) {
+            plugin["capabilities"] = Value::Object(Map::from_iter([(capability, json!(true))]));
+        }
+        plugin
+    });
+    let mut list = json!({
+        "cniVersion": COMMON_VERSION.as_str(),
+        "name": flags.name,
+        "plugins": std::iter::once(weft).chain(chained).collect::<Vec<_>>(),
+    });
+    // A runtime that knows this key takes the newest version for the whole chain, and others' plugins may be older.
+    if flags.chain.is_empty() {
+        list["cniVersions"] = json!(Version::ALL.map(Version::as_str));
+    }
+    list
+}
+
+/// What the plugins of containernetworking-plugins do at the runtime's word.
+fn capability_of(plugin: &str) -> Option<String> {
+    match plugin {
+        "portmap" => Some("portMappings".to_owned()),
+        "bandwidth" => Some("bandwidth".to_owned()),
+        _ => None,
+    }
+}
+
+fn uninstall(settings: &Settings, dirs: &Dirs) -> Result<(), Failure> {
+    let (plugin, conf) = files(dirs);
+    refuse_others(&conf)?;
+    // The configuration first: a runtime that finds it looks for the plugin.
+    for file in [&conf, &plugin] {
+        match fs::remove_file(file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(unwritable(file, &error));
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+    shown(settings, &plugin, &conf)
+}
+
+/// A configuration that isn't about weft is somebody else's work.
+fn refuse_others(conf: &Path) -> Result<(), Failure> {
+    let text = match fs::read(conf) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(unwritable(conf, &error)),
+    };
+    let value: Value = serde_json::from_slice(&text).unwrap_or_default();
+    let ours = value["plugins"]
+        .as_array()
+        .is_some_and(|plugins| plugins.iter().any(|plugin| plugin["type"] == PLUGIN));
+    if ours {
+        return Ok(());
+    }
+    Err(Failure::new(
+        "cni",
+        format!(
+            "{} is there and is no configuration of weft",
+            conf.display()
+        ),
+    )
+    .hint("move it away, or name another with --conf-file"))
+}
+
+/// Makes a file beside, then moves it: whoever looks sees the old one or the new one.
+fn put(path: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> Result<(), Failure> {
+    let failed = |error: io::Error| unwritable(path, &error);
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir).map_err(failed)?;
+    }
+    let name = path
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    // With a dot first: runtimes that look meanwhile pass it over.
+    let fresh = path.with_file_name(format!(".{name}.{}", std::process::id()));
+    let made = make(&fresh).and_then(|()| fs::rename(&fresh, path));
+    made.map_err(|error| {
+        let _ = fs::remove_file(&fresh);
+        failed(error)
+    })
+}
+
+fn unwritable(path: &Path, error: &io::Error) -> Failure {
+    Failure::new("cni", format!("cannot write {}: {error}", path.display()))
+        .hint("be root, or name other directories with --bin-dir and --conf-dir")
+}

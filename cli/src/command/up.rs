@@ -1,0 +1,173 @@
+//! `weft up`: from nothing to a network on this host. It starts a standalone agent in the background if none answers, and
+//! makes the network if it isn't there; done twice it changes nothing.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use hyper::Method;
+use serde::Serialize;
+use weft_control::agent::DEFAULT_DOCKER_HOST;
+use weft_control::api::{NetworkCreate, NetworkDetail, NetworkInfo, Status};
+
+use super::Session;
+use crate::args::up as args;
+use crate::client::ApiPath;
+use crate::config::Settings;
+use crate::failure::Failure;
+use crate::render;
+
+/// How long the agent may take to come up.
+const UP_PATIENCE: Duration = Duration::from_secs(30);
+/// Between two looks at an agent that comes up.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Lines of the log that are shown when it doesn't.
+const LOG_TAIL_LINES: usize = 8;
+
+/// What is there afterwards.
+#[derive(Debug, Serialize)]
+pub(crate) struct Up {
+    /// The agent's process and log, if it was started just now.
+    pub(crate) started: Option<Started>,
+    /// The network.
+    pub(crate) network: NetworkInfo,
+    /// The network was made just now.
+    pub(crate) made: bool,
+    /// The agent that was started serves Docker.
+    pub(crate) docker: bool,
+}
+
+/// An agent that was started.
+#[derive(Debug, Serialize)]
+pub(crate) struct Started {
+    /// Its process.
+    pub(crate) pid: u32,
+    /// Where it logs to.
+    pub(crate) log: PathBuf,
+}
+
+/// # Errors
+/// The agent doesn't come up, or the network can't be made.
+pub(super) fn run(session: &Session, settings: &Settings, flags: args::Up) -> Result<(), Failure> {
+    let docker =
+        !flags.no_docker && settings.serves_docker(Path::new(DEFAULT_DOCKER_HOST).exists());
+    let started = match session.client.get::<Status>(&ApiPath::new("status")) {
+        Ok(_) => None,
+        Err(failure) if failure.code == "no_agent" => {
+            let state = settings.state(flags.state.clone());
+            let wish = Wish {
+                settings,
+                state,
+                docker,
+            };
+            Some(start(session, &wish)?)
+        }
+        // It is just coming up, or it isn't ours to speak to.
+        Err(failure) if failure.code == "joining" => None,
+        Err(failure) => return Err(failure),
+    };
+    wait(session)?;
+    let (network, made) = network(session, &flags)?;
+    let up = Up {
+        docker: docker && started.is_some(),
+        started,
+        network,
+        made,
+    };
+    render::show(session.json, &up, render::up::text)
+}
+
+/// What agent to start.
+struct Wish<'a> {
+    settings: &'a Settings,
+    state: PathBuf,
+    docker: bool,
+}
+
+fn start(session: &Session, wish: &Wish<'_>) -> Result<Started, Failure> {
+    let log = wish.state.join("agent.log");
+    let failed = |what: &str, error: &io::Error| {
+        Failure::new("agent", format!("cannot {what}: {error}"))
+            .hint("`weft up` needs root, and a --state directory that it may write to")
+    };
+    fs::create_dir_all(&wish.state)
+        .map_err(|error| failed(&format!("make {}", wish.state.display()), &error))?;
+    let mut child = spawn(wish, &log).map_err(|error| failed("start the agent", &error))?;
+    let deadline = Instant::now() + UP_PATIENCE;
+    loop {
+        match session.client.get::<Status>(&ApiPath::new("status")) {
+            Ok(_) => break,
+            Err(_) if Instant::now() < deadline => {}
+            Err(failure) => return Err(failure),
+        }
+        if let Ok(Some(status)) = child.try_wait() {
+            let message = format!("the agent ended at once ({status}): {}", tail(&log));
+            let hint = format!("its log is {}", log.display());
+            return Err(Failure::new("agent", message).hint(hint));
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    Ok(Started {
+        pid: child.id(),
+        log,
+    })
+}
+
+fn spawn(wish: &Wish<'_>, log: &Path) -> io::Result<Child> {
+    let out = OpenOptions::new().create(true).append(true).open(log)?;
+    let errors = out.try_clone()?;
+    let mut agent = Command::new(std::env::current_exe()?);
+    if let Some(config) = &wish.settings.config_flag {
+        agent.arg("--config").arg(config);
+    }
+    agent.arg("--socket").arg(&wish.settings.socket);
+    agent.args(["agent", "run", "--standalone", "--state"]);
+    agent.arg(&wish.state);
+    if wish.docker {
+        agent.arg("--docker");
+    }
+    // Ctrl-C at this terminal is not for it.
+    agent.process_group(0);
+    agent
+        .stdin(Stdio::null())
+        .stdout(out)
+        .stderr(errors)
+        .spawn()
+}
+
+/// The last words of an agent that ended.
+fn tail(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("; ")
+}
+
+fn wait(session: &Session) -> Result<(), Failure> {
+    let path = ApiPath::new("status").query("wait", UP_PATIENCE.as_secs());
+    let patience = UP_PATIENCE + Duration::from_secs(5);
+    session
+        .client
+        .get_within::<Status>(&path, patience)
+        .map(drop)
+}
+
+fn network(session: &Session, flags: &args::Up) -> Result<(NetworkInfo, bool), Failure> {
+    let path = ApiPath::new("networks").segment(&flags.network);
+    match session.client.get::<NetworkDetail>(&path) {
+        Ok(detail) => return Ok((detail.network, false)),
+        Err(failure) if failure.code == "unknown_network" => {}
+        Err(failure) => return Err(failure),
+    }
+    let wish = NetworkCreate {
+        name: flags.network.clone(),
+        subnets: vec![flags.subnet],
+        ..NetworkCreate::default()
+    };
+    let made = session
+        .client
+        .send(Method::POST, &ApiPath::new("networks"), &wish)?;
+    Ok((made, true))
+}

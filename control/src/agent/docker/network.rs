@@ -1,0 +1,125 @@
+//! Docker networks. Docker makes one on each host with an id of its own; what joins them is the overlay's name.
+
+use std::sync::Arc;
+
+use tracing::{info, warn};
+
+use super::{now, short};
+use crate::agent::{Agent, ApiError};
+use crate::docker::options::Options;
+use crate::docker::wire::{ADDRESS_SPACE, CreateNetwork, Reply};
+use crate::docker::wish::Wish;
+use crate::model::Network;
+
+impl Agent {
+    /// `docker network create`: joins the overlay of that name, or makes it.
+    pub(super) async fn docker_create_network(
+        self: &Arc<Self>,
+        call: CreateNetwork,
+    ) -> Result<Reply, ApiError> {
+        let refused = |why: String| ApiError::bad_request("bad_option", why);
+        let options = Options::read(&call.options).map_err(refused)?;
+        if !options.ignored.is_empty() {
+            let ignored = options.ignored.join(", ");
+            warn!(
+                docker_network = short(&call.network),
+                ignored, "options of other drivers mean nothing here"
+            );
+        }
+        let ours: Vec<_> = (call.ranges.iter())
+            .filter(|range| range.space == ADDRESS_SPACE)
+            .map(|range| range.cidr)
+            .collect();
+        let ip_ranges = self.docker.ledger().wished_ranges(&ours);
+        let wish = Wish::of(&call, &options, ip_ranges).map_err(refused)?;
+        let network = self.overlay(&wish).await?;
+        let name = &network.name;
+        if options.network.is_none() {
+            info!(network = %name, docker_network = short(&call.network),
+                "no -o weft.network was given: the overlay's name is made from its range");
+        }
+        if ours.len() < call.ranges.len() {
+            info!(network = %name, "addresses come from another IPAM driver, which knows only this host's: give every host an --ip-range of its own, or --ipam-driver weft");
+        }
+        info!(network = %name, docker_network = short(&call.network), vni = %network.vni, "Docker network made");
+        self.note(move |ledger| ledger.add_network(&call.network, wish, now()))
+            .await?;
+        Ok(Reply::Done)
+    }
+
+    /// `docker network rm`. The overlay goes with the last Docker network that made it and when nothing is on it.
+    pub(super) async fn docker_delete_network(
+        self: &Arc<Self>,
+        id: String,
+    ) -> Result<Reply, ApiError> {
+        let removed = self.note(move |ledger| {
+            let entry = ledger.remove_network(&id)?;
+            let name = entry.wish.create.name;
+            let last = ledger.wish_of(&name).is_none();
+            Some((id, name, last))
+        });
+        if let Some((id, name, last)) = removed.await? {
+            info!(network = %name, docker_network = short(&id), "Docker network removed");
+            if last {
+                let agent = Arc::clone(self);
+                // Docker waits for none of it: whether it goes is the cluster's business.
+                tokio::spawn(async move { agent.remove_unused(name).await });
+            }
+        }
+        Ok(Reply::Done)
+    }
+
+    /// Removes an overlay that a Docker network made, unless there is still use for it.
+    async fn remove_unused(self: &Arc<Self>, name: String) {
+        let made_by_docker = {
+            let inner = self.inner();
+            let network = inner.map.network_named(&name);
+            network.is_some_and(|network| network.made_by.as_deref() == Some(MADE_BY))
+        };
+        if !made_by_docker {
+            return;
+        }
+        match self.network_rm(name.clone()).await {
+            Ok(()) => info!(network = %name, "overlay removed with its last Docker network here"),
+            Err(error) if error.reply.code == "network_in_use" => {}
+            Err(error) => {
+                info!(network = %name, why = %error.reply.message, "overlay left in the cluster; `weft network rm` removes it");
+            }
+        }
+    }
+
+    /// The overlay that a Docker network is on; made when it isn't there.
+    pub(super) async fn overlay(self: &Arc<Self>, wish: &Wish) -> Result<Network, ApiError> {
+        let name = &wish.create.name;
+        let missing = match self.find_network(name).await {
+            Ok(network) => return fitting(wish, network),
+            Err(error) => error,
+        };
+        let mut create = wish.create.clone();
+        create.made_by = Some(MADE_BY.to_owned());
+        let made = self.network_create(create).await;
+        match made {
+            Ok(_) => {}
+            // Another host was quicker.
+            Err(error) if error.reply.code == "name_taken" => {}
+            Err(error) if error.reply.code == "offline" => return Err(missing),
+            Err(error) if error.reply.code == "subnet_overlaps" => {
+                let reply = error.reply.message.clone();
+                return Err(ApiError::conflict("subnet_overlaps", reply).hint(
+                    "choose another --subnet, or join that network with -o weft.network=NAME",
+                ));
+            }
+            Err(error) => return Err(error),
+        }
+        fitting(wish, self.find_network(name).await?)
+    }
+}
+
+/// Who made a network, in the cluster's map.
+const MADE_BY: &str = "docker";
+
+fn fitting(wish: &Wish, network: Network) -> Result<Network, ApiError> {
+    wish.check(&network)
+        .map_err(|why| ApiError::conflict("network_differs", why))?;
+    Ok(network)
+}

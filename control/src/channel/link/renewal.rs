@@ -12,7 +12,9 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
-use super::{DialError, REQUEST_PATIENCE, RequestError, client_config, dial, exchange};
+use super::{
+    CALL_PATIENCE, DialError, REQUEST_PATIENCE, RequestError, client_config, dial, exchange,
+};
 use crate::channel::codec;
 use crate::channel::join::ask_over;
 use crate::channel::messages::{

@@ -289,14 +289,7 @@ pub async fn start(config: ControllerConfig) -> Result<ControllerHandle, Control
             source,
         })?;
     let ledger = Ledger::load(store).await?;
-    let addresses = advertised(&config, address);
-    let (fellows, events) = match shared {
-        Some(shared) => {
-            let (fellows, events) = Fellows::meet(&shared, addresses).await?;
-            (fellows, Some(events))
-        }
-        None => (Fellows::none(addresses), None),
-    };
+    let (fellows, events) = Fellows::of(shared, advertised(&config, address)).await?;
     let core = Arc::new(Core {
         cluster: authorities.cluster().clone(),
         authorities: ArcSwap::from_pointee(authorities),
@@ -324,10 +317,7 @@ pub async fn start(config: ControllerConfig) -> Result<ControllerHandle, Control
     ));
     tokio::spawn(claims::sweep(Arc::clone(&core), stopping.clone()));
     tokio::spawn(follow_store(Arc::clone(&core), stopping.clone()));
-    if let Some(events) = events {
-        tokio::spawn(fellows::tell(Arc::clone(&core), stopping.clone()));
-        tokio::spawn(fellows::follow(Arc::clone(&core), events, stopping));
-    }
+    fellows::run(&core, events, &stopping);
     info!(cluster = %core.cluster, %address, revision = core.ledger.revision(), "controller started");
     Ok(ControllerHandle {
         core,

@@ -254,7 +254,7 @@ pub enum Since {
     /// These changes, without a gap up to the newest revision.
     Changes(Vec<(Revision, Change)>),
     /// Only the whole.
-    Everything(Snapshot),
+    Everything(Box<Snapshot>),
 }
 
 /// A durable map.

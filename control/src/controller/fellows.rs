@@ -81,29 +81,11 @@ pub(super) struct Fellows {
     view: Mutex<View>,
     addresses: watch::Sender<Vec<SocketAddr>>,
     askers: Mutex<HashMap<String, Asker>>,
-    /// Answers for all nodes.
-    #[cfg(test)]
-    player: Player,
-}
-
-/// What a test lets nodes answer.
-#[cfg(test)]
-#[derive(Default)]
-struct Player(Option<Play>);
-
-#[cfg(test)]
-pub(super) type Play = Box<dyn Fn(NodeId, Ask) -> Option<Result<Answer, String>> + Send + Sync>;
-
-#[cfg(test)]
-impl std::fmt::Debug for Player {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Player")
-    }
 }
 
 impl Fellows {
     /// A controller that has its store for itself.
-    pub(super) fn none(addresses: Vec<SocketAddr>) -> Self {
+    fn none(addresses: Vec<SocketAddr>) -> Self {
         Self {
             id: String::new(),
             live: None,
@@ -112,16 +94,29 @@ impl Fellows {
             view: Mutex::default(),
             addresses: watch::Sender::default(),
             askers: Mutex::default(),
-            #[cfg(test)]
-            player: Player::default(),
         }
+    }
+
+    /// With the events of a store that is shared.
+    ///
+    /// # Errors
+    /// [`StoreError::Etcd`]: the store can't be written.
+    pub(super) async fn of(
+        shared: Option<EtcdStore>,
+        addresses: Vec<SocketAddr>,
+    ) -> Result<(Self, Option<mpsc::Receiver<LiveEvent>>), StoreError> {
+        let Some(store) = shared else {
+            return Ok((Self::none(addresses), None));
+        };
+        let (fellows, events) = Self::meet(&store, addresses).await?;
+        Ok((fellows, Some(events)))
     }
 
     /// Makes this controller known to the others of that store.
     ///
     /// # Errors
     /// [`StoreError::Etcd`]: the store can't be written.
-    pub(super) async fn meet(
+    async fn meet(
         store: &EtcdStore,
         addresses: Vec<SocketAddr>,
     ) -> Result<(Self, mpsc::Receiver<LiveEvent>), StoreError> {
@@ -136,8 +131,6 @@ impl Fellows {
             view: Mutex::default(),
             addresses: watch::Sender::new(addresses),
             askers: Mutex::default(),
-            #[cfg(test)]
-            player: Player::default(),
         };
         fellows.want(&BTreeMap::new());
         let mut lease = fellows.lease();
@@ -148,15 +141,6 @@ impl Fellows {
         }
         drop(known);
         Ok((fellows, events))
-    }
-
-    /// Nodes answer as the test says.
-    #[cfg(test)]
-    pub(super) fn played(play: Play) -> Self {
-        Self {
-            player: Player(Some(play)),
-            ..Self::none(Vec::new())
-        }
     }
 
     fn lease(&self) -> watch::Receiver<Option<i64>> {
@@ -185,10 +169,6 @@ impl Fellows {
 
     /// Asks a node that has its session elsewhere; `None` when it has none.
     pub(super) async fn ask(&self, node: &NodeId, ask: Ask) -> Option<Result<Answer, String>> {
-        #[cfg(test)]
-        if let Some(play) = &self.player.0 {
-            return play(node.clone(), ask);
-        }
         let live = self.live.as_ref()?;
         let at = self.view().nodes.get(node).cloned()?;
         if at.controller == self.id {
@@ -371,8 +351,20 @@ fn to_json<T: Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).expect("text keys only")
 }
 
+/// Tells the others and follows them, where the store is shared, until the controller stops.
+pub(super) fn run(
+    core: &Arc<Core>,
+    events: Option<mpsc::Receiver<LiveEvent>>,
+    stopping: &watch::Receiver<bool>,
+) {
+    if let Some(events) = events {
+        tokio::spawn(tell(Arc::clone(core), stopping.clone()));
+        tokio::spawn(follow(Arc::clone(core), events, stopping.clone()));
+    }
+}
+
 /// Tells the others who is connected here, until the controller stops.
-pub(super) async fn tell(core: Arc<Core>, mut stopping: watch::Receiver<bool>) {
+async fn tell(core: Arc<Core>, mut stopping: watch::Receiver<bool>) {
     let mut roster = core.sessions.roster();
     loop {
         let here = roster.borrow_and_update().clone();
@@ -385,7 +377,7 @@ pub(super) async fn tell(core: Arc<Core>, mut stopping: watch::Receiver<bool>) {
 }
 
 /// Follows what the others say, until the controller stops.
-pub(super) async fn follow(
+async fn follow(
     core: Arc<Core>,
     mut events: mpsc::Receiver<LiveEvent>,
     mut stopping: watch::Receiver<bool>,

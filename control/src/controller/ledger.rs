@@ -320,7 +320,7 @@ impl Book {
             Since::Changes(changes) => self.show(changes.into_iter()),
             Since::Everything(snapshot) => {
                 let revision = snapshot.map.revision;
-                *self.shown_mut() = Shown::from(snapshot);
+                *self.shown_mut() = Shown::from(*snapshot);
                 self.revision.send_replace(revision);
             }
         }

@@ -26,7 +26,6 @@ mod hostile;
 mod interest;
 mod life;
 mod renewal;
-mod sim;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 

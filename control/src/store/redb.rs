@@ -198,7 +198,8 @@ impl Store for RedbStore {
             if file.revision()? == have {
                 return Ok(Since::Changes(Vec::new()));
             }
-            file.snapshot().map(Since::Everything)
+            let snapshot = file.snapshot()?;
+            Ok(Since::Everything(Box::new(snapshot)))
         })
     }
 

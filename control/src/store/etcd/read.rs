@@ -64,13 +64,18 @@ impl EtcdStore {
         })
     }
 
+    async fn since_ever(&self) -> Result<Since, StoreError> {
+        let snapshot = self.read_everything().await?;
+        Ok(Since::Everything(Box::new(snapshot)))
+    }
+
     /// What came after `have`. A store whose history isn't the one we know was set back: it begins a new life.
     pub(super) async fn read_since(&self, have: Revision) -> Result<Since, StoreError> {
         let before = self.known().clone();
         let from = match &before {
             Some(known) if known.head.revision == have => known.first,
             // Somebody else's revision: nothing to compare it with.
-            Some(_) | None => return self.read_everything().await.map(Since::Everything),
+            Some(_) | None => return self.since_ever().await,
         };
         let known_incarnation = before.as_ref().map(|known| known.head.incarnation.clone());
         let read = self.base().log_from(from).await?;
@@ -97,12 +102,12 @@ impl EtcdStore {
             );
             *self.known() = Some(read.known);
             self.begin_new_life().await?;
-            return self.read_everything().await.map(Since::Everything);
+            return self.since_ever().await;
         }
         if known_incarnation.as_ref() != Some(&read.known.head.incarnation)
             || !matches!(is_ours, Fit::Ours)
         {
-            return self.read_everything().await.map(Since::Everything);
+            return self.since_ever().await;
         }
         let mut changes = Vec::new();
         for logged in read.log {

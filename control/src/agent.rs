@@ -23,6 +23,7 @@
 
 mod assemble;
 mod attach;
+mod audit;
 mod credentials;
 mod detach;
 mod docker;
@@ -34,6 +35,7 @@ mod outside;
 mod plan;
 mod reconcile;
 mod requests;
+mod resolv;
 mod routers;
 mod serve;
 pub(crate) mod services;
@@ -182,6 +184,8 @@ struct Inner {
     leaving: BTreeMap<EndpointId, Endpoint>,
     /// Addresses of our blocks promised to another node a moment ago.
     yielded: BTreeMap<(NetworkId, IpAddr), Instant>,
+    /// Blocks that are being given back: nothing is given from them.
+    returning: ipam::Returning,
     /// Addresses that Docker has, whether a container uses them now or not.
     held: BTreeSet<(NetworkId, IpAddr)>,
     channel: Channel,
@@ -270,6 +274,7 @@ impl Inner {
                 .chain(self.yielded.keys().cloned())
                 .chain(self.held.iter().cloned())
                 .collect(),
+            returning: self.returning.clone(),
         }
     }
 
@@ -323,6 +328,7 @@ impl Inner {
         SavedPorts {
             ports: ports.collect(),
             yielded: self.yielded.keys().cloned().collect(),
+            returning: self.returning.clone(),
             uplinks: self.uplinks.iter().cloned().collect(),
         }
     }

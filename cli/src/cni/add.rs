@@ -176,6 +176,8 @@ fn wish(
         allow_spoof: false,
         limits: asked.limits,
         no_offload: config.no_offload,
+        dhcp: false,
+        dns: false,
     };
     let gateway_of = |gateways: &[IpAddr], route: &Route| {
         let mut gateways = gateways.iter().copied();

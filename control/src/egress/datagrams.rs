@@ -17,7 +17,7 @@ use weft_wire::{IpProtocol, MacAddr};
 use super::answer::{Ends, Head, IcmpError, datagram, ports, quote};
 use super::dial;
 use super::errors::{self, Told};
-use super::inside::{Counters, Inside};
+use super::inside::{Counters, Inside, Notice};
 use super::packet::{FlowKey, Packet};
 use super::refusal::Refusal;
 use super::shared::{Shared, Via};
@@ -148,7 +148,7 @@ impl Datagrams {
                 return None;
             }
         };
-        self.add(id, key, packet.mac, socket, inside, shared);
+        self.add((id, key), packet.mac, socket, inside, shared);
         Some(id)
     }
 
@@ -164,8 +164,7 @@ impl Datagrams {
 
     fn add(
         &mut self,
-        id: u64,
-        key: Key,
+        (id, key): (u64, Key),
         mac: MacAddr,
         socket: Socket,
         inside: &Inside,
@@ -302,9 +301,15 @@ fn tell(flow: &Flow, told: &Told, inside: &mut Inside, now: Instant) {
     let key = &flow.key.1;
     let quoted = quote(key, IpProtocol::UDP, ports(key, 0), 8);
     let to = key.inside.ip();
+    let notice = Notice {
+        mac: flow.mac,
+        to,
+        error: told.error,
+        quoted: &quoted,
+    };
     match told.from {
-        Some(from) => inside.say_from(from, flow.mac, to, told.error, &quoted, now),
-        None => inside.say(flow.mac, to, key.outside.ip(), told.error, &quoted, now),
+        Some(from) => inside.say_from(from, &notice, now),
+        None => inside.say(key.outside.ip(), &notice, now),
     }
 }
 

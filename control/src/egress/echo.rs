@@ -17,7 +17,7 @@ use weft_wire::{IpProtocol, Ipv4, MacAddr};
 
 use super::answer::{Ends, IcmpError, echo_reply, quote};
 use super::dial;
-use super::inside::{Counters, Inside};
+use super::inside::{Counters, Inside, Notice};
 use super::packet::{FlowKey, Packet};
 use super::refusal::Refusal;
 use super::shared::{Shared, Via};
@@ -427,7 +427,13 @@ fn bring(
             let [i0, i1] = identifier;
             let request = [kind, 0, 0, 0, i0, i1, s0, s1];
             let quoted = quote(&key.flow(), protocol, request, 8);
-            inside.say_from(from, flow.mac, key.inside, error, &quoted, now);
+            let notice = Notice {
+                mac: flow.mac,
+                to: key.inside,
+                error,
+                quoted: &quoted,
+            };
+            inside.say_from(from, &notice, now);
         }
         // Somebody else's ping under the same identifier.
         Heard::Reply { .. } | Heard::Error { .. } => {}

@@ -37,6 +37,10 @@ pub(super) fn next(socket: &impl AsRawFd) -> Option<Told> {
     }
 }
 
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the kernel's other messages were not asked for"
+)]
 fn read(control: &ControlMessageOwned) -> Option<Told> {
     match control {
         ControlMessageOwned::Ipv4RecvErr(error, from) => {

@@ -55,6 +55,16 @@ impl Counters {
     }
 }
 
+/// An ICMP error for a container.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Notice<'a> {
+    pub(super) mac: MacAddr,
+    pub(super) to: IpAddr,
+    pub(super) error: IcmpError,
+    /// Its packet, from the IP header on, or the beginning of it.
+    pub(super) quoted: &'a [u8],
+}
+
 /// A network.
 #[derive(Debug)]
 pub(super) struct Inside {
@@ -155,55 +165,38 @@ impl Inside {
         now: Instant,
     ) {
         self.counters.refusals.count(why);
-        self.say(
-            packet.mac,
-            packet.source,
-            packet.destination,
+        let notice = Notice {
+            mac: packet.mac,
+            to: packet.source,
             error,
-            packet.ip,
-            now,
-        );
+            quoted: packet.ip,
+        };
+        self.say(packet.destination, &notice, now);
     }
 
-    /// Sends an ICMP error from the gateway, about `quoted`, a packet to `about`.
-    pub(super) fn say(
-        &mut self,
-        mac: MacAddr,
-        to: IpAddr,
-        about: IpAddr,
-        error: IcmpError,
-        quoted: &[u8],
-        now: Instant,
-    ) {
-        let from = self.gateway(to).unwrap_or(about);
-        self.say_from(from, mac, to, error, quoted, now);
+    /// Sends an ICMP error from the gateway, about a packet to `about`.
+    pub(super) fn say(&mut self, about: IpAddr, notice: &Notice<'_>, now: Instant) {
+        let from = self.gateway(notice.to).unwrap_or(about);
+        self.say_from(from, notice, now);
     }
 
     /// Sends an ICMP error that `from` said.
-    pub(super) fn say_from(
-        &mut self,
-        from: IpAddr,
-        mac: MacAddr,
-        to: IpAddr,
-        error: IcmpError,
-        quoted: &[u8],
-        now: Instant,
-    ) {
+    pub(super) fn say_from(&mut self, from: IpAddr, notice: &Notice<'_>, now: Instant) {
         if now.saturating_duration_since(self.since) >= PERIOD {
             self.since = now;
             self.errors = 0;
         }
-        if self.errors >= MAX_ERRORS || !may_be_told(to) {
+        if self.errors >= MAX_ERRORS || !may_be_told(notice.to) {
             return;
         }
         self.errors += 1;
         let ends = Ends {
             source_mac: GATEWAY_MAC,
-            mac,
+            mac: notice.mac,
             source: from,
-            destination: to,
+            destination: notice.to,
         };
-        self.send_whole(&error.frame(&ends, quoted));
+        self.send_whole(&notice.error.frame(&ends, notice.quoted));
     }
 }
 

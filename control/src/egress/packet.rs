@@ -90,12 +90,12 @@ impl<'a> Packet<'a> {
         let mut packet = match ethernet.ethertype() {
             EtherType::IPV4 => {
                 let ip = Ipv4::new(bytes).map_err(malformed)?;
-                Self::of_ipv4(&ip, bytes).map_err(|no| no.from_mac(ethernet.source()))?
+                Self::of_ipv4(&ip, bytes).map_err(|no| no.sent_by(ethernet.source()))?
             }
             EtherType::IPV6 => {
                 let ip = Ipv6::new(bytes).map_err(malformed)?;
                 let upper = ip.upper_layer().map_err(malformed)?;
-                Self::of_ipv6(&ip, &upper, bytes).map_err(|no| no.from_mac(ethernet.source()))?
+                Self::of_ipv6(&ip, &upper, bytes).map_err(|no| no.sent_by(ethernet.source()))?
             }
             _ => return Err(NoPacket::NotIp),
         };
@@ -242,7 +242,7 @@ pub(super) fn pseudo_header(
 }
 
 impl NoPacket<'_> {
-    fn from_mac(mut self, mac: MacAddr) -> Self {
+    fn sent_by(mut self, mac: MacAddr) -> Self {
         if let Self::Fragment(fragment) = &mut self {
             fragment.mac = mac;
         }

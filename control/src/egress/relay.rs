@@ -141,7 +141,7 @@ impl Relay {
         };
         let mss = inside.mss(packet.source);
         let connection = Connection::accept(segment, rand::random(), mss, shared.now);
-        self.add(key, packet.mac, connection, socket, inside, shared);
+        self.add((key, packet.mac), connection, socket, inside, shared);
     }
 
     /// Whether there is room for one more flow.
@@ -162,8 +162,7 @@ impl Relay {
 
     fn add(
         &mut self,
-        key: Key,
-        mac: MacAddr,
+        (key, mac): (Key, MacAddr),
         connection: Connection,
         socket: Socket,
         inside: &Inside,
@@ -208,7 +207,7 @@ impl Relay {
         }
         let mss = inside.mss(key.1.inside.ip());
         let connection = Connection::call(rand::random(), mss, shared.now);
-        self.add(key, mac, connection, socket, inside, shared);
+        self.add((key, mac), connection, socket, inside, shared);
     }
 
     /// Whether a flow has these ends.

@@ -13,7 +13,7 @@ use weft_wire::{IpProtocol, MacAddr};
 
 use super::super::answer::{Ends, Head, ports, quote};
 use super::super::dial;
-use super::super::inside::{Counters, Inside};
+use super::super::inside::{Counters, Inside, Notice};
 use super::super::refusal::Refusal;
 use super::super::shared::Shared;
 use super::super::tcp::{Connection, End, MAX_PIECES, Outside, State};
@@ -130,9 +130,9 @@ impl Flow {
         }
         for _ in 0..TURN {
             self.say(inside, shared);
-            match self.hear(inside, shared) {
-                Turn::Done => {}
-                turn => return turn,
+            let heard = self.hear(inside, shared);
+            if heard != Turn::Done {
+                return heard;
             }
             match self.connection.state() {
                 State::Dead => return Turn::Over,
@@ -171,7 +171,13 @@ impl Flow {
             let transport = ports(key, self.connection.first_heard());
             let quoted = quote(key, IpProtocol::TCP, transport, 20);
             let (to, about) = (key.inside.ip(), key.outside.ip());
-            inside.say(self.mac, to, about, error, &quoted, shared.now);
+            let notice = Notice {
+                mac: self.mac,
+                to,
+                error,
+                quoted: &quoted,
+            };
+            inside.say(about, &notice, shared.now);
         }
         self.connection.give_up();
     }
@@ -231,10 +237,10 @@ impl Flow {
             }
             Err(error) => {
                 shared.pool.put(buffer);
-                match error {
-                    Errno::EAGAIN => self.readable = false,
-                    Errno::EINTR => {}
-                    _ => self.connection.reset(End::ByOutside),
+                if error == Errno::EAGAIN {
+                    self.readable = false;
+                } else if error != Errno::EINTR {
+                    self.connection.reset(End::ByOutside);
                 }
             }
         }

@@ -308,6 +308,9 @@ fn a_refused_dial_answers_the_syn_with_a_reset() {
     assert_eq!(reset.acknowledgment, 10);
 }
 
+/// What happens at each timeout.
+type Act = Box<dyn FnMut(&mut Connection, Instant)>;
+
 #[test]
 fn half_open_silent_and_idle_flows_end() {
     let start = Instant::now();
@@ -315,7 +318,7 @@ fn half_open_silent_and_idle_flows_end() {
     syn[12] = 0x50;
     syn[13] = TcpFlags::SYN.0;
     let syn = Tcp::new(&syn).unwrap();
-    let expire = |mut connection: Connection, mut act: Box<dyn FnMut(&mut Connection, Instant)>| {
+    let expire = |mut connection: Connection, mut act: Act| {
         while connection.state() != State::Dead {
             let at = connection.next_timeout();
             connection.handle_timeout(at);

@@ -46,7 +46,7 @@ pub(super) fn export(settings: &Settings, flags: args::Export) -> Result<(), Fai
     let told = describe(&dump, &flags.file);
     render::show(settings.json, &told, |_| {
         let (objects, revision) = (dump.objects.len(), dump.revision);
-        render::line(&format!(
+        render::line(format_args!(
             "cluster {} at revision {revision} ({objects} objects) is in {}; it holds the cluster's keys",
             dump.authority.cluster,
             flags.file.display(),
@@ -73,7 +73,7 @@ pub(super) fn import(settings: &Settings, flags: args::Import) -> Result<(), Fai
     controller::import(&data, store.as_ref(), &dump).map_err(failed)?;
     let told = describe(&dump, &flags.file);
     render::show(settings.json, &told, |_| {
-        render::line(&format!(
+        render::line(format_args!(
             "cluster {} is there again, as of revision {}: start its controllers",
             dump.authority.cluster, dump.revision
         ))

@@ -408,10 +408,7 @@ async fn a_cluster_goes_from_any_store_into_any_other() {
     let here = first.snapshot().await.unwrap();
     assert_eq!(there.map, here.map);
     assert_ne!(there.incarnation, here.incarnation);
-    assert_eq!(
-        second.tokens().await.unwrap(),
-        std::slice::from_ref(&token)
-    );
+    assert_eq!(second.tokens().await.unwrap(), std::slice::from_ref(&token));
     assert_eq!(second.commit(3, changes(vec![node(3)])).await.unwrap(), 4);
     assert!(matches!(second.since(4).await.unwrap(), Since::Changes(none) if none.is_empty()));
 

@@ -205,7 +205,6 @@ impl ControllerError {
             | Self::Uses(_)
             | Self::CertTtl(_)
             | Self::Dump(_)
-            | Self::System { .. } => "controller",
             | Self::System { .. } => FAILED,
         }
     }

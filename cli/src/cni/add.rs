@@ -175,6 +175,7 @@ fn wish(
         aliases: asked.aliases.clone(),
         allow_spoof: false,
         limits: asked.limits,
+        publish: Vec::new(),
         no_offload: config.no_offload,
     };
     let gateway_of = |gateways: &[IpAddr], route: &Route| {

@@ -54,6 +54,7 @@ impl Agent {
                 self.keeper.forget(&id.0);
                 continue;
             }
+            let published = (!record.published.is_empty()).then(|| record.clone());
             // Were a living port left out, its record would go, and with it the way back to it.
             self.add_port(record, fds).map_err(|error| {
                 AgentError::Invalid(format!(
@@ -61,6 +62,9 @@ impl Agent {
                     error.reply.message
                 ))
             })?;
+            if let Some(record) = published {
+                self.restore_published(&record);
+            }
             restored += 1;
         }
         self.reconcile();

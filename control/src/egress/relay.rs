@@ -322,11 +322,12 @@ impl Relay {
                 self.containers.remove(&container);
             }
         }
-        if flow
+        let cut_off = flow
             .connection
             .end()
-            .is_some_and(|end| end != End::ByOutside)
-        {
+            .is_some_and(|end| end != End::ByOutside);
+        // What the container has said to its end is still on its way out: closing lets the kernel go on with that.
+        if cut_off && !flow.connection.outside_may_finish() {
             // The outside hears of a reset as of a reset.
             let _ = flow.socket.set_linger(Some(Duration::ZERO));
         }

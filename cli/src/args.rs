@@ -120,6 +120,9 @@ For several hosts see `weft controller run` and `weft agent run`.")]
     Fdb(OfNetwork),
     /// The subnet map: which node gives out which addresses
     Subnets(OfNetwork),
+    /// Addresses of the networks: who has which, and whether the books agree
+    #[command(subcommand)]
+    Ipam(Ipam),
     /// The name server of this host: whom it asks, and what it has answered
     Dns,
     /// Nodes of the cluster
@@ -169,6 +172,28 @@ pub(crate) struct OfNetwork {
     /// Only what belongs to this network
     #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) network: Option<String>,
+}
+
+/// `weft ipam`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Ipam {
+    /// Who has which address, in the whole cluster
+    #[command(visible_alias = "list")]
+    Ls {
+        /// Only addresses of this network
+        #[arg(value_name = "NETWORK", value_parser = NonEmptyStringValueParser::new())]
+        network: Option<String>,
+    },
+    /// Compare what the cluster, this node's ports and its address blocks say; exit 1 when something is wrong
+    #[command(after_help = "\
+Found are addresses that two endpoints have, that belong to no live namespace, that are in no block of their node, that
+the cluster doesn't know or still remembers; claims and blocks that nobody uses; addresses of nodes that are away.
+Each node audits its own ports and blocks.")]
+    Audit {
+        /// Mend what this node can: take down ports of dead namespaces, report endpoints again, give back idle blocks
+        #[arg(long)]
+        fix: bool,
+    },
 }
 
 /// `weft nodes`, alone or with a verb.

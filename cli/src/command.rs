@@ -15,6 +15,7 @@ mod docs;
 mod egress;
 mod expose;
 mod fdb;
+mod ipam;
 mod network;
 mod nodes;
 mod peers;
@@ -78,6 +79,7 @@ pub(crate) fn run(command: Command, settings: Settings) -> Result<(), Vec<Failur
         Command::Port(verb) => Ok(port::run(&session()?, verb)?),
         Command::Egress(of) => Ok(egress::run(&session()?, &of)?),
         Command::Fdb(of) => Ok(fdb::run(&session()?, &of)?),
+        Command::Ipam(verb) => Ok(ipam::run(&session()?, &verb)?),
         Command::Dns => Ok(dns::run(&session()?)?),
         Command::Subnets(of) => Ok(subnets::run(&session()?, &of)?),
         Command::Agent(Agent::Run(flags)) => Ok(agent::run(&settings, *flags)?),

@@ -99,12 +99,13 @@ pub(crate) fn load(cli: &Cli) -> Result<Settings, Failure> {
     })
 }
 
-fn load_with(cli: &Cli, environment: &dyn Fn(&str) -> Option<String>) -> Result<Settings, Failure> {
-    let file = match &cli.command {
+/// The config file that goes with a command.
+fn config_file(cli: &Cli, environment: &dyn Fn(&str) -> Option<String>) -> Result<File, Failure> {
+    match &cli.command {
         Command::FdHolder
         | Command::DockerStandIn
         | Command::Completion { .. }
-        | Command::Man { .. } => File::default(),
+        | Command::Man { .. } => Ok(File::default()),
         Command::Up(_)
         | Command::Down
         | Command::Network(_)
@@ -121,6 +122,7 @@ fn load_with(cli: &Cli, environment: &dyn Fn(&str) -> Option<String>) -> Result<
         | Command::Uplink(_)
         | Command::Subnets(_)
         | Command::Dns
+        | Command::Ipam(_)
         | Command::Nodes(_)
         | Command::Cni(_)
         | Command::Agent(_)
@@ -129,11 +131,15 @@ fn load_with(cli: &Cli, environment: &dyn Fn(&str) -> Option<String>) -> Result<
             let named = cli.global.config.clone();
             let named = named.or_else(|| environment("WEFT_CONFIG").map(PathBuf::from));
             match named {
-                Some(path) => File::read(&path)?,
-                None => File::read_if_there(DEFAULT_CONFIG.as_ref(), is_daemon)?,
+                Some(path) => File::read(&path),
+                None => File::read_if_there(DEFAULT_CONFIG.as_ref(), is_daemon),
             }
         }
-    };
+    }
+}
+
+fn load_with(cli: &Cli, environment: &dyn Fn(&str) -> Option<String>) -> Result<Settings, Failure> {
+    let file = config_file(cli, environment)?;
     let log_from_environment = environment("WEFT_LOG");
     if let Some(filter) = &log_from_environment {
         values::log_filter(filter).map_err(|error| {

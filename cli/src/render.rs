@@ -16,6 +16,7 @@ pub(crate) mod authority;
 pub(crate) mod dns;
 pub(crate) mod egress;
 pub(crate) mod fdb;
+pub(crate) mod lease;
 pub(crate) mod network;
 pub(crate) mod node;
 pub(crate) mod peer;

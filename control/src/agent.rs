@@ -24,6 +24,7 @@
 
 mod assemble;
 mod attach;
+mod audit;
 mod credentials;
 mod detach;
 mod docker;
@@ -36,6 +37,7 @@ mod plan;
 mod publish;
 mod reconcile;
 mod requests;
+mod resolv;
 mod routers;
 mod serve;
 pub(crate) mod services;
@@ -184,6 +186,8 @@ struct Inner {
     leaving: BTreeMap<EndpointId, Endpoint>,
     /// Addresses of our blocks promised to another node a moment ago.
     yielded: BTreeMap<(NetworkId, IpAddr), Instant>,
+    /// Blocks that are being given back: nothing is given from them.
+    returning: ipam::Returning,
     /// Addresses that Docker has, whether a container uses them now or not.
     held: BTreeSet<(NetworkId, IpAddr)>,
     channel: Channel,
@@ -272,6 +276,7 @@ impl Inner {
                 .chain(self.yielded.keys().cloned())
                 .chain(self.held.iter().cloned())
                 .collect(),
+            returning: self.returning.clone(),
         }
     }
 
@@ -325,6 +330,7 @@ impl Inner {
         SavedPorts {
             ports: ports.collect(),
             yielded: self.yielded.keys().cloned().collect(),
+            returning: self.returning.clone(),
             uplinks: self.uplinks.iter().cloned().collect(),
         }
     }

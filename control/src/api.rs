@@ -12,6 +12,9 @@
 //! | GET /v1/egress | | `Vec<`[`NetworkEgress`]`>` |
 //! | GET /v1/fdb | | `Vec<`[`FdbEntry`]`>` |
 //! | GET /v1/subnets | | `Vec<`[`SubnetBlock`]`>` |
+//! | GET /v1/ipam | | `Vec<`[`Lease`]`>` |
+//! | GET /v1/ipam/audit | | [`Audit`] |
+//! | POST /v1/ipam/audit | | [`Audit`], after mending what can be |
 //! | GET /v1/dns | | [`Dns`] |
 //! | GET /v1/nodes | | `Vec<`[`NodeInfo`]`>` |
 //! | DELETE /v1/nodes/NAME | | `{}` |
@@ -366,6 +369,58 @@ pub struct SubnetBlock {
     pub used: u64,
 }
 
+/// An address that somebody has, or that nobody may have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// Network name.
+    pub network: String,
+    /// The address.
+    pub address: IpAddr,
+    /// `endpoint`, `gateway`, or `reserved` (`--aux-address`).
+    pub kind: String,
+    /// Who has it.
+    pub name: String,
+    /// The endpoint's node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// The endpoint's MAC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<MacAddr>,
+    /// The endpoint's namespace, if it is on the node that answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns: Option<String>,
+}
+
+/// What an audit of addresses came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Audit {
+    /// Addresses that endpoints of the cluster have.
+    pub leases: usize,
+    /// What isn't as it should be, or could be better.
+    pub findings: Vec<Finding>,
+}
+
+/// One finding of an audit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// For programs: `given_twice`, `foreign_address`, `unreported`, `leftover`, `dead_namespace`, `unused_claim`,
+    /// `idle_block`, `absent_node`.
+    pub kind: String,
+    /// Network name.
+    pub network: String,
+    /// The address, or the block of addresses.
+    pub what: String,
+    /// Names holder and cause.
+    pub message: String,
+    /// Something is wrong; else it is only worth knowing.
+    pub fault: bool,
+    /// `audit --fix` on this node mends it.
+    pub fixable: bool,
+    /// It was mended.
+    #[serde(default)]
+    pub fixed: bool,
+}
+
 /// The name server of this host: what it has done since the agent started.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dns {
@@ -424,6 +479,9 @@ pub struct NetworkCreate {
     /// Each inside one of `subnets`; the first host address when not given.
     #[serde(default)]
     pub gateways: Vec<IpAddr>,
+    /// Addresses that no endpoint gets, by the name of whom they are for; each inside one of `subnets`.
+    #[serde(default)]
+    pub aux_addresses: BTreeMap<String, IpAddr>,
     /// Chosen by the controller when `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vni: Option<Vni>,
@@ -474,6 +532,9 @@ pub struct SubnetInfo {
     pub ip_range: Option<IpNet>,
     /// The gateway's address.
     pub gateway: IpAddr,
+    /// Addresses that no endpoint gets, by the name of whom they are for.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub aux_addresses: BTreeMap<String, IpAddr>,
 }
 
 /// A network.
@@ -660,6 +721,12 @@ pub struct Connect {
     /// A plain TAP: frames exactly as on the wire.
     #[serde(default)]
     pub no_offload: bool,
+    /// `/etc/netns/NAME/resolv.conf` names the network's gateways as long as the port is there.
+    #[serde(default)]
+    pub dns: bool,
+    /// The interface is left without addresses and routes: its owner asks the gateway for them by DHCP.
+    #[serde(default)]
+    pub dhcp: bool,
     /// How fast it may be.
     #[serde(default)]
     pub limits: Limits,

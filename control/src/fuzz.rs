@@ -5,11 +5,12 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Instant;
 
-use weft_wire::MacAddr;
+use weft_wire::{MacAddr, Mtu};
 
 use crate::agent::services::demux::{Class, classify};
 use crate::agent::services::dns::tcp::TcpStack;
 use crate::agent::services::dns::{NameServer, Outcome, Room};
+use crate::agent::services::{dhcp4, dhcp6, frames};
 use crate::model::NetworkId;
 
 const MTU: usize = 1450;
@@ -47,4 +48,38 @@ pub fn demux(data: &[u8]) {
     assert!(stack.poll(now).is_empty(), "nobody is connected yet");
     let frames = stack.frames();
     assert!(frames.len() <= 1 && frames.iter().all(|frame| frame.len() <= 14 + MTU));
+}
+
+/// A message to DHCP from a port that has an address.
+///
+/// # Panics
+/// If an answer can't be sent as a frame.
+pub fn dhcp4(data: &[u8]) {
+    let mac = MacAddr([2, 0x57, 10, 1, 0, 2]);
+    let lease = dhcp4::Lease {
+        ip: [10, 1, 0, 2].into(),
+        subnet: "10.1.0.0/24".parse().expect("a constant"),
+        gateway: [10, 1, 0, 1].into(),
+        routes: true,
+        mtu: Mtu::ETHERNET,
+        name: "c1".to_owned(),
+    };
+    if let Some(answer) = dhcp4::handle(mac, data, &lease) {
+        assert!(frames::datagram(mac, answer.from, answer.to, &answer.bytes).is_some());
+    }
+}
+
+/// A message to DHCPv6 from a port that has an address.
+///
+/// # Panics
+/// If an answer is longer than a packet.
+pub fn dhcp6(data: &[u8]) {
+    let lease = dhcp6::Lease {
+        ips: vec![[0xfd01, 0, 0, 0, 0, 0, 0, 2].into()],
+        subnets: vec!["fd01::/64".parse().expect("a constant")],
+        gateway: [0xfd01, 0, 0, 0, 0, 0, 0, 1].into(),
+    };
+    if let Some(answer) = dhcp6::handle(data, &lease) {
+        assert!(answer.len() < usize::from(u16::MAX));
+    }
 }

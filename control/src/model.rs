@@ -143,17 +143,35 @@ pub struct Subnet {
     pub ip_range: Option<IpNet>,
     /// Inside `cidr`, never given to an endpoint.
     pub gateway: IpAddr,
+    /// Addresses that are somebody else's (a router's, a printer's), by name: never given to an endpoint either.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub aux_addresses: BTreeMap<String, IpAddr>,
 }
 
 impl Subnet {
+    /// For whom an address is kept.
+    pub fn reserved_for(&self, ip: IpAddr) -> Option<&str> {
+        let mut reserved = self.aux_addresses.iter();
+        reserved.find_map(|(name, reserved)| (*reserved == ip).then_some(name.as_str()))
+    }
+
+    /// What an address of the range that no endpoint may have is instead.
+    pub fn role_of(&self, ip: IpAddr) -> String {
+        match self.reserved_for(ip) {
+            _ if ip == self.gateway => "the gateway".to_owned(),
+            Some(name) => format!("reserved for {name} (--aux-address)"),
+            None => "the network or broadcast address".to_owned(),
+        }
+    }
+
     /// Where automatic addresses come from.
     pub fn pool(&self) -> IpNet {
         self.ip_range.unwrap_or(self.cidr)
     }
 
-    /// Whether an endpoint may have `ip`: inside the range and none of network, broadcast and gateway address.
+    /// Whether an endpoint may have `ip`: inside the range and none of network, broadcast, gateway and reserved address.
     pub fn is_host_address(&self, ip: IpAddr) -> bool {
-        if !self.cidr.contains(&ip) || ip == self.gateway {
+        if !self.cidr.contains(&ip) || ip == self.gateway || self.reserved_for(ip).is_some() {
             return false;
         }
         match (self.cidr, ip) {

@@ -31,3 +31,13 @@ fn the_corpus_of_dns_is_survived() {
 fn the_corpus_of_demux_is_survived() {
     replay("demux", fuzz::demux);
 }
+
+#[test]
+fn the_corpus_of_dhcp4_is_survived() {
+    replay("dhcp4", fuzz::dhcp4);
+}
+
+#[test]
+fn the_corpus_of_dhcp6_is_survived() {
+    replay("dhcp6", fuzz::dhcp6);
+}

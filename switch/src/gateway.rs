@@ -15,6 +15,10 @@ use weft_wire::{
 /// Locally administered (IEEE 802c).
 pub const GATEWAY_MAC: MacAddr = MacAddr([0x02, 0x77, 0x65, 0x66, 0x74, 0x01]);
 
+/// The gateway's link-local address, made from its MAC (RFC 4291 appendix A): what it says as a router is from there.
+pub const GATEWAY_LINK_LOCAL: Ipv6Addr =
+    Ipv6Addr::new(0xfe80, 0, 0, 0, 0x0077, 0x65ff, 0xfe66, 0x7401);
+
 /// Everybody on the link (RFC 4291 section 2.7.1) and their MAC (RFC 2464 section 7).
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const ALL_NODES_MAC: MacAddr = MacAddr([0x33, 0x33, 0, 0, 0, 1]);

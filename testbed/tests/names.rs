@@ -328,6 +328,62 @@ fn the_resolvers_of_glibc_musl_and_busybox_find_names_also_after_a_restart_of_th
     assert_eq!(ip.to_string(), web4);
 }
 
+#[test]
+fn the_programs_of_a_namespace_are_told_of_the_name_server_if_asked_for() {
+    let (pair, _) = world();
+    let lab = &pair.lab;
+    let web = lab.container(&pair.host2, "blue", "web", &[]);
+    let c1 = lab.container(&pair.host1, "blue", "c1", &["--dns"]);
+    let path = Path::new("/etc/netns")
+        .join(c1.ns.name())
+        .join("resolv.conf");
+    let text = || fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        text().ends_with("nameserver 10.32.0.1\nnameserver fd32:1::1\n"),
+        "{}",
+        text()
+    );
+    let web4 = web.v4().to_string();
+    wait_until(SOON, "the name is known", || {
+        dig(&c1, &["web"]) == [web4.clone()]
+    });
+    assert!(exec(&c1.ns, &["getent", "hosts", "web.blue"]).code == Some(0));
+    // A second network is added, and the first taken away.
+    let second = ["--name", "c1", "--dns"];
+    pair.host1.connect("green", &c1.ns, &second);
+    assert!(text().contains("nameserver 10.33.0.1\n"), "{}", text());
+    pair.host1.disconnect("blue", &c1.ns);
+    assert!(text().ends_with("weft (network connect --dns); gone with the namespace's last such port.\nnameserver 10.33.0.1\n"), "{}", text());
+    // It goes with the last port, also when that dies while no agent runs.
+    pair.host1.kill_agent();
+    c1.ns.delete();
+    pair.host1.restart_agent();
+    assert!(!path.exists());
+    // Somebody else's file is theirs.
+    c1.ns.create_again();
+    let _conf = ResolvConf::new(&c1.ns, "nameserver 9.9.9.9\n");
+    let connect = [
+        "network",
+        "connect",
+        "blue",
+        "--netns",
+        c1.ns.name(),
+        "--dns",
+    ];
+    assert_eq!(pair.host1.refused(&connect).code, "resolv_conf_exists");
+    let by_path = c1.ns.path();
+    let connect = [
+        "network",
+        "connect",
+        "blue",
+        "--netns",
+        by_path.to_str().unwrap(),
+        "--dns",
+    ];
+    assert_eq!(pair.host1.refused(&connect).code, "bad_dns");
+    assert_eq!(text(), "nameserver 9.9.9.9\n");
+}
+
 /// A program linked with musl that prints what its resolver finds, sorted.
 fn musl_resolver(lab: &Lab) -> PathBuf {
     let source = lab.dir().join("resolve.c");

@@ -1,10 +1,5 @@
 //! Replays the committed corpus of the fuzz target `esp` (testbed/fuzz) through the function that it runs.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test that meets the unforeseen shall panic"
-)]
-
 #[test]
 fn the_corpus_of_esp_is_survived() {
     let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../testbed/fuzz/corpus/esp");

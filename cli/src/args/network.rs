@@ -65,6 +65,10 @@ pub(crate) struct Create {
     /// Gateway address of a subnet [default: its first address]
     #[arg(long = "gateway", value_name = "IP", requires = "subnets")]
     pub(crate) gateways: Vec<IpAddr>,
+    /// Address of a subnet that no endpoint gets, and whose it is; repeat for several
+    #[arg(long = "aux-address", value_name = "NAME=IP", requires = "subnets")]
+    #[arg(value_parser = values::named_address)]
+    pub(crate) aux_addresses: Vec<(String, IpAddr)>,
     /// VXLAN network identifier, 1 to 16777215 [default: a free one]
     #[arg(long, value_name = "N")]
     pub(crate) vni: Option<Vni>,
@@ -144,6 +148,12 @@ pub(crate) struct Connect {
     /// A plain TAP: frames exactly as on the wire, slower
     #[arg(long)]
     pub(crate) no_offload: bool,
+    /// Write /etc/netns/NAME/resolv.conf, so that programs run by `ip netns exec` ask the network's name server
+    #[arg(long)]
+    pub(crate) dns: bool,
+    /// Leave the interface without addresses and routes: the namespace asks for them by DHCP
+    #[arg(long)]
+    pub(crate) dhcp: bool,
     /// No faster than this, both ways
     #[command(flatten)]
     pub(crate) rate: RateFlags,

@@ -103,6 +103,14 @@ pub(crate) fn controller_address(text: &str) -> Result<SocketAddr, String> {
         .ok_or_else(|| "want IP:PORT, like 10.99.0.1:6783 or [fd00::1]:6783".to_owned())
 }
 
+/// `NAME=IP`.
+pub(crate) fn named_address(text: &str) -> Result<(String, IpAddr), String> {
+    text.split_once('=')
+        .filter(|(name, _)| !name.is_empty())
+        .and_then(|(name, ip)| Some((name.to_owned(), ip.parse().ok()?)))
+        .ok_or_else(|| "want NAME=IP, like router=10.32.0.2".to_owned())
+}
+
 /// `IP:PORT`, or an `IP` alone with the port of name servers.
 pub(crate) fn name_server(text: &str) -> Result<SocketAddr, String> {
     address(text, DNS_PORT)

@@ -177,6 +177,8 @@ fn wish(
         limits: asked.limits,
         publish: Vec::new(),
         no_offload: config.no_offload,
+        dhcp: false,
+        dns: false,
     };
     let gateway_of = |gateways: &[IpAddr], route: &Route| {
         let mut gateways = gateways.iter().copied();

@@ -35,6 +35,8 @@ pub(super) fn expose(session: &Session, flags: Expose) -> Result<(), Failure> {
         default_route: Some(false),
         aliases: flags.aliases,
         no_offload: false,
+        dhcp: false,
+        dns: false,
         allow_spoof: false,
         limits: weft_control::api::Limits::default(),
         publish: Vec::new(),

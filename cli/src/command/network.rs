@@ -1,5 +1,6 @@
 //! `weft network`: overlay networks and what is connected to them.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use hyper::Method;
@@ -42,6 +43,7 @@ fn create(session: &Session, flags: args::Create) -> Result<(), Failure> {
         subnets: flags.subnets,
         ip_ranges: flags.ip_ranges,
         gateways: flags.gateways,
+        aux_addresses: by_name(flags.aux_addresses)?,
         vni: flags.vni,
         encrypted: flags.encrypted,
         internal: flags.internal,
@@ -55,6 +57,18 @@ fn create(session: &Session, flags: args::Create) -> Result<(), Failure> {
         .client
         .send(Method::POST, &ApiPath::new("networks"), &wish)?;
     render::show(session.json, &made, |made| render::line(&made.name))
+}
+
+/// One address for each name.
+fn by_name(pairs: Vec<(String, IpAddr)>) -> Result<BTreeMap<String, IpAddr>, Failure> {
+    let mut addresses = BTreeMap::new();
+    for (name, ip) in pairs {
+        if let Some(before) = addresses.insert(name.clone(), ip) {
+            let message = format!("--aux-address {name} is given twice: {before} and {ip}");
+            return Err(Failure::new("usage", message).hint("take a name for each address"));
+        }
+    }
+    Ok(addresses)
 }
 
 fn list(session: &Session, quiet: bool) -> Result<(), Failure> {
@@ -125,6 +139,8 @@ fn connect(session: &Session, flags: args::Connect) -> Result<(), Failure> {
         default_route: None,
         aliases: flags.aliases,
         no_offload: flags.no_offload,
+        dhcp: flags.dhcp,
+        dns: flags.dns,
         limits: super::port::limits(flags.rate, Direction::Both),
         publish: flags
             .publish

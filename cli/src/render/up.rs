@@ -55,6 +55,7 @@ mod tests {
                 cidr: "10.32.0.0/16".parse().unwrap(),
                 ip_range: None,
                 gateway: "10.32.0.1".parse().unwrap(),
+                aux_addresses: std::collections::BTreeMap::new(),
             }],
             "transport": Transport::Vxlan, "encrypted": false, "internal": false,
             "mtu": Mtu::new(1500).unwrap(), "mtu_set": false, "ageing_secs": 300, "vteps": [], "endpoints": 0,

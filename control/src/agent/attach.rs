@@ -13,6 +13,7 @@ use weft_switch::port::TapDevice;
 
 use super::line::behind_line;
 use super::plan::{carriage, effective_mtu};
+use super::resolv;
 use super::state::{PortRecord, StateError};
 use super::views::port_view;
 use super::{Agent, ApiError, Port};
@@ -46,6 +47,7 @@ impl Agent {
         let network = self.find_network(network).await?;
         check_fit(&network, &request)?;
         check_protection(&network, self.facts.encrypted_port)?;
+        resolv::check(&network, &request)?;
         let bound = self.bind_published(&network, &request.publish)?;
         let pending = self.reserve(&network, &request, &netns).await?;
         let endpoint = self.fill(&pending, &network, &request).await?;
@@ -125,6 +127,8 @@ impl Agent {
             ifname: String::new(),
             addresses: with_prefixes(network, &endpoint.ips),
             plain: request.no_offload,
+            dhcp: request.dhcp,
+            dns: request.dns,
             mtu,
             allow_spoof: request.allow_spoof,
             limits: request.limits,
@@ -140,6 +144,7 @@ impl Agent {
             routes: request.routes.clone(),
             endpoint,
         };
+        let netns_name = request.dns.then(|| netns.name().to_owned());
         let default_route = request.default_route.unwrap_or(!network.internal);
         let shape = (self.facts.workers, carriage(network));
         let wanted = request.ifname;
@@ -147,6 +152,9 @@ impl Agent {
             blocking(move || make_device(record, &netns, (wanted, default_route), shape)).await?;
         let id = record.endpoint.id.clone();
         self.plug_and_save(record, tap).await?;
+        if let Some(netns) = netns_name {
+            self.tell_resolvers(&id, netns).await?;
+        }
         let inner = self.inner();
         let port = inner.ports.get(&id).ok_or_else(|| {
             ApiError::conflict(
@@ -157,6 +165,22 @@ impl Agent {
         info!(network = %network.name, port = %port.record.endpoint.name, ifname = %port.record.ifname,
             netns = %port.record.netns, "connected");
         Ok(port_view(port, api::Traffic::default()))
+    }
+
+    /// Makes the namespace's resolv.conf name the gateways of its ports, or takes the new one out again.
+    async fn tell_resolvers(
+        self: &Arc<Self>,
+        id: &EndpointId,
+        netns: String,
+    ) -> Result<(), ApiError> {
+        let agent = Arc::clone(self);
+        let told = blocking(move || agent.write_resolv_conf(&netns)).await;
+        if told.is_err() {
+            self.unplug(id).await;
+            // Its record outlives it at worst: the next start drops what has no port.
+            let _ = self.save_ports().await;
+        }
+        told
     }
 
     /// From the TAP to a port that is written down; nothing is left of it after an error.

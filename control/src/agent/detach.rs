@@ -134,18 +134,24 @@ impl Agent {
 
     /// Takes a port down and everything with it. False when it was being taken down already.
     pub(super) async fn take_down(self: &Arc<Self>, id: &EndpointId) -> bool {
-        {
+        let netns_with_dns = {
             let mut inner = self.inner();
             let Some(port) = inner.ports.get(id) else {
                 return false;
             };
             let endpoint = port.record.endpoint.clone();
+            let netns = port.record.dns.then(|| port.record.netns.clone());
             if inner.leaving.contains_key(id) {
                 return false;
             }
             inner.leaving.insert(id.clone(), endpoint);
-        }
+            netns
+        };
         self.unplug(id).await;
+        if let Some(netns) = netns_with_dns {
+            let agent = Arc::clone(self);
+            let _ = tokio::task::spawn_blocking(move || agent.follow_resolv_conf(&netns)).await;
+        }
         if let Err(error) = self.save_ports().await {
             // The record outlives its TAP: the next start sees that and drops it.
             warn!(error = %error.reply.message, "port is gone but still on disk");

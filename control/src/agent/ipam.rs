@@ -12,11 +12,16 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use weft_wire::MacAddr;
 
-use crate::model::{ClusterMap, Endpoint, Network, NetworkId, NodeId, Subnet};
+use crate::model::{Block, ClusterMap, Endpoint, Network, NetworkId, NodeId, Subnet};
+
+pub(super) mod audit;
 
 /// Addresses that nobody has yet and nobody else may take: of attaches of this host that are under way, or promised to
 /// another node a moment ago.
 pub(super) type Busy = BTreeSet<(NetworkId, IpAddr)>;
+
+/// Blocks that are being given back.
+pub(super) type Returning = BTreeSet<(NetworkId, IpNet)>;
 
 /// What this node knows of itself. The map is late about our own endpoints, by a moment or for as long as no controller
 /// answers; so it counts for those of other nodes only.
@@ -28,9 +33,17 @@ pub(super) struct Local<'a> {
     pub(super) ports: Vec<&'a Endpoint>,
     /// What is not free either.
     pub(super) busy: Busy,
+    /// Blocks that are just being given back: ours by the map, but no longer ours to give from.
+    pub(super) returning: Returning,
 }
 
 impl Local<'_> {
+    /// Whether this node may give an address out by that block.
+    fn gives_from(&self, block: &Block) -> bool {
+        let key = (block.network.clone(), block.prefix);
+        block.node == *self.node && !self.returning.contains(&key)
+    }
+
     /// Who is on a network.
     fn endpoints<'a>(
         &'a self,
@@ -59,14 +72,13 @@ pub(super) fn choose(
     local: &Local<'_>,
     (network, subnet): (&Network, &Subnet),
 ) -> Choice {
-    let node = local.node;
     let used: BTreeSet<IpAddr> = local
         .endpoints(map, &network.id)
         .flat_map(|endpoint| endpoint.ips.iter().copied())
         .collect();
     let ours = map
         .blocks_of(&network.id)
-        .filter(|block| block.node == *node && subnet.cidr.contains(&block.prefix));
+        .filter(|block| local.gives_from(block) && subnet.cidr.contains(&block.prefix));
     for block in ours {
         let free = block.prefix.hosts_and_edges().find(|ip| {
             subnet.is_host_address(*ip)
@@ -74,7 +86,7 @@ pub(super) fn choose(
                 && !local.busy.contains(&(network.id.clone(), *ip))
                 && map
                     .block_of(&network.id, *ip)
-                    .is_some_and(|owner| owner.node == *node)
+                    .is_some_and(|owner| local.gives_from(owner))
         });
         if let Some(ip) = free {
             return Choice::Address(ip);
@@ -128,12 +140,8 @@ pub(super) fn judge(
         });
     };
     if !subnet.is_host_address(ip) {
-        let why = if ip == subnet.gateway {
-            "the gateway"
-        } else {
-            "the network or broadcast address"
-        };
-        return Fixed::Unusable(format!("{ip} is {why} of subnet {}", subnet.cidr));
+        let role = subnet.role_of(ip);
+        return Fixed::Unusable(format!("{ip} is {role} of subnet {}", subnet.cidr));
     }
     if let Some(holder) = local
         .endpoints(map, &network.id)
@@ -148,7 +156,7 @@ pub(super) fn judge(
         return Fixed::Busy;
     }
     match map.block_of(&network.id, ip) {
-        Some(block) if block.node == *local.node => Fixed::Ours,
+        Some(block) if local.gives_from(block) => Fixed::Ours,
         Some(_) | None => Fixed::Claim,
     }
 }

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use weft_switch::gateway::GATEWAY_LINK_LOCAL;
 use weft_tunnel::{Carriage, SecureSpec};
 use weft_wire::{MacAddr, Mtu, Vni};
 
@@ -169,11 +170,7 @@ pub(super) fn plan<'a>(
             ageing_secs: network.ageing_secs,
             plain_l2: network.is_plain_l2(),
             flood,
-            gateways: network
-                .subnets
-                .iter()
-                .map(|subnet| subnet.gateway)
-                .collect(),
+            gateways: gateways(network),
             routes: routes.get(&network.id).cloned().unwrap_or_default(),
             internal: network.internal,
             isolate: network.isolate,
@@ -183,6 +180,12 @@ pub(super) fn plan<'a>(
     }
     warn_of_narrow_path(map, here, &mut wanted);
     plan_macs(map, here, &mut wanted);
+    plan_ports(ports, &mut wanted);
+    wanted
+}
+
+/// What the ports of this host own, and which sessions they need.
+fn plan_ports<'a>(ports: impl Iterator<Item = LocalPort<'a>>, wanted: &mut Wanted) {
     let mut kept = BTreeSet::new();
     for port in ports {
         let Some(network) = wanted.networks.get(&port.vni) else {
@@ -215,7 +218,13 @@ pub(super) fn plan<'a>(
             secure.keep = true;
         }
     }
-    wanted
+}
+
+/// Where the gateway answers: at each subnet's gateway address, and as an IPv6 router at its link-local one.
+fn gateways(network: &Network) -> Vec<IpAddr> {
+    let subnets = network.subnets.iter().map(|subnet| subnet.gateway);
+    let router = network.has_ipv6().then_some(IpAddr::V6(GATEWAY_LINK_LOCAL));
+    subnets.chain(router).collect()
 }
 
 /// How a network's frames travel between hosts.

@@ -80,6 +80,7 @@ impl Agent {
         let mut inner = self.inner();
         // While no controller answers, the map can't show what came of it.
         if inner.channel.caught_up {
+            inner.forget_returned(&self.facts.node);
             inner
                 .yielded
                 .retain(|_, since| since.elapsed() < YIELD_PATIENCE);

@@ -134,6 +134,8 @@ fn router(door: Door) -> Router {
         .route("/v1/fdb", get(fdb))
         .route("/v1/egress", get(egress))
         .route("/v1/subnets", get(subnets))
+        .route("/v1/ipam", get(leases))
+        .route("/v1/ipam/audit", get(audit).post(audit_and_fix))
         .route("/v1/dns", get(dns))
         .route("/v1/nodes", get(nodes))
         .route("/v1/nodes/{name}", axum::routing::delete(node_rm))
@@ -268,6 +270,22 @@ async fn port_change(
 
 async fn fdb(State(door): State<Door>) -> Reply<Vec<api::FdbEntry>> {
     Ok(Json(door.agent()?.fdb()))
+}
+
+async fn leases(State(door): State<Door>) -> Reply<Vec<api::Lease>> {
+    Ok(Json(door.agent()?.leases()))
+}
+
+async fn audit(State(door): State<Door>) -> Reply<api::Audit> {
+    Ok(Json(door.agent()?.audit().await))
+}
+
+async fn audit_and_fix(State(door): State<Door>) -> Reply<api::Audit> {
+    let agent = door.agent()?;
+    // Its own task: a caller that hangs up half-way must not leave it half-done.
+    own_task(async move { agent.audit_and_fix().await })
+        .await
+        .map(Json)
 }
 
 async fn dns(State(door): State<Door>) -> Reply<api::Dns> {

@@ -1,8 +1,9 @@
-//! What the gateway of a network does for this host's ports beyond what the switch answers itself: names (`dns`).
+//! What the gateway of a network does for this host's ports beyond what the switch answers itself: names (`dns`), and addresses
+//! for those that configure themselves (`dhcp4`, `dhcp6`, `router`).
 //!
-//! Frames come from the inside port of each network (`assemble::ServicePort`), which the engine of the way out reads: it
-//! offers each frame here first. `demux` says whose a frame is; each network has a task of its own that hears it (`network`). Answers go back through the inside port, which reaches ports of this
-//! host only: every host's gateway speaks for itself.
+//! Frames come from the inside port of each network (`assemble::ServicePort`), offered by its reader, the thread of the way
+//! out. `demux` says whose a frame is; each network has a task of its own that hears it (`network`). Answers go back through
+//! the inside port, which reaches ports of this host only: every host's gateway speaks for itself.
 //!
 //! | file | what |
 //! |---|---|
@@ -10,17 +11,19 @@
 //! | `frames` | what is said, as frames; pure |
 //! | `names` | the index of endpoints that the name server answers from; pure |
 //! | `dns` | the name server |
+//! | `dhcp4`, `dhcp6` | addresses for ports that ask; pure |
+//! | `router` | what the gateway says of itself as an IPv6 router; pure |
+//! | `place` | a network and its ports as the services see them; pure |
 //! | `network` | the task of a network |
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 use weft_switch::port::Queue;
-use weft_wire::Mtu;
 
 use super::Inner;
 use super::plan::Wanted;
@@ -28,32 +31,28 @@ use crate::api;
 use crate::model::{NetworkId, NodeId};
 use dns::NameServer;
 use names::{LocalName, Names};
+use place::{Place, Station};
 
 pub(crate) mod demux;
+pub(crate) mod dhcp4;
+pub(crate) mod dhcp6;
 pub(crate) mod dns;
 pub(crate) mod frames;
 mod names;
 mod network;
+mod place;
+mod router;
 
 /// Frames that wait for a network's task; what comes beyond is dropped, and asked again by whoever means it.
 const MAX_WAITING: usize = 256;
 /// The host's resolver configuration.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
-/// A network as its services see it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Place {
-    /// The gateway's addresses.
-    gateways: Vec<IpAddr>,
-    /// What its packets may have, in bytes.
-    mtu: Mtu,
-}
-
 /// The services of this host.
 #[derive(Debug)]
 pub(super) struct Services {
     names: Arc<NameServer>,
-    places: ArcSwap<BTreeMap<NetworkId, Place>>,
+    places: ArcSwap<BTreeMap<NetworkId, Arc<Place>>>,
     tasks: Mutex<Tasks>,
 }
 
@@ -87,50 +86,57 @@ impl Services {
             elsewhere.filter(|endpoint| endpoint.node != *node),
             &here,
         );
-        let places: BTreeMap<NetworkId, Place> = wanted
-            .networks
-            .values()
-            .map(|network| {
-                let place = Place {
-                    gateways: network.gateways.clone(),
-                    mtu: network.mtu,
+        let mut places: BTreeMap<NetworkId, Place> = BTreeMap::new();
+        for wanted in wanted.networks.values() {
+            if let Some(network) = map.network(&wanted.id) {
+                let place = Place::new(network, wanted.gateways.clone(), wanted.mtu);
+                places.insert(wanted.id.clone(), place);
+            }
+        }
+        for record in inner.ports.values().map(|port| &port.record) {
+            let endpoint = &record.endpoint;
+            if let Some(place) = places.get_mut(&endpoint.network) {
+                let station = Station {
+                    name: endpoint.name.clone(),
+                    ips: endpoint.ips.clone(),
+                    dhcp: record.dhcp,
                 };
-                (network.id.clone(), place)
-            })
-            .collect();
+                place.stations.insert(endpoint.mac, station);
+            }
+        }
         let own = places.values().flat_map(|place| place.gateways.clone());
         self.names.publish(names, own.collect());
         self.tasks()
             .retain(|network, _| places.contains_key(network));
-        self.places.store(Arc::new(places));
+        let places = places.into_iter().map(|(id, place)| (id, Arc::new(place)));
+        self.places.store(Arc::new(places.collect()));
     }
 
-    fn place(&self, network: &NetworkId) -> Option<Place> {
+    fn place(&self, network: &NetworkId) -> Option<Arc<Place>> {
         self.places.load().get(network).cloned()
     }
 
-    /// Starts the task of a network, which answers through that inside port. One that it had before ends.
+    /// Serves a network from now on: answers go out by that inside port, what is heard comes in by [`Self::offer`].
     pub(super) fn plug(self: &Arc<Self>, network: NetworkId, queue: Queue) {
         let (frames, heard) = mpsc::channel(MAX_WAITING);
         let task = network::Task::new(Arc::clone(self), network.clone(), Arc::new(queue));
         tokio::spawn(task.run(heard));
+        // The task of an earlier inside port ends with its channel.
         self.tasks().insert(network, frames);
     }
 
-    /// Takes a frame if it is for one of the services.
+    /// Takes a frame from a port of that network for its gateway, if it is for one of the services.
     pub(super) fn offer(&self, network: &NetworkId, frame: &[u8]) -> bool {
         let places = self.places.load();
         let Some(place) = places.get(network) else {
             return false;
         };
-        if demux::classify(frame, &place.gateways) == demux::Class::Other {
-            return false;
-        }
-        if let Some(task) = self.tasks().get(network) {
+        let ours = demux::classify(frame, &place.gateways) != demux::Class::Other;
+        if ours && let Some(task) = self.tasks().get(network) {
             // What a task has no time for is dropped.
-            drop(task.try_send(frame.to_vec()));
+            let _ = task.try_send(frame.to_vec());
         }
-        true
+        ours
     }
 
     fn tasks(&self) -> MutexGuard<'_, Tasks> {

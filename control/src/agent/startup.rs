@@ -43,7 +43,7 @@ mod underlay;
 
 pub use error::AgentError;
 use membership::{check_name, join};
-use restore::is_gone;
+pub(super) use restore::is_gone;
 use underlay::{Underlay, find_underlay};
 
 /// How long a stopping agent goes on with requests that it has begun to answer.
@@ -203,19 +203,7 @@ impl Running {
             true => Some(start_own_controller(&state).await?),
             false => None,
         };
-        let encrypted_port = settings.encrypted_port.unwrap_or(ENCRYPTED_PORT);
-        let encrypted_port = Some(encrypted_port).filter(|port| *port != 0);
-        let facts = NodeFacts {
-            underlay: underlay.address,
-            underlay_mtu: underlay.mtu,
-            vxlan_port: settings.vxlan_port.unwrap_or(weft_wire::vxlan::VXLAN_PORT),
-            encrypted_port,
-            transports: match encrypted_port {
-                Some(_) => vec![Transport::Vxlan, Transport::Quic],
-                None => vec![Transport::Vxlan],
-            },
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-        };
+        let facts = node_facts(&settings, &underlay);
         // Before a token is used up: a port that can't be had must not cost it.
         let fabric = start_fabric(FabricConfig {
             underlay: facts.underlay,
@@ -266,6 +254,23 @@ impl Running {
     }
 }
 
+/// What this node tells the controller of itself.
+fn node_facts(settings: &Settings, underlay: &Underlay) -> NodeFacts {
+    let encrypted_port = settings.encrypted_port.unwrap_or(ENCRYPTED_PORT);
+    let encrypted_port = Some(encrypted_port).filter(|port| *port != 0);
+    NodeFacts {
+        underlay: underlay.address,
+        underlay_mtu: underlay.mtu,
+        vxlan_port: settings.vxlan_port.unwrap_or(weft_wire::vxlan::VXLAN_PORT),
+        encrypted_port,
+        transports: match encrypted_port {
+            Some(_) => vec![Transport::Vxlan, Transport::Quic],
+            None => vec![Transport::Vxlan],
+        },
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
 async fn start_own_controller(state: &StateDir) -> Result<ControllerHandle, AgentError> {
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let config = ControllerConfig::new(state.path("controller"), listen);
@@ -286,22 +291,13 @@ async fn bring_up(
     let SavedPorts {
         ports: records,
         yielded,
+        returning,
         uplinks,
     } = state.load_ports()?;
     let ledger = state.load_docker()?;
     let keeper = Keeper::start(state.path("holder.sock"), config.exe.clone());
-    let facts = Facts {
-        cluster: identity.cluster.clone(),
-        node: identity.node_id.clone(),
-        node_name: identity.node_name.clone(),
-        underlay: underlay.address,
-        underlay_ifname: underlay.ifname,
-        vxlan_port: node_facts.vxlan_port,
-        encrypted_port: node_facts.encrypted_port,
-        workers: config.workers,
-        standalone: underlay.standalone,
-        started: Instant::now(),
-    };
+    let underlay_mtu = underlay.mtu;
+    let facts = facts(config.workers, &identity, (&node_facts, underlay));
     let link_config = LinkConfig {
         identity,
         identity_dir: Some(state.path("identity")),
@@ -318,9 +314,9 @@ async fn bring_up(
     let credentials = NodeCredentials::new(link.identity());
     fabric.start_sessions(credentials, session_settings(config))?;
     let mut inner = Inner::starting(saved, &records, controllers);
-    let now = Instant::now();
+    inner.returning = returning;
     inner.uplinks = uplinks.into_iter().collect();
-    inner.yielded = yielded.into_iter().map(|address| (address, now)).collect();
+    inner.yielded = yielded.into_iter().map(|ip| (ip, Instant::now())).collect();
     let services = Arc::new(Services::new(config.dns_upstreams.clone()));
     let agent = Arc::new(Agent {
         facts,
@@ -330,11 +326,8 @@ async fn bring_up(
         inner: Mutex::new(inner),
         fabric: Mutex::new(fabric),
         services: Arc::clone(&services),
-        outside: Outside::start(services).map_err(|source| AgentError::System {
-            what: "start the way out",
-            source,
-        })?,
-        underlay_mtu: ArcSwap::from_pointee(underlay.mtu),
+        outside: start_outside(services)?,
+        underlay_mtu: ArcSwap::from_pointee(underlay_mtu),
         measured: ArcSwap::default(),
         saving: Mutex::new(()),
         docker: docker::Desk::new(ledger),
@@ -352,6 +345,28 @@ async fn bring_up(
     agent.resume_docker();
     spawn_tasks(&agent, port_events, link_events);
     Ok(agent)
+}
+
+fn facts(workers: usize, identity: &Identity, (told, underlay): (&NodeFacts, Underlay)) -> Facts {
+    Facts {
+        cluster: identity.cluster.clone(),
+        node: identity.node_id.clone(),
+        node_name: identity.node_name.clone(),
+        underlay: underlay.address,
+        underlay_ifname: underlay.ifname,
+        vxlan_port: told.vxlan_port,
+        encrypted_port: told.encrypted_port,
+        workers,
+        standalone: underlay.standalone,
+        started: Instant::now(),
+    }
+}
+
+fn start_outside(services: Arc<Services>) -> Result<Outside, AgentError> {
+    Outside::start(services).map_err(|source| AgentError::System {
+        what: "start the way out",
+        source,
+    })
 }
 
 fn session_settings(config: &AgentConfig) -> SessionSettings {
@@ -452,6 +467,7 @@ impl Inner {
             pending: BTreeMap::new(),
             leaving: BTreeMap::new(),
             yielded: BTreeMap::new(),
+            returning: Default::default(),
             uplinks: BTreeSet::new(),
             held: BTreeSet::new(),
             channel: Channel::new(controllers),

@@ -24,6 +24,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use weft_wire::{Mtu, Vni};
 
+use super::ipam::Returning;
 use super::uplink::UplinkRecord;
 use crate::api::{Attachment, Impairments, Limits, Publish, Route};
 use crate::docker::ledger::Ledger;
@@ -95,6 +96,12 @@ pub(super) struct PortRecord {
     pub(super) addresses: Vec<IpNet>,
     /// Without vnet header: frames exactly as on a wire.
     pub(super) plain: bool,
+    /// Its interface was left to DHCP.
+    #[serde(default)]
+    pub(super) dhcp: bool,
+    /// Its namespace's resolv.conf names the gateways.
+    #[serde(default)]
+    pub(super) dns: bool,
     /// MTU that the interface was given last, in bytes.
     pub(super) mtu: Mtu,
     /// Whose it is, if a program connected it that said so.
@@ -138,6 +145,9 @@ pub(super) struct SavedPorts {
     /// Addresses of its blocks that it promised to other nodes, as far as the map may not show it yet.
     #[serde(default)]
     pub(super) yielded: Vec<(NetworkId, IpAddr)>,
+    /// Blocks that it gives back: nothing is given from them, whatever an older map says.
+    #[serde(default)]
+    pub(super) returning: Returning,
     /// Links that are bridged into networks.
     #[serde(default)]
     pub(super) uplinks: Vec<UplinkRecord>,
@@ -478,6 +488,8 @@ mod tests {
             ifname: "eth0".into(),
             addresses: vec!["10.32.0.2/16".parse().unwrap()],
             plain: false,
+            dhcp: false,
+            dns: false,
             mtu: Mtu::new(1450).unwrap(),
             attachment: Some(Attachment {
                 owner: "cni:pods".into(),
@@ -511,6 +523,7 @@ mod tests {
         let saved = SavedPorts {
             ports: vec![record()],
             yielded: vec![(NetworkId("n".into()), "10.0.0.9".parse().unwrap())],
+            returning: [(NetworkId("n".into()), "10.0.1.0/26".parse().unwrap())].into(),
             uplinks: vec![UplinkRecord {
                 network: NetworkId("1".into()),
                 network_name: "blue".into(),

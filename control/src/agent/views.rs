@@ -143,6 +143,31 @@ impl Agent {
         rows
     }
 
+    /// `weft ipam ls`.
+    pub(super) fn leases(&self) -> Vec<api::Lease> {
+        let inner = self.inner();
+        let mut leases = Vec::new();
+        for network in inner.map.networks.values().map(|network| &network.object) {
+            leases.extend(reserved_leases(network));
+            for endpoint in inner.known_endpoints(&network.id, &self.facts.node) {
+                let port = inner.ports.get(&endpoint.id);
+                let netns = port.map(|port| port.record.netns.clone());
+                let node = node_name(&inner.map, &endpoint.node);
+                leases.extend(endpoint.ips.iter().map(|address| api::Lease {
+                    network: network.name.clone(),
+                    address: *address,
+                    kind: "endpoint".to_owned(),
+                    name: endpoint.name.clone(),
+                    node: Some(node.clone()),
+                    mac: Some(endpoint.mac),
+                    netns: netns.clone(),
+                }));
+            }
+        }
+        leases.sort_by(|a, b| (&a.network, a.address).cmp(&(&b.network, b.address)));
+        leases
+    }
+
     /// `weft network ls`.
     pub(super) fn networks(&self) -> Vec<api::NetworkInfo> {
         let inner = self.inner();
@@ -169,6 +194,7 @@ impl Agent {
                     cidr: subnet.cidr,
                     ip_range: subnet.ip_range,
                     gateway: subnet.gateway,
+                    aux_addresses: subnet.aux_addresses.clone(),
                 })
                 .collect(),
             transport: network.transport,
@@ -205,6 +231,25 @@ impl Agent {
             blocks: block_views(map, network),
         }
     }
+}
+
+/// Addresses of a network that no endpoint may have.
+fn reserved_leases(network: &Network) -> impl Iterator<Item = api::Lease> {
+    network.subnets.iter().flat_map(|subnet| {
+        let lease = |kind: &str, name: &str, address: IpAddr| api::Lease {
+            network: network.name.clone(),
+            address,
+            kind: kind.to_owned(),
+            name: name.to_owned(),
+            node: None,
+            mac: None,
+            netns: None,
+        };
+        let aux = subnet.aux_addresses.iter();
+        let aux = aux.map(|(name, address)| lease("reserved", name, *address));
+        let gateway = lease("gateway", "gateway", subnet.gateway);
+        std::iter::once(gateway).chain(aux.collect::<Vec<_>>())
+    })
 }
 
 fn tunnel_view(session: SessionView, mtu: Mtu) -> api::EncryptedTunnel {

@@ -86,9 +86,8 @@ fn requests() -> impl Strategy<Value = Request> {
         (name, any::<Option<u32>>()).prop_map(|(name, ageing_secs)| Request::ChangeNetwork {
             name,
             change: api::NetworkChange {
-                mtu: None,
                 ageing_secs,
-                egress: None,
+                ..api::NetworkChange::default()
             },
         });
     prop_oneof![

@@ -119,6 +119,7 @@ impl Table {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "a scenario is told in order")]
 async fn scenario(
     args: &Args,
     mut controller: Controller,

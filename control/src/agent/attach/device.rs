@@ -51,8 +51,12 @@ pub(super) fn make_device(
             mtu: record.mtu,
             carriage,
             tx_queue_len: TX_QUEUE_LEN,
-            addresses: [record.addresses.as_slice(), &record.foreign].concat(),
-            gateways: if default_route {
+            addresses: if record.dhcp {
+                Vec::new()
+            } else {
+                [record.addresses.as_slice(), &record.foreign].concat()
+            },
+            gateways: if default_route && !record.dhcp {
                 record.gateways.clone()
             } else {
                 Vec::new()

@@ -165,6 +165,8 @@ impl Agent {
             ifname: String::new(),
             addresses: with_prefixes(network, &endpoint.ips),
             plain: false,
+            dhcp: false,
+            dns: false,
             mtu,
             allow_spoof: false,
             attachment: None,

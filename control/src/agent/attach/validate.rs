@@ -94,6 +94,24 @@ fn check_attachment(attachment: &api::Attachment) -> Result<(), ApiError> {
     ))
 }
 
+/// Whether there is anything to ask for by DHCP.
+fn check_dhcp(network: &Network, request: &api::Connect) -> Result<(), ApiError> {
+    if request.dhcp && (network.is_plain_l2() || !request.routes.is_empty()) {
+        let why = if network.is_plain_l2() {
+            format!(
+                "network {} has no subnet: there is nothing to ask for by DHCP",
+                network.name
+            )
+        } else {
+            "an interface that is left to DHCP has no address yet that routes could lead through"
+                .to_owned()
+        };
+        return Err(ApiError::bad_request("bad_dhcp", why)
+            .hint("leave out --dhcp, or create the network with --subnet"));
+    }
+    Ok(())
+}
+
 /// A host that can't protect a network has no port on it: it would be alone there.
 pub(super) fn check_protection(
     network: &Network,
@@ -123,6 +141,7 @@ pub(super) fn check_fit(network: &Network, request: &api::Connect) -> Result<(),
         )
         .hint("ask for fixed addresses inside the network's subnets instead, or use a network without a subnet"));
     }
+    check_dhcp(network, request)?;
     if network.internal && request.default_route == Some(true) {
         return Err(ApiError::bad_request(
             "internal_network",

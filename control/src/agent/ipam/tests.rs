@@ -14,6 +14,7 @@ fn network(cidr: &str, gateway: &str) -> Network {
             cidr: cidr.parse().unwrap(),
             ip_range: None,
             gateway: gateway.parse().unwrap(),
+            aux_addresses: [("router".to_owned(), "10.32.0.5".parse().unwrap())].into(),
         }],
         transport: Transport::Vxlan,
         internal: false,
@@ -30,6 +31,7 @@ struct World {
     map: ClusterMap,
     ports: Vec<Endpoint>,
     busy: Busy,
+    returning: Returning,
     network: Network,
 }
 
@@ -42,6 +44,7 @@ impl World {
             map,
             ports: Vec::new(),
             busy: Busy::new(),
+            returning: Returning::new(),
             network,
         }
     }
@@ -91,6 +94,7 @@ impl World {
             node: &NodeId(HERE.into()),
             ports: self.ports.iter().collect(),
             busy: self.busy.clone(),
+            returning: self.returning.clone(),
         })
     }
 
@@ -146,6 +150,31 @@ fn network_broadcast_and_gateway_are_never_given() {
     for ip in ["10.0.0.0", "10.0.0.6", "10.0.0.7"] {
         assert!(matches!(world.judge(ip), Fixed::Unusable(_)), "{ip}");
     }
+}
+
+#[test]
+fn reserved_addresses_are_never_given_and_say_for_whom() {
+    let mut world = World::new("10.32.0.0/16", "10.32.0.1");
+    world.block("10.32.0.4/30", HERE);
+    assert_eq!(world.choose(), address("10.32.0.4"));
+    world.endpoint("10.32.0.4", HERE);
+    assert_eq!(world.choose(), address("10.32.0.6"));
+    let Fixed::Unusable(why) = world.judge("10.32.0.5") else {
+        panic!()
+    };
+    assert!(why.contains("reserved for router"), "{why}");
+}
+
+#[test]
+fn a_block_that_is_given_back_gives_nothing_any_more() {
+    let mut world = World::new("10.32.0.0/16", "10.32.0.1");
+    world.block("10.32.0.0/26", HERE);
+    let key = (world.network.id.clone(), "10.32.0.0/26".parse().unwrap());
+    world.returning.insert(key);
+    assert_eq!(world.choose(), Choice::NeedBlock);
+    assert_eq!(world.judge("10.32.0.9"), Fixed::Claim);
+    world.block("10.32.0.64/26", HERE);
+    assert_eq!(world.choose(), address("10.32.0.64"));
 }
 
 #[test]

@@ -43,6 +43,7 @@ fn network(map: &mut ClusterMap, name: &str, number: u32, cidr: Option<&str>, vt
             cidr: cidr.parse().unwrap(),
             ip_range: None,
             gateway: ip("10.32.0.1"),
+            aux_addresses: BTreeMap::new(),
         })
         .into_iter()
         .collect();

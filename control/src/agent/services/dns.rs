@@ -271,9 +271,14 @@ impl NameServer {
         asked.insert(key.clone(), answer);
         drop(asked);
         count(&self.counters.asked);
-        let (server, question) = (Arc::clone(self), question.clone());
+        let question = question.clone();
+        let pending = Pending {
+            server: Arc::clone(self),
+            key: Some(key),
+        };
         tokio::spawn(async move {
             let _may_ask = may_ask;
+            let server = Arc::clone(&pending.server);
             let heard = server
                 .upstreams
                 .ask(&servers, &question)
@@ -282,11 +287,7 @@ impl NameServer {
             if heard.is_none() {
                 count(&server.counters.failed);
             }
-            lock(&server.cache).insert(key.clone(), heard.clone(), Instant::now());
-            if let Some(answer) = lock(&server.asked).remove(&key) {
-                // Those who waited may have gone.
-                let _ = answer.send(heard);
-            }
+            pending.end(heard);
         });
         Some((wait, turn))
     }
@@ -326,6 +327,34 @@ fn pass_on(question: &Question, heard: Option<&Message>, age: u32) -> Message {
     match heard {
         Some(heard) => question.pass_on(heard, age),
         None => question.reply(ResponseCode::ServFail),
+    }
+}
+
+/// A question that was asked on. Whatever becomes of its task, nobody waits for it longer than that.
+struct Pending {
+    server: Arc<NameServer>,
+    /// Taken when it has ended.
+    key: Option<Key>,
+}
+
+impl Pending {
+    /// Tells those who wait.
+    fn end(mut self, heard: Heard) {
+        if let Some(key) = self.key.take() {
+            lock(&self.server.cache).insert(key.clone(), heard.clone(), Instant::now());
+            if let Some(answer) = lock(&self.server.asked).remove(&key) {
+                // Those who waited may have gone.
+                let _ = answer.send(heard);
+            }
+        }
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if let Some(key) = self.key.take() {
+            lock(&self.server.asked).remove(&key);
+        }
     }
 }
 

@@ -1,17 +1,20 @@
 //! The services of one network: a task that hears the frames that `demux` gives it and answers them.
 
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
+use weft_switch::gateway::GATEWAY_LINK_LOCAL;
 use weft_switch::port::Queue;
 use weft_wire::{FrameRef, MacAddr};
 
-use super::demux::{Class, DNS_PORT, Datagram, classify};
+use super::demux::{Class, DHCP6_SERVER_PORT, DNS_PORT, Datagram, classify};
 use super::dns::tcp::{Asked, ConnectionId, TcpStack};
 use super::dns::{Outcome, Room};
-use super::{Place, Services, frames};
+use super::place::Place;
+use super::router::{self, ALL_NODES};
+use super::{Services, dhcp4, dhcp6, frames};
 use crate::model::NetworkId;
 
 /// IP and UDP headers before a message: what the network's MTU doesn't leave for it. The larger of both families.
@@ -48,6 +51,7 @@ impl Task {
 
     /// Hears frames until nobody sends any more.
     pub(super) async fn run(mut self, mut frames: mpsc::Receiver<Vec<u8>>) {
+        let mut again = tokio::time::interval(router::AGAIN);
         loop {
             let pause = self.tcp.as_mut().and_then(|tcp| tcp.pause(Instant::now()));
             tokio::select! {
@@ -60,6 +64,7 @@ impl Task {
                         tcp.answer(connection, message.as_deref());
                     }
                 }
+                _ = again.tick() => self.advertise_all(),
                 () = tokio::time::sleep(pause.unwrap_or(LONG)) => {}
             }
             self.turn_tcp();
@@ -73,7 +78,61 @@ impl Task {
         match classify(frame, &place.gateways) {
             Class::DnsUdp(question) => self.handle_dns(&place, &question),
             Class::DnsTcp(mac, packet) => self.handle_segment(&place, mac, packet),
-            Class::Dhcp4(_) | Class::Dhcp6(_) | Class::RouterSolicitation(..) | Class::Other => {}
+            Class::Dhcp4(message) => self.handle_dhcp4(&place, &message),
+            Class::Dhcp6(message) => self.handle_dhcp6(&place, &message),
+            Class::RouterSolicitation(mac, from) => {
+                // One that has no address yet is answered where all hear it (RFC 4861 section 6.2.6).
+                let to = if from.is_unspecified() {
+                    ALL_NODES
+                } else {
+                    from
+                };
+                self.advertise(&place, mac, to);
+            }
+            Class::Other => {}
+        }
+    }
+
+    fn handle_dhcp4(&self, place: &Place, message: &Datagram<'_>) {
+        let answer = place
+            .lease4(message.mac)
+            .and_then(|lease| dhcp4::handle(message.mac, message.payload, &lease));
+        if let Some(dhcp4::Answer { from, to, bytes }) = answer
+            && let Some(frame) = frames::datagram(message.mac, from, to, &bytes)
+        {
+            send(&self.queue, &frame);
+        }
+    }
+
+    fn handle_dhcp6(&self, place: &Place, message: &Datagram<'_>) {
+        let answer = place
+            .lease6(message.mac)
+            .and_then(|lease| dhcp6::handle(message.payload, &lease));
+        let from = SocketAddr::from((GATEWAY_LINK_LOCAL, DHCP6_SERVER_PORT));
+        let to = SocketAddr::new(message.source.ip(), dhcp6::CLIENT_PORT);
+        if let Some(bytes) = answer
+            && let Some(frame) = frames::datagram(message.mac, from, to, &bytes)
+        {
+            send(&self.queue, &frame);
+        }
+    }
+
+    fn advertise(&self, place: &Place, mac: MacAddr, to: Ipv6Addr) {
+        let frame = place
+            .link(mac)
+            .and_then(|link| router::advertise(mac, to, &link));
+        if let Some(frame) = frame {
+            send(&self.queue, &frame);
+        }
+    }
+
+    /// Says again what would be forgotten.
+    fn advertise_all(&self) {
+        let Some(place) = self.services.place(&self.network) else {
+            return;
+        };
+        for mac in place.stations.keys() {
+            self.advertise(&place, *mac, ALL_NODES);
         }
     }
 

@@ -41,9 +41,11 @@ impl Agent {
         self.reconcile();
         let total = records.len();
         let mut restored = 0;
+        let mut orphaned = Vec::new();
         for record in records {
             let id = record.endpoint.id.clone();
             let (name, netns) = (record.endpoint.name.clone(), record.netns.clone());
+            let dns = record.dns;
             let asked = id.clone();
             let fds = self
                 .ask_keeper(move |keeper| keeper.fetch(&asked.0))
@@ -52,6 +54,9 @@ impl Agent {
             if fds.first().is_none_or(|fd| is_gone(fd.as_fd())) {
                 info!(port = %name, %netns, "port did not survive; its addresses are free again");
                 self.keeper.forget(&id.0);
+                if dns {
+                    orphaned.push(netns);
+                }
                 continue;
             }
             let published = (!record.published.is_empty()).then(|| record.clone());
@@ -72,6 +77,9 @@ impl Agent {
             self.save_ports()
                 .await
                 .map_err(|error| AgentError::Invalid(error.reply.message))?;
+        }
+        for netns in orphaned {
+            self.follow_resolv_conf(&netns);
         }
         if total > 0 {
             info!(restored, lost = total - restored, "ports of the last agent");
@@ -101,6 +109,6 @@ impl Agent {
 }
 
 /// Whether the device behind a file descriptor went with its namespace.
-pub(super) fn is_gone(tap: BorrowedFd<'_>) -> bool {
+pub(in crate::agent) fn is_gone(tap: BorrowedFd<'_>) -> bool {
     port::device_name(tap).is_err_and(|error| error.raw_os_error() == Some(libc::EBADFD))
 }

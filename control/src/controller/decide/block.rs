@@ -130,32 +130,45 @@ fn usable(taken: &Taken, subnet: &Subnet, prefix: IpNet) -> bool {
     let claimed = taken.singles.range(range).count();
     // More addresses than are claimed or unusable: one is free.
     addresses(prefix)
-        .take(claimed + 4)
+        .take(claimed + 4 + subnet.aux_addresses.len())
         .any(|ip| subnet.is_host_address(ip) && !taken.singles.contains_key(&bits(ip)))
 }
 
 fn exhausted(map: &ClusterMap, network: &Network, subnet: &Subnet) -> Refusal {
-    let mut held: BTreeMap<String, usize> = BTreeMap::new();
-    for block in map
-        .blocks_of(&network.id)
-        .filter(|block| subnet.cidr.contains(&block.prefix))
-    {
-        *held.entry(node_name(map, &block.node)).or_default() += 1;
+    // Of each node: its blocks, their addresses, and how many of these are in use.
+    let mut held: BTreeMap<&NodeId, (usize, u128, usize)> = BTreeMap::new();
+    let inside = |block: &&Block| subnet.cidr.contains(&block.prefix);
+    for block in map.blocks_of(&network.id).filter(inside) {
+        let of_node = held.entry(&block.node).or_default();
+        of_node.0 += 1;
+        of_node.1 += size(block.prefix, block.prefix.prefix_len());
+    }
+    for endpoint in map.endpoints_of(&network.id) {
+        if let Some(of_node) = held.get_mut(&endpoint.node) {
+            let ips = endpoint.ips.iter();
+            of_node.2 += ips.filter(|ip| subnet.cidr.contains(*ip)).count();
+        }
     }
     let held: Vec<String> = held
         .iter()
-        .map(|(node, count)| format!("{node} {count}"))
+        .map(|(node, (blocks, addresses, used))| {
+            let node = node_name(map, node);
+            format!("{node} {blocks} ({used} of {addresses} addresses in use)")
+        })
         .collect();
-    Refusal::new(
-        "exhausted",
-        format!(
-            "no address block is left in {} of network {}; blocks by node: {}",
-            subnet.pool(),
-            network.name,
-            if held.is_empty() { "none".to_owned() } else { held.join(", ") }
-        ),
-    )
-    .hint("remove nodes that are gone with `weft nodes rm`, or make the network anew with a larger --subnet")
+    let held = match held.as_slice() {
+        [] => "none".to_owned(),
+        held => held.join(", "),
+    };
+    let message = format!(
+        "no address block is left in {} of network {}; blocks by node: {held}",
+        subnet.pool(),
+        network.name
+    );
+    Refusal::new("exhausted", message).hint(format!(
+        "`weft ipam audit --fix` on a node gives its idle blocks back, `weft nodes rm` those of nodes that are gone; `weft ipam ls {}` lists who has what",
+        network.name
+    ))
 }
 
 /// The node doesn't need the block any more.
@@ -274,12 +287,8 @@ pub(super) fn check_address(network: &Network, ip: IpAddr) -> Decision<()> {
         return bad(format!("{ip} is in no subnet of network {}", network.name));
     };
     if !subnet.is_host_address(ip) {
-        let what = if ip == subnet.gateway {
-            "gateway"
-        } else {
-            "network or broadcast address"
-        };
-        return bad(format!("{ip} is the {what} of subnet {}", subnet.cidr));
+        let role = subnet.role_of(ip);
+        return bad(format!("{ip} is {role} of subnet {}", subnet.cidr));
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 #![deny(clippy::disallowed_methods)]
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -9,7 +10,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use super::Decision;
 use crate::api::NetworkCreate;
 use crate::channel::Refusal;
-use crate::model::{ClusterMap, Subnet};
+use crate::model::{ClusterMap, Subnet, check_name};
 
 /// Most subnets that a network may have.
 pub const MAX_SUBNETS: usize = 16;
@@ -34,7 +35,7 @@ const RESERVED: [(&str, &str); 9] = [
 /// Checks the ranges of a new network against one another and against all networks of the cluster.
 ///
 /// # Errors
-/// `bad_subnet`, `bad_ip_range`, `bad_gateway`, `subnet_overlaps`, `underlay_in_subnet`.
+/// `bad_subnet`, `bad_ip_range`, `bad_gateway`, `bad_aux_address`, `subnet_overlaps`, `underlay_in_subnet`.
 pub fn plan(map: &ClusterMap, create: &NetworkCreate) -> Decision<Vec<Subnet>> {
     if create.subnets.len() > MAX_SUBNETS {
         let count = create.subnets.len();
@@ -64,12 +65,23 @@ pub fn plan(map: &ClusterMap, create: &NetworkCreate) -> Decision<Vec<Subnet>> {
             cidr: *cidr,
             ip_range: ip_range.filter(|range| range != cidr),
             gateway: gateway.unwrap_or_else(|| first_host(*cidr)),
+            aux_addresses: BTreeMap::new(),
         };
         check_gateway(&subnet)?;
+        let subnet = reserve(subnet, &create.aux_addresses)?;
         subnets.push(subnet);
     }
     for range in &create.ip_ranges {
         check_ip_range(*range, &subnets)?;
+    }
+    let mut aux = create.aux_addresses.iter();
+    if let Some((name, ip)) = aux.find(|(_, ip)| !inside(&subnets, **ip)) {
+        let subnets = list(&create.subnets);
+        return Err(Refusal::new(
+            "bad_aux_address",
+            format!("address {ip} of {name} is in none of the network's subnets{subnets}"),
+        )
+        .hint("give an --aux-address inside a --subnet"));
     }
     if let Some(gateway) = create.gateways.iter().find(|ip| !inside(&subnets, **ip)) {
         return Err(Refusal::new(
@@ -82,6 +94,25 @@ pub fn plan(map: &ClusterMap, create: &NetworkCreate) -> Decision<Vec<Subnet>> {
         .hint("give a --gateway inside a --subnet, or leave it out to get the first address"));
     }
     Ok(subnets)
+}
+
+/// Keeps those addresses that are in the subnet from endpoints.
+fn reserve(mut subnet: Subnet, wanted: &BTreeMap<String, IpAddr>) -> Decision<Subnet> {
+    for (name, ip) in wanted {
+        if !subnet.cidr.contains(ip) {
+            continue;
+        }
+        let bad = |why: String| Refusal::new("bad_aux_address", why);
+        check_name("auxiliary address", name)
+            .map_err(|why| bad(why).hint("give --aux-address NAME=IP"))?;
+        if !subnet.is_host_address(*ip) {
+            let role = subnet.role_of(*ip);
+            let why = format!("address {ip} of {name} is {role} of subnet {}", subnet.cidr);
+            return Err(bad(why).hint("choose another --aux-address, or leave it out"));
+        }
+        subnet.aux_addresses.insert(name.clone(), *ip);
+    }
+    Ok(subnet)
 }
 
 fn inside(subnets: &[Subnet], ip: IpAddr) -> bool {
@@ -229,9 +260,9 @@ fn check_ip_range(range: IpNet, subnets: &[Subnet]) -> Decision<()> {
 
 /// The first address of `part` that an endpoint may have.
 pub(super) fn first_usable(subnet: &Subnet, part: IpNet) -> Option<IpAddr> {
-    // Network address, gateway and broadcast address are all that isn't usable.
+    // Network, gateway, broadcast and reserved addresses are all that isn't usable.
     addresses(part)
-        .take(4)
+        .take(4 + subnet.aux_addresses.len())
         .find(|ip| subnet.is_host_address(*ip))
 }
 

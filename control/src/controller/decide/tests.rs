@@ -393,6 +393,45 @@ fn blocks_have_the_size_that_goes_with_the_pool_and_skip_what_is_unusable() {
 }
 
 #[test]
+fn reserved_addresses_are_in_a_subnet_and_nobody_elses() {
+    let mut map = cluster();
+    let aux = |list: &[(&str, &str)]| NetworkCreate {
+        aux_addresses: list
+            .iter()
+            .map(|(name, address)| ((*name).to_owned(), ip(address)))
+            .collect(),
+        ..wish("aux", &["10.0.0.0/29", "fd32::/64"])
+    };
+    for (name, address) in [
+        ("router", "10.9.0.1"),
+        ("router", "10.0.0.1"),
+        ("router", "10.0.0.7"),
+        ("router", "fd32::1"),
+        ("no/slash", "10.0.0.2"),
+    ] {
+        let refusal = refused(&map, &aux(&[(name, address)]));
+        assert_eq!(refusal.code, "bad_aux_address", "{address}");
+        assert!(refusal.hint.is_some());
+    }
+    let twice = refused(&map, &aux(&[("a", "10.0.0.2"), ("b", "10.0.0.2")]));
+    assert!(twice.message.contains("reserved for a"), "{twice}");
+    let wish = aux(&[("a", "10.0.0.2"), ("b", "10.0.0.3"), ("c", "fd32::9")]);
+    let network = create(&mut map, &wish).unwrap();
+    let of_subnet = |index: usize| network.subnets[index].aux_addresses.len();
+    assert_eq!((of_subnet(0), of_subnet(1)), (2, 1));
+    // Blocks of one address: those that nobody may have aren't given.
+    let of = (&network.id, network.subnets[0].cidr);
+    let mut given = Vec::new();
+    while let Ok((changes, block)) = allocate(&map, &node_id(0), of) {
+        apply(&mut map, changes);
+        given.push(block.addr());
+    }
+    assert_eq!(given, [ip("10.0.0.4"), ip("10.0.0.5"), ip("10.0.0.6")]);
+    let claimed = block::claim(&map, &node_id(0), (&network.id, ip("10.0.0.3")));
+    assert!(claimed.unwrap_err().message.contains("reserved for b"));
+}
+
+#[test]
 fn an_exhausted_pool_says_who_holds_how_much() {
     let mut map = cluster();
     let network = create(&mut map, &wish("n", &["10.0.0.0/28"])).unwrap();
@@ -408,7 +447,8 @@ fn an_exhausted_pool_says_who_holds_how_much() {
     // All but network, gateway and broadcast.
     assert_eq!(count, 13);
     assert_eq!(refusal.code, "exhausted");
-    assert!(refusal.message.contains("n0 7, n1 6"), "{refusal}");
+    let held = "n0 7 (0 of 7 addresses in use), n1 6 (0 of 6 addresses in use)";
+    assert!(refusal.message.contains(held), "{refusal}");
     let other = (&network.id, "10.9.0.0/16".parse().unwrap());
     assert_eq!(
         allocate(&map, &node_id(0), other).unwrap_err().code,

@@ -38,6 +38,7 @@ fn shop() -> Network {
             cidr: net("10.40.0.0/16"),
             ip_range: None,
             gateway: ip("10.40.0.1"),
+            aux_addresses: std::collections::BTreeMap::new(),
         }],
         transport: Transport::Vxlan,
         internal: false,

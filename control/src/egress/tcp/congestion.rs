@@ -73,6 +73,9 @@ impl Congestion {
             self.timed = None;
             self.sample(now.saturating_duration_since(sent));
         }
+        // As every kernel does: who answers again is not waited for as if it were silent still. While much is sent again
+        // nothing can be timed, and each further loss would cost twice as much as the one before.
+        self.timeout = self.measured_timeout();
         if let Some(recover) = self.recover {
             if ahead(recover, una) < 0 {
                 return true;
@@ -132,7 +135,13 @@ impl Congestion {
             }
         };
         self.smoothed = Some(smoothed);
-        self.timeout = (smoothed + self.variation * 4).clamp(MIN_TIMEOUT, MAX_TIMEOUT);
+    }
+
+    /// What round trips say, without backoff.
+    fn measured_timeout(&self) -> Duration {
+        self.smoothed.map_or(INITIAL_TIMEOUT, |smoothed| {
+            (smoothed + self.variation * 4).clamp(MIN_TIMEOUT, MAX_TIMEOUT)
+        })
     }
 }
 
@@ -191,13 +200,13 @@ mod tests {
     }
 
     #[test]
-    fn what_was_sent_twice_is_not_timed() {
+    fn what_was_sent_twice_is_not_timed_but_ends_the_backoff() {
         let mut state = Congestion::default();
         let start = Instant::now();
         state.handle_sent(100, start);
         state.handle_timeout(100, MSS);
         state.handle_progress(100, 100, MSS, start + Duration::from_secs(30));
-        assert_eq!(state.timeout(), INITIAL_TIMEOUT * 2);
+        assert_eq!(state.timeout(), INITIAL_TIMEOUT);
     }
 
     #[test]

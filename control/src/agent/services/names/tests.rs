@@ -27,6 +27,7 @@ pub(crate) fn world() -> (ClusterMap, Vec<Endpoint>, Vec<Here>) {
                         cidr,
                         ip_range: None,
                         gateway: cidr.hosts().next().unwrap(),
+                        aux_addresses: BTreeMap::new(),
                     }
                 })
                 .collect(),

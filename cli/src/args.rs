@@ -35,9 +35,10 @@ Config file:
     socket = \"/run/weft/weft.sock\"            json = false      log = \"info\"
     join = [\"10.99.0.1:6783\"]                  token = \"...\"    token-file = \"/etc/weft/token\"
     node = \"host2\"   underlay = \"10.99.0.2\"   state = \"/var/lib/weft\"
-    standalone = false   workers = 4   vxlan-port = 4789   no-gso = false   dns-upstream = [\"9.9.9.9\"]
-    encrypted-port = 4788   rekey-after = \"1h\"
-    docker = false   docker-socket = \"/run/docker/plugins/weft.sock\"   docker-host = \"/run/docker.sock\"
+    standalone = false   workers = 4   vxlan-port = 4789   no-gso = false
+    dns-upstream = [\"9.9.9.9\"]   encrypted-port = 4788   rekey-after = \"1h\"
+    docker = false   docker-host = \"/run/docker.sock\"
+    docker-socket = \"/run/docker/plugins/weft.sock\"
     data = \"/var/lib/weft-controller\"   listen = \"0.0.0.0:6783\"   store = \"etcd://...\"   ttl = \"24h\"   uses = 1
     cert-ttl = \"30days\"
 

@@ -153,6 +153,7 @@ fn a_network_is_asked_for_with_everything_that_was_said() {
     let body = json!({
         "name": "blue", "subnets": ["10.32.0.5/16", "fd00::/64"], "ip_ranges": ["10.32.1.0/24"],
         "gateways": ["10.32.0.1"], "vni": 7, "encrypted": true, "internal": true, "mtu": 1400, "ageing_secs": 60,
+        "isolate": false, "egress": "nat", "aux_addresses": {},
     });
     assert_eq!(
         agent.seen(),
@@ -194,7 +195,8 @@ fn a_connect_says_which_namespace_and_prints_what_it_got() {
         body,
         json!({
             "netns": {"name": "web"}, "ips": ["10.32.0.2"], "mac": "02:57:0a:20:00:02", "ifname": "e", "name": "n",
-            "aliases": ["a", "b"], "no_offload": false,
+            "aliases": ["a", "b"], "no_offload": false, "addresses": [], "routes": [], "limits": {},
+            "allow_spoof": false, "dhcp": false, "dns": false,
         })
     );
     assert_eq!(connect("--pid 7 --no-offload")["netns"], json!({"pid": 7}));

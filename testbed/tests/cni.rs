@@ -96,7 +96,7 @@ fn every_version_connects_checks_and_disconnects() {
             "interfaces": [interface],
             "ips": addresses,
             "routes": [{ "dst": "0.0.0.0/0", "gw": "10.32.0.1" }, { "dst": "::/0", "gw": "fd32::1" }],
-            "dns": {},
+            "dns": { "nameservers": ["10.32.0.1", "fd32::1"] },
         });
         assert_eq!(result, wanted);
         assert_eq!(ns.addresses("eth0"), ips(&result));
@@ -409,10 +409,10 @@ fn what_is_asked_for_one_container_is_given() {
     let mut list = pods(&runtime, NEWEST);
     overlay(
         &mut list.plugins[0],
-        &json!({ "defaultRoute": false, "offload": false }),
+        &json!({ "defaultRoute": false, "offload": false, "gatewayDns": false }),
     );
     let result = runtime.add(&sandbox(&quiet, "quiet"), &list).unwrap();
-    assert_eq!(result.get("routes"), None);
+    assert_eq!((result.get("routes"), &result["dns"]), (None, &json!({})));
     assert_eq!(port_at(&pair.host1, &quiet).kind, "plain");
 }
 

@@ -206,6 +206,14 @@ fn podmans_containers_reach_each_other_across_hosts_and_leave_nothing() {
     };
     let said = ping(&two, "10.40.0.77");
     assert!(said.contains(" 0% packet loss"), "{said}");
+    // By name and alias, too: podman takes the network's gateway as name server.
+    for name in ["web", "www"] {
+        let said = ping(&two, name);
+        assert!(
+            said.contains("(10.40.0.77)") && said.contains(" 0% packet loss"),
+            "{said}"
+        );
+    }
     // What asks for a taken address is told so by podman, and leaves nothing.
     let refused = two.attempt(&[
         "run",

@@ -9,10 +9,10 @@ use weft_control::api::{Connect, NetnsArg, NetworkDetail, NetworkInfo, Port, Rou
 use weft_control::netns::{Netns, NetnsError};
 
 use super::Call;
-use super::config::Ipam;
+use super::config::{Config, Ipam};
 use super::error::{CniError, Code};
 use super::lock::ContainerLock;
-use super::result::{CniResult, Interface, Ip};
+use super::result::{CniResult, Dns, Interface, Ip};
 use crate::client::{ApiPath, Client};
 use crate::failure::Failure;
 
@@ -173,47 +173,51 @@ fn wish(
         routes: config.routes.clone(),
         default_route: config.default_route,
         aliases: asked.aliases.clone(),
-        allow_spoof: false,
         limits: asked.limits,
         publish: Vec::new(),
+        allow_spoof: config.allow_spoof,
         no_offload: config.no_offload,
         dhcp: false,
         dns: false,
     };
-    let gateway_of = |gateways: &[IpAddr], route: &Route| {
-        let mut gateways = gateways.iter().copied();
-        gateways.find(|gateway| gateway.is_ipv4() == route.dst.addr().is_ipv4())
-    };
-    if let Some(given) = given {
-        let gateways: Vec<IpAddr> = given.ips.iter().filter_map(|ip| ip.gateway).collect();
-        connect.routes.clone_from(&given.routes);
-        if config.default_route == Some(true) {
-            let missing = gateways.iter().map(|gateway| default_route(*gateway));
-            let missing = missing.filter(|route| !given.routes.iter().any(|r| r.dst == route.dst));
-            connect.routes.extend(missing.collect::<Vec<_>>());
-        }
-        for route in &mut connect.routes {
-            route.gateway = route.gateway.or_else(|| gateway_of(&gateways, route));
-        }
-        // Whoever chooses addresses says where they lead.
-        connect.default_route = Some(false);
-        let addresses = given.ips.iter().map(|ip| ip.address);
-        if network.subnets.is_empty() {
-            connect.addresses = addresses.collect();
-        } else {
-            connect.ips = addresses.map(|address| address.addr()).collect();
-        }
-    } else {
-        let gateways: Vec<IpAddr> = network
-            .subnets
-            .iter()
-            .map(|subnet| subnet.gateway)
-            .collect();
-        for route in &mut connect.routes {
-            route.gateway = route.gateway.or_else(|| gateway_of(&gateways, route));
+    match given {
+        Some(given) => take_over(&mut connect, config, network, given),
+        None => {
+            let gateways = network.subnets.iter().map(|subnet| subnet.gateway);
+            through(&mut connect.routes, &gateways.collect::<Vec<_>>());
         }
     }
     connect
+}
+
+/// What an IPAM plugin chose: addresses and routes.
+fn take_over(connect: &mut Connect, config: &Config, network: &NetworkInfo, given: &CniResult) {
+    let gateways: Vec<IpAddr> = given.ips.iter().filter_map(|ip| ip.gateway).collect();
+    connect.routes.clone_from(&given.routes);
+    if config.default_route == Some(true) {
+        let missing = gateways.iter().map(|gateway| default_route(*gateway));
+        let missing = missing.filter(|route| !given.routes.iter().any(|r| r.dst == route.dst));
+        connect.routes.extend(missing);
+    }
+    through(&mut connect.routes, &gateways);
+    // Whoever chooses addresses says where they lead.
+    connect.default_route = Some(false);
+    let addresses = given.ips.iter().map(|ip| ip.address);
+    if network.subnets.is_empty() {
+        connect.addresses = addresses.collect();
+    } else {
+        connect.ips = addresses.map(|address| address.addr()).collect();
+    }
+}
+
+/// Routes without a next hop lead through the gateway of their family, where there is one.
+fn through(routes: &mut [Route], gateways: &[IpAddr]) {
+    for route in routes {
+        let fits = |gateway: &&IpAddr| gateway.is_ipv4() == route.dst.addr().is_ipv4();
+        route.gateway = route
+            .gateway
+            .or_else(|| gateways.iter().find(fits).copied());
+    }
 }
 
 fn default_route(gateway: IpAddr) -> Route {
@@ -260,10 +264,13 @@ fn result(call: &Call<'_>, netns: &Path, port: &Port, given: Option<CniResult>) 
         } else {
             said.routes
         },
-        dns: if call.config.dns.is_empty() {
-            said.dns
-        } else {
-            call.config.dns.clone()
+        dns: match &call.config.dns {
+            dns if !dns.is_empty() => dns.clone(),
+            _ if call.config.ipam == Ipam::Weft && call.config.gateway_dns => Dns {
+                nameservers: port.gateways.iter().map(IpAddr::to_string).collect(),
+                ..Dns::default()
+            },
+            _ => said.dns,
         },
     }
 }

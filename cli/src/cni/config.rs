@@ -37,6 +37,10 @@ pub(crate) struct Config {
     pub(crate) default_route: Option<bool>,
     /// A plain TAP instead of one with offloads.
     pub(crate) no_offload: bool,
+    /// The container may send from other addresses than its own.
+    pub(crate) allow_spoof: bool,
+    /// The network's gateways are name servers, and the result says so where nobody says otherwise.
+    pub(crate) gateway_dns: bool,
     /// Who chooses addresses.
     pub(crate) ipam: Ipam,
     /// Routes of the `ipam` section, when weft itself chooses addresses.
@@ -112,6 +116,8 @@ impl Config {
             },
             default_route: object.flag("defaultRoute").map_err(invalid)?,
             no_offload: object.flag("offload").map_err(invalid)? == Some(false),
+            allow_spoof: object.flag("allowSpoof").map_err(invalid)?.unwrap_or(false),
+            gateway_dns: object.flag("gatewayDns").map_err(invalid)?.unwrap_or(true),
             ipam,
             routes,
             wish,
@@ -208,6 +214,7 @@ fn network(object: &Fields<'_>, name: &str) -> Result<NetworkCreate, CniError> {
         },
         encrypted: object.flag("encrypted").map_err(invalid)?.unwrap_or(false),
         internal: object.flag("internal").map_err(invalid)?.unwrap_or(false),
+        isolate: object.flag("isolate").map_err(invalid)?.unwrap_or(false),
         mtu: match object.small::<u32>("mtu").map_err(invalid)? {
             None => None,
             Some(mtu) => {

@@ -15,12 +15,13 @@ use super::error::{CniError, Code};
 /// A container's lock; free again when it goes.
 #[derive(Debug)]
 pub(super) struct ContainerLock {
-    path: PathBuf,
-    _file: Flock<File>,
+    /// `None` where there is no directory of an agent, and so no agent to be asked in order.
+    held: Option<(PathBuf, Flock<File>)>,
 }
 
 impl ContainerLock {
-    /// Waits for the lock of a container. The locks are in a directory beside the agent's socket.
+    /// Waits for the lock of a container. The locks are in a directory beside the agent's socket; where that is to be
+    /// nothing is made.
     ///
     /// # Errors
     /// Code 5: the directory can't be written.
@@ -28,30 +29,35 @@ impl ContainerLock {
         let dir = socket.parent().unwrap_or(Path::new("/")).join("cni");
         // An ID has no '/' and doesn't begin with '.'.
         let path = dir.join(format!("{container}.lock"));
-        Self::open(&dir, path.clone()).map_err(|error| {
+        let held = hold(&dir, path.clone()).map_err(|error| {
             let message = format!("cannot take the container's lock {}: {error}", path.display());
             CniError::new(Code::Io, message).hint("the plugin needs root, and a directory of the agent's socket (\"socket\") that it may write to")
-        })
+        })?;
+        Ok(Self { held })
     }
+}
 
-    fn open(dir: &Path, path: PathBuf) -> io::Result<Self> {
-        DirBuilder::new().recursive(true).mode(0o755).create(dir)?;
-        loop {
-            let file = OpenOptions::new()
-                .create(true)
-                .truncate(false)
-                .write(true)
-                .mode(0o600)
-                .open(&path)?;
-            let inode = file.metadata()?.ino();
-            let file = Flock::lock(file, FlockArg::LockExclusive)
-                .map_err(|(_, error)| io::Error::from(error))?;
-            match fs::metadata(&path) {
-                Ok(now) if now.ino() == inode => return Ok(Self { path, _file: file }),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
+fn hold(dir: &Path, path: PathBuf) -> io::Result<Option<(PathBuf, Flock<File>)>> {
+    match DirBuilder::new().mode(0o755).create(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    loop {
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path)?;
+        let inode = file.metadata()?.ino();
+        let file = Flock::lock(file, FlockArg::LockExclusive)
+            .map_err(|(_, error)| io::Error::from(error))?;
+        match fs::metadata(&path) {
+            Ok(now) if now.ino() == inode => return Ok(Some((path, file))),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
         }
     }
 }
@@ -59,7 +65,9 @@ impl ContainerLock {
 impl Drop for ContainerLock {
     fn drop(&mut self) {
         // While it is held, so that nobody's fresh file is taken away. A file that stays does no harm.
-        let _ = fs::remove_file(&self.path);
+        if let Some((path, _)) = &self.held {
+            let _ = fs::remove_file(path);
+        }
     }
 }
 
@@ -95,5 +103,14 @@ mod tests {
         drop(held);
         let left: Vec<_> = fs::read_dir(dir.path().join("cni")).unwrap().collect();
         assert!(left.is_empty(), "{left:?}");
+    }
+
+    #[test]
+    fn where_no_agent_can_be_nothing_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("elsewhere/weft.sock");
+        let lock = ContainerLock::take(&socket, "a1").unwrap();
+        assert!(lock.held.is_none());
+        assert!(!dir.path().join("elsewhere").exists());
     }
 }

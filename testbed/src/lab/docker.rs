@@ -93,8 +93,7 @@ impl Docker {
     #[track_caller]
     pub fn start(&self) -> Duration {
         let first = names_in(&self.dir.join("data")).is_empty();
-        // One that was killed has left it, and its number may be another process's.
-        let _ = fs::remove_file(self.dir.join("pid"));
+        self.forget_dead();
         let script = format!(
             "mkdir -p /run/docker/plugins && mount --bind {plugins} /run/docker/plugins && exec dockerd \
              --data-root {data} --exec-root {run} --pidfile {pid} -H unix://{sock} --iptables=false \
@@ -117,6 +116,20 @@ impl Docker {
             self.import_image();
         }
         took
+    }
+
+    /// A dockerd that was killed leaves files with numbers of processes. containerd ends with it, but until somebody has
+    /// reaped it its number looks taken, and the next dockerd waits for its socket in vain.
+    fn forget_dead(&self) {
+        let _ = fs::remove_file(self.dir.join("pid"));
+        let file = self.dir.join("run/containerd/containerd.pid");
+        let text = fs::read_to_string(&file).unwrap_or_default();
+        if let Ok(containerd) = text.trim().parse::<u32>() {
+            wait_until(DOWN_PATIENCE, "containerd has ended", || {
+                !process::pids_mentioning(&self.dir).contains(&containerd)
+            });
+        }
+        let _ = fs::remove_file(file);
     }
 
     fn import_image(&self) {

@@ -32,7 +32,7 @@ const LEASE_SECS: u32 = 3600;
 /// When to renew and when to rebind: the halves and eighths of RFC 2131 section 4.4.5.
 const RENEWAL_SECS: u32 = LEASE_SECS / 2;
 const REBINDING_SECS: u32 = LEASE_SECS / 8 * 7;
-/// Longest message that is read: no client says more, and options may nest.
+/// Longest message that is read: no client says more.
 const MAX_MESSAGE: usize = 1500;
 /// Hardware type and address length of Ethernet (RFC 1700), where they are in a message.
 const ETHERNET: [u8; 2] = [1, 6];
@@ -40,6 +40,16 @@ const HARDWARE: std::ops::Range<usize> = 1..3;
 /// The magic cookie before the options (RFC 2131 section 3), and where it is.
 const COOKIE: [u8; 4] = [99, 130, 83, 99];
 const COOKIE_AT: std::ops::Range<usize> = 236..240;
+/// Names of a server and of a file to boot: nothing that a client has to say.
+const BOOT_NAMES: std::ops::Range<usize> = 44..236;
+/// Options without a length (RFC 2132 section 3).
+const PAD: u8 = 0;
+const END: u8 = 255;
+/// Options that are looked at (RFC 2132 sections 9.1, 9.6, 9.7 and 9.14).
+const REQUESTED_ADDRESS: u8 = 50;
+const MESSAGE_TYPE: u8 = 53;
+const SERVER_IDENTIFIER: u8 = 54;
+const CLIENT_IDENTIFIER: u8 = 61;
 
 /// What a port has, and what goes with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,11 +124,49 @@ fn read(mac: MacAddr, bytes: &[u8]) -> Option<Message> {
     {
         return None;
     }
-    let message = Message::decode(&mut Decoder::new(bytes)).ok()?;
+    let bytes = trimmed(bytes)?;
+    let message = Message::decode(&mut Decoder::new(&bytes)).ok()?;
     let fits = message.opcode() == Opcode::BootRequest
         && message.giaddr().is_unspecified()
         && message.chaddr() == mac.0;
     fits.then_some(message)
+}
+
+/// The message with the options that are looked at here, each once and of the length that it must have; `None` if they
+/// don't end where the message does. The library is given nothing else: it asserts lengths of options that a container may
+/// choose (dhcproto 0.15, routes longer than an address among them).
+fn trimmed(bytes: &[u8]) -> Option<Vec<u8>> {
+    let (header, mut rest) = bytes.split_at_checked(COOKIE_AT.end)?;
+    let mut trimmed = header.to_vec();
+    trimmed.get_mut(BOOT_NAMES)?.fill(0);
+    let mut seen = [false; 256];
+    while let Some((&code, after)) = rest.split_first() {
+        rest = after;
+        match code {
+            PAD => continue,
+            END => break,
+            _ => {}
+        }
+        let (&len, after) = rest.split_first()?;
+        let (value, after) = after.split_at_checked(usize::from(len))?;
+        rest = after;
+        let first = !std::mem::replace(&mut seen[usize::from(code)], true);
+        if first && is_looked_at(code, value) {
+            trimmed.extend([code, len]);
+            trimmed.extend(value);
+        }
+    }
+    trimmed.push(END);
+    Some(trimmed)
+}
+
+fn is_looked_at(code: u8, value: &[u8]) -> bool {
+    match code {
+        REQUESTED_ADDRESS | SERVER_IDENTIFIER => value.len() == 4,
+        MESSAGE_TYPE => value.len() == 1,
+        CLIENT_IDENTIFIER => value.len() >= 2,
+        _ => false,
+    }
 }
 
 fn answer(request: &Message, kind: MessageType, lease: &Lease) -> Option<Answer> {

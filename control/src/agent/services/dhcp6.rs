@@ -27,10 +27,21 @@ const PREFERRED_SECS: u32 = 3600;
 const VALID_SECS: u32 = 7200;
 const RENEWAL_SECS: u32 = PREFERRED_SECS / 2;
 const REBINDING_SECS: u32 = PREFERRED_SECS / 5 * 4;
-/// Longest message that is read: options nest, and each level of them is one of the decoder's.
+/// Longest message that is read: it fits into every IPv6 packet.
 const MAX_MESSAGE: usize = 1280;
 /// Longest identifier of a client (RFC 8415 section 11.1), and of its server.
 const MAX_DUID: usize = 130;
+
+/// Bytes before the options: type and transaction (RFC 8415 section 8).
+const HEADER_LEN: usize = 4;
+/// Options that are looked at (RFC 8415 sections 21.2 to 21.6 and 21.14), and bytes before what is inside of them.
+const CLIENT_ID: u16 = 1;
+const SERVER_ID: u16 = 2;
+const IA_NA: u16 = 3;
+const IA_ADDRESS: u16 = 5;
+const RAPID_COMMIT: u16 = 14;
+const IA_NA_LEN: usize = 12;
+const IA_ADDRESS_LEN: usize = 24;
 
 /// What a port has, and what goes with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +64,7 @@ pub(crate) fn handle(bytes: &[u8], lease: &Lease) -> Option<Vec<u8>> {
     if bytes.len() > MAX_MESSAGE {
         return None;
     }
-    let request = Message::decode(&mut Decoder::new(bytes)).ok()?;
+    let request = Message::decode(&mut Decoder::new(&trimmed(bytes)?)).ok()?;
     if !is_for_us(&request) {
         return None;
     }
@@ -75,13 +86,10 @@ pub(crate) fn handle(bytes: &[u8], lease: &Lease) -> Option<Vec<u8>> {
         options.insert(DhcpOption::RapidCommit);
     }
     if gives(kind) {
-        for (number, association) in associations(&request).enumerate() {
-            // A port's addresses are one association's.
-            let ips = if number == 0 {
-                lease.ips.as_slice()
-            } else {
-                &[]
-            };
+        let holder = holder(&request, lease);
+        for association in associations(&request) {
+            let holds = Some(association.id) == holder;
+            let ips = if holds { lease.ips.as_slice() } else { &[] };
             options.insert(DhcpOption::IANA(filled(association, ips)));
         }
         options.insert(DhcpOption::DomainNameServers(vec![lease.gateway]));
@@ -93,6 +101,54 @@ pub(crate) fn handle(bytes: &[u8], lease: &Lease) -> Option<Vec<u8>> {
         options.insert(DhcpOption::StatusCode(status(Status::Success, "")));
     }
     reply.to_vec().ok()
+}
+
+/// The message with the options that are looked at here, in their shape; `None` if they don't end where the message does.
+/// The library is given nothing else: options nest without end, and so does its decoder.
+fn trimmed(bytes: &[u8]) -> Option<Vec<u8>> {
+    let (header, rest) = bytes.split_at_checked(HEADER_LEN)?;
+    let mut trimmed = header.to_vec();
+    for (code, value) in options(rest)? {
+        match code {
+            CLIENT_ID | SERVER_ID if (1..=MAX_DUID).contains(&value.len()) => {
+                put(&mut trimmed, code, value);
+            }
+            RAPID_COMMIT => put(&mut trimmed, code, &[]),
+            IA_NA => {
+                let (head, inner) = value.split_at_checked(IA_NA_LEN)?;
+                let mut association = head.to_vec();
+                for (code, value) in options(inner)? {
+                    if code == IA_ADDRESS {
+                        put(&mut association, code, value.get(..IA_ADDRESS_LEN)?);
+                    }
+                }
+                put(&mut trimmed, code, &association);
+            }
+            _ => {}
+        }
+    }
+    Some(trimmed)
+}
+
+/// The options in some bytes, by code.
+fn options(mut bytes: &[u8]) -> Option<Vec<(u16, &[u8])>> {
+    let mut options = Vec::new();
+    while !bytes.is_empty() {
+        let (code, rest) = bytes.split_first_chunk::<2>()?;
+        let (len, rest) = rest.split_first_chunk::<2>()?;
+        let (value, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes(*len)))?;
+        options.push((u16::from_be_bytes(*code), value));
+        bytes = rest;
+    }
+    Some(options)
+}
+
+fn put(to: &mut Vec<u8>, code: u16, value: &[u8]) {
+    // What was cut from a message is no longer than it.
+    let len = u16::try_from(value.len()).unwrap_or(0);
+    to.extend(code.to_be_bytes());
+    to.extend(len.to_be_bytes());
+    to.extend(value);
 }
 
 fn gives(kind: MessageType) -> bool {
@@ -129,6 +185,14 @@ fn associations(request: &Message) -> impl Iterator<Item = &IANA> {
         }
         None
     })
+}
+
+/// The association that gets the port's addresses: they are one's only. The one that has them already, else that of the
+/// lowest number, so that it is the same one each time.
+fn holder(request: &Message, lease: &Lease) -> Option<u32> {
+    let holds = |association: &IANA| addresses(association).any(|ip| lease.ips.contains(&ip));
+    let first = associations(request).min_by_key(|one| (!holds(one), one.id));
+    first.map(|association| association.id)
 }
 
 fn addresses(association: &IANA) -> impl Iterator<Item = Ipv6Addr> {

@@ -27,6 +27,8 @@ async fn a_restarted_controller_knows_all_it_ever_told() {
     b.wait_up().await;
     a.wait("knows b", |seen| seen.map.node_named("b").is_some())
         .await;
+    // What `b` can prove is noted when its session begins: a revision without news for agents.
+    a.wait_revision(b.map().revision).await;
     assert_eq!(b.map(), a.map());
 }
 

@@ -177,6 +177,34 @@ fn an_endpoints_name_becomes_a_hosts() {
     assert_eq!(host_name("_"), None);
 }
 
+#[test]
+fn options_that_nobody_looks_at_are_not_read() {
+    // A route to a prefix of 200 bits, a time of 3 bytes, a type of two, a status of none: all break the library.
+    let hostile: [&[u8]; 4] = [
+        &[121, 2, 200, 9],
+        &[154, 3, 0, 0, 0],
+        &[151, 0],
+        &[249, 1, 255],
+    ];
+    let mut bytes = says(MessageType::Discover, |_| {});
+    bytes.truncate(240);
+    bytes.extend([53, 1, 1, 0, 0]);
+    bytes.extend(hostile.concat());
+    bytes.extend([53, 1, 3, END, 7, 7]);
+    let offer = kind_of(&bytes);
+    assert_eq!(offer, Some((MessageType::Offer, "10.1.0.2:68".to_owned())));
+    // One of a wrong length says nothing, and one beyond the end makes it no message.
+    bytes.truncate(240);
+    assert_eq!(kind_of(&[&bytes[..], &[53, 2, 1, 1, END]].concat()), None);
+    assert_eq!(
+        kind_of(&[&bytes[..], &[53, 1, 1, 50, 4, 10]].concat()),
+        None
+    );
+    assert_eq!(kind_of(&[&bytes[..], &[53, 1, 1, 50]].concat()), None);
+    // The end may be missing.
+    assert!(kind_of(&[&bytes[..], &[53, 1, 1]].concat()).is_some());
+}
+
 proptest! {
     #[test]
     fn any_options_are_survived(options in proptest::collection::vec(any::<u8>(), 0..400)) {

@@ -53,19 +53,22 @@ fn answer(bytes: &[u8]) -> Option<(MessageType, Vec<Held>)> {
     assert_eq!(message.xid(), [1, 2, 3]);
     assert_eq!(message.opts().get(OptionCode::ServerId), Some(&server()));
     let held = |association: &IANA| -> Vec<(String, u32)> {
-        association
-            .opts
-            .iter()
-            .filter_map(|option| {
-                let DhcpOption::IAAddr(address) = option else {
-                    return None;
-                };
-                Some((address.addr.to_string(), address.valid_life))
-            })
-            .collect()
+        let options = association.opts.iter();
+        let addresses = options.filter_map(|option| {
+            let DhcpOption::IAAddr(address) = option else {
+                return None;
+            };
+            Some((address.addr.to_string(), address.valid_life))
+        });
+        let mut held: Vec<_> = addresses.collect();
+        held.sort();
+        held
     };
-    let all = associations(&message).map(|association| (association.id, held(association)));
-    Some((message.msg_type(), all.collect()))
+    let mut all: Vec<Held> = associations(&message)
+        .map(|association| (association.id, held(association)))
+        .collect();
+    all.sort();
+    Some((message.msg_type(), all))
 }
 
 fn ours(id: u32) -> Held {
@@ -101,6 +104,10 @@ fn a_client_gets_what_its_port_has() {
     expected.1.push(("fd01::9".to_owned(), 0));
     let answered = answer(&says(Rebind, asks.to_vec()));
     assert_eq!(answered, Some((Reply, vec![expected, (8, vec![])])));
+    // Whoever has them keeps them.
+    let asks = vec![client(), association(7, &[]), association(8, &["fd01::2"])];
+    let answered = answer(&says(Rebind, asks));
+    assert_eq!(answered, Some((Reply, vec![(7, vec![]), ours(8)])));
 }
 
 #[test]
@@ -148,6 +155,21 @@ fn who_speaks_to_another_server_or_says_nothing_of_itself_is_not_answered() {
     }
     let long = DhcpOption::ClientId(vec![7; MAX_DUID + 1]);
     assert_eq!(answer(&says(Solicit, vec![long])), None);
+}
+
+#[test]
+fn options_that_nobody_looks_at_are_not_read() {
+    let solicits = vec![client(), association(7, &["fd01::2"])];
+    let whole = says(MessageType::Solicit, solicits);
+    // A status without a code, a relayed message of nothing, a name that points at itself.
+    let hostile = [0, 13, 0, 0, 0, 9, 0, 1, 0, 0, 24, 0, 2, 0xc0, 0];
+    let with = [&whole[..], &hostile].concat();
+    assert_eq!(answer(&with), answer(&whole));
+    assert!(answer(&whole).is_some());
+    // None is beyond the end, and what is too short for its kind makes it no message.
+    for wrong in [&[0, 14, 0, 1][..], &[0, 3, 0, 2, 0, 0], &[0, 14, 0]] {
+        assert_eq!(answer(&[&whole[..], wrong].concat()), None);
+    }
 }
 
 #[test]

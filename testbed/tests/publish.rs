@@ -131,8 +131,14 @@ fn clients_reach_a_container_by_ports_of_its_host_also_after_a_restart() {
         assert_eq!(from.ip().to_canonical(), client);
     }
     // A container may come by there, too; and the host itself.
-    ask(&other.ns, at("192.0.2.1", 8080));
-    ask(&pair.host1.ns, at("127.0.0.1", 8082));
+    for (from, to) in [
+        (&other.ns, "192.0.2.1:8080"),
+        (&pair.host1.ns, "127.0.0.1:8082"),
+    ] {
+        ask(from, to.parse().unwrap());
+        let from = seen.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(from.ip().to_canonical(), gateways[0]);
+    }
     // Nobody listens in the container: a reset, no silence.
     let mut nobody = connect(&outside.ns, at("192.0.2.1", 8099)).unwrap();
     nobody.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -192,6 +198,7 @@ fn clients_reach_a_container_by_ports_of_its_host_also_after_a_restart() {
     pair.host1
         .connect("blue", &web.ns, &["--publish", "8080:80"]);
     ask(&outside.ns, at("192.0.2.1", 8080));
+    seen.recv_timeout(PATIENCE).unwrap();
 }
 
 #[test]

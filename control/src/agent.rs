@@ -16,6 +16,7 @@
 //! | `services` | what a network's gateway does for ports: names |
 //! | `outside` | the way out of networks: what `egress` is told of them |
 //! | `docker` | Docker's network and IPAM driver |
+//! | `publish` | ports of the host whose clients are connected with an endpoint |
 //! | `state` | what is on disk |
 //! | `requests`, `views` | the API's writing and reading half |
 //! | `serve` | the API's HTTP |
@@ -36,6 +37,7 @@ mod keeper;
 mod line;
 mod outside;
 mod plan;
+mod publish;
 mod reading;
 mod reconcile;
 mod requests;

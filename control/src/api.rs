@@ -57,9 +57,11 @@ mod attachment;
 
 pub use attachment::{Attachment, Detached, Route};
 mod line;
+mod publish;
 mod uplink;
 
 pub use line::{Impairment, Impairments, Limits, LineTraffic, PortChange, PortLine, RateLimit};
+pub use publish::{PortProtocol, ProxyProtocol, Publish, PublishRange};
 pub use uplink::{Uplink, UplinkAdd};
 
 /// Where the agent listens when nobody says otherwise.
@@ -126,6 +128,9 @@ pub struct Status {
     pub ports: usize,
     /// Networks in the cluster.
     pub networks: usize,
+    /// What of the cluster this host is told of.
+    #[serde(default)]
+    pub heard: Heard,
     /// Tunnel peers.
     pub peers: usize,
     /// Whether ports would survive the agent now (the fd holder answers).
@@ -133,6 +138,19 @@ pub struct Status {
     /// What an operator should look at.
     #[serde(default)]
     pub warnings: Vec<String>,
+}
+
+/// What of the cluster a host has in its map beside the names of networks and routers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heard {
+    /// The networks of whose endpoints it is told, by name: those that something on it uses, and those that routers lead to.
+    /// All when `None`.
+    #[serde(default)]
+    pub networks: Option<Vec<String>>,
+    /// Nodes that it knows, itself among them.
+    pub nodes: usize,
+    /// Endpoints that it knows.
+    pub endpoints: usize,
 }
 
 /// `weft agent stop`.
@@ -289,6 +307,9 @@ pub struct Port {
     pub mtu: Mtu,
     /// `up`, or what is wrong with it.
     pub state: String,
+    /// Ports of the host whose clients are connected with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub published: Vec<Publish>,
     /// Its line, where it has limits or impairments.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub line: Option<PortLine>,
@@ -728,6 +749,9 @@ pub struct Connect {
     /// It may send from any address but the gateway's.
     #[serde(default)]
     pub allow_spoof: bool,
+    /// Ports of the host whose clients are to be connected with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub publish: Vec<Publish>,
 }
 
 /// Disconnect a namespace from a network: by namespace or by endpoint name.

@@ -69,7 +69,10 @@ impl World {
         wait_for(NOTICE, "no endpoint is in the cluster", &0, || {
             let networks: Vec<weft_control::api::NetworkInfo> =
                 self.pair.host1.json(&["network", "ls"]);
-            networks.iter().map(|network| network.endpoints).sum()
+            networks
+                .iter()
+                .filter_map(|network| network.endpoints)
+                .sum()
         });
     }
 }
@@ -590,7 +593,7 @@ fn a_dockerd_that_dies_in_the_middle_of_a_call_leaves_nothing() {
             .network("net-10.48.0.0-16")
             .network
             .endpoints,
-        0
+        Some(0)
     );
     host.kill_agent();
     host.restart_agent();

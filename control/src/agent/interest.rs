@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::requests::ARRIVAL_PATIENCE;
 use super::{Agent, ApiError, Inner};
+use crate::api;
 use crate::channel;
 use crate::model::{Change, Coverage, Network, NetworkId, NodeId, Revision};
 
@@ -144,6 +145,21 @@ impl Inner {
         let uplinks = self.uplinks.iter().map(|uplink| &uplink.network);
         let all = endpoints.chain(uplinks).chain(&self.docker_networks);
         all.cloned().collect()
+    }
+
+    /// What of the cluster this host has.
+    pub(super) fn heard(&self) -> api::Heard {
+        let networks = self.interest.has().map(|has| {
+            let known = has.iter().filter_map(|id| self.map.network(id));
+            let mut names: Vec<String> = known.map(|network| network.name.clone()).collect();
+            names.sort();
+            names
+        });
+        api::Heard {
+            networks,
+            nodes: self.map.nodes.len(),
+            endpoints: self.map.endpoints.len(),
+        }
     }
 
     /// What is on these networks, and only that, is told from now on, and all of it was told.

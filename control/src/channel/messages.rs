@@ -2,7 +2,7 @@
 //! message.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use rustls_pki_types::CertificateDer;
@@ -243,6 +243,9 @@ pub struct Welcome {
     /// It tells an agent what it wants to hear of (`Hello.interest`). One that doesn't say so tells everything.
     #[serde(default)]
     pub excerpts: bool,
+    /// Where the controllers of this cluster are; empty when there is only this one.
+    #[serde(default)]
+    pub controllers: Vec<SocketAddr>,
 }
 
 /// What the controller tells without being asked, in this order: `SnapshotStart`, `Objects`..., `SnapshotEnd` if the
@@ -274,6 +277,9 @@ pub enum Push {
         changes: Vec<(Revision, Change)>,
         /// The revision reached with them.
         up_to: Revision,
+        /// Where the controllers of this cluster are, if that has changed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        controllers: Option<Vec<SocketAddr>>,
     },
 }
 

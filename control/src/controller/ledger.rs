@@ -1,10 +1,15 @@
 //! The map in memory and in the store. Changes come one after the other: decided on the newest map, written, then
 //! shown; readers never wait for the disk.
+//!
+//! Other controllers may work on the same store. What they do is followed; a decision that was made on an old map isn't
+//! written but made again; and nobody is refused because of an old map.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 use tokio::sync::{OwnedMutexGuard, watch};
+use tokio::time::sleep;
 use tracing::{error, warn};
 
 use super::audience::{self, Audience, Concerned, Scope};
@@ -13,8 +18,12 @@ use super::decide::Decision;
 use super::log::{Log, Logged};
 use crate::channel::{Interest, Refusal};
 use crate::model::{Change, ClusterMap, Key, NetworkId, NodeId, Object, Revision};
-use crate::store::{Commit, LOG_KEEP, Store, StoreError, TokenRecord, TokenWrite};
+use crate::store::{Commit, LOG_KEEP, Since, Snapshot, Store, StoreError, TokenRecord, TokenWrite};
 
+/// So often a decision is made again because another controller was faster: each time one of them got on.
+const TRIES: u32 = 100;
+/// Between two tries to hear what other controllers did.
+const REFRESH_AGAIN: Duration = Duration::from_millis(200);
 /// A session that nothing has concerned for so many changes is woken all the same: else an agent that is away for a moment
 /// would have fallen behind all that the log has.
 const STRIDE: u64 = LOG_KEEP / 4;
@@ -57,6 +66,8 @@ pub(super) struct View {
     have: Option<Revision>,
     /// For whom that was.
     so_far: Audience,
+    /// The life of the store that this is of.
+    incarnation: String,
     /// Of which networks it hears by which wish and which routers.
     heard: Option<(Option<Interest>, u64, Audience)>,
 }
@@ -78,13 +89,7 @@ impl Ledger {
     pub(super) async fn load(store: Arc<dyn Store>) -> Result<Self, StoreError> {
         let snapshot = store.snapshot().await?;
         let revision = watch::Sender::new(snapshot.map.revision);
-        let shown = Shown {
-            log: logged(snapshot.log, &snapshot.map),
-            map: snapshot.map,
-            incarnation: snapshot.incarnation,
-            routing: 0,
-        };
-        let shown = RwLock::new(shown);
+        let shown = RwLock::new(Shown::from(snapshot));
         let book = Book {
             store,
             shown,
@@ -121,6 +126,7 @@ impl Ledger {
             seat,
             node: node.clone(),
             have,
+            incarnation: self.incarnation(),
             so_far: Audience {
                 node: node.clone(),
                 networks: has.map(Arc::new),
@@ -140,23 +146,88 @@ impl Ledger {
     /// Decides on the newest map and carries it out. Returns the revision at which it shows.
     pub(super) async fn decide<T>(
         &self,
-        decide: impl FnOnce(&ClusterMap) -> Decision<(Vec<Change>, T)>,
+        decide: impl Fn(&ClusterMap) -> Decision<(Vec<Change>, T)>,
     ) -> Decision<(Revision, T)> {
-        let writing = self.begin().await;
-        let (changes, told) = decide(&self.shown().map)?;
-        let revision = self.commit(writing, changes, None).await?;
-        Ok((revision, told))
+        self.settle(None, decide).await
     }
 
     /// The same with a token that is used up by it.
     pub(super) async fn decide_with_token(
         &self,
         token: TokenWrite,
-        decide: impl FnOnce(&ClusterMap) -> Decision<Vec<Change>>,
+        decide: impl Fn(&ClusterMap) -> Decision<Vec<Change>>,
     ) -> Decision<Revision> {
-        let writing = self.begin().await;
-        let changes = decide(&self.shown().map)?;
-        self.commit(writing, changes, Some(token)).await
+        let decide = |map: &ClusterMap| Ok((decide(map)?, ()));
+        let (revision, ()) = self.settle(Some(token), decide).await?;
+        Ok(revision)
+    }
+
+    async fn settle<T>(
+        &self,
+        token: Option<TokenWrite>,
+        decide: impl Fn(&ClusterMap) -> Decision<(Vec<Change>, T)>,
+    ) -> Decision<(Revision, T)> {
+        let mut writing = self.begin().await;
+        let mut is_newest = !self.is_shared();
+        let mut tries = TRIES;
+        loop {
+            let decided = decide(&self.shown().map);
+            let (changes, told) = match decided {
+                Ok(decided) => decided,
+                Err(refusal) if is_newest => return Err(refusal),
+                Err(_) => {
+                    self.book.refresh().await.map_err(|error| refuse(&error))?;
+                    is_newest = true;
+                    continue;
+                }
+            };
+            match self.commit(writing, changes, token.clone()).await? {
+                (_, Ok(revision)) => return Ok((revision, told)),
+                (again, Err(StoreError::Conflict { .. })) if tries > 0 => {
+                    writing = again;
+                    tries -= 1;
+                    self.book.refresh().await.map_err(|error| refuse(&error))?;
+                }
+                (_, Err(error)) => return Err(refuse(&error)),
+            }
+        }
+    }
+
+    /// Whether other controllers may write to the store.
+    fn is_shared(&self) -> bool {
+        self.book.store.heard().is_some()
+    }
+
+    /// Brings the map up to what any controller has told anybody so far.
+    pub(super) async fn refresh(&self) -> Decision<()> {
+        if !self.is_shared() {
+            return Ok(());
+        }
+        let _writing = self.begin().await;
+        self.book.refresh().await.map_err(|error| refuse(&error))
+    }
+
+    /// Shows what other controllers write, for ever.
+    pub(super) async fn follow(&self) {
+        let Some(mut heard) = self.book.store.heard() else {
+            return std::future::pending().await;
+        };
+        loop {
+            let newest = *heard.borrow_and_update();
+            if newest != self.revision() {
+                let _writing = self.begin().await;
+                // A commit of ours is heard of before it is answered.
+                let is_news = newest != self.revision();
+                if is_news && let Err(error) = self.book.refresh().await {
+                    warn!(%error, "what other controllers did can't be read");
+                    sleep(REFRESH_AGAIN).await;
+                    continue;
+                }
+            }
+            if heard.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     async fn begin(&self) -> OwnedMutexGuard<()> {
@@ -170,25 +241,25 @@ impl Ledger {
         writing: OwnedMutexGuard<()>,
         changes: Vec<Change>,
         token: Option<TokenWrite>,
-    ) -> Decision<Revision> {
+    ) -> Decision<(OwnedMutexGuard<()>, Result<Revision, StoreError>)> {
         if changes.is_empty() && token.is_none() {
-            return Ok(self.revision());
+            return Ok((writing, Ok(self.revision())));
         }
         let book = Arc::clone(&self.book);
         let written = tokio::spawn(async move {
             let written = book.write(changes, token).await;
-            drop(writing);
-            written
+            (writing, written)
         });
-        match written.await {
-            Ok(written) => written.map_err(|error| refuse(&error)),
-            Err(error) => Err(failed(&error)),
-        }
+        written.await.map_err(|error| failed(&error))
     }
 
-    /// What an agent lacks that wants to hear of that. It counts as told.
-    pub(super) fn news(&self, view: &mut View, interest: Option<&Interest>) -> News {
+    /// What an agent lacks that wants to hear of that. It counts as told. `None` when the store was set back: what the agent
+    /// has is worth nothing then, and it learns that when it calls again.
+    pub(super) fn news(&self, view: &mut View, interest: Option<&Interest>) -> Option<News> {
         let shown = self.shown();
+        if shown.incarnation != view.incarnation {
+            return None;
+        }
         let newest = shown.map.revision;
         let oldest = newest - shown.log.len();
         let from_now = view.hears(interest, &shown);
@@ -198,7 +269,7 @@ impl Ledger {
         let have = view.have.replace(newest);
         let grown_whole = so_far.networks.is_some() && from_now.networks.is_none();
         let other_networks = from_now.networks != so_far.networks;
-        match have {
+        Some(match have {
             Some(have) if (oldest..=newest).contains(&have) && !grown_whole => News {
                 everything: None,
                 changes: shown.changes(have, &so_far, &from_now),
@@ -211,19 +282,30 @@ impl Ledger {
                 newest,
                 other_networks,
             },
-        }
+        })
     }
 
     /// Whether an agent has revisions of this life of the store; if it has newer ones than there are, the store was set
     /// back, and a new life begins, so that no other agent takes lost changes for these.
-    pub(super) async fn recognise(&self, have: Revision, incarnation: &str) -> bool {
+    ///
+    /// # Errors
+    /// The store can't be asked: the agent may know more than this controller, and must not be given an older map.
+    pub(super) async fn recognise(&self, have: Revision, incarnation: &str) -> Decision<bool> {
         if self.shown().incarnation != incarnation {
-            return false;
+            return Ok(false);
         }
         if have <= self.revision() {
-            return true;
+            return Ok(true);
         }
+        // It may have come from a controller that knows more than this one.
         let _writing = self.begin().await;
+        self.book.refresh().await.map_err(|error| refuse(&error))?;
+        if self.shown().incarnation != incarnation {
+            return Ok(false);
+        }
+        if have <= self.revision() {
+            return Ok(true);
+        }
         match self.book.store.reincarnate().await {
             Ok(new) => {
                 warn!(
@@ -232,10 +314,11 @@ impl Ledger {
                     "the store was set back: an agent knows later changes; all agents get the whole map again"
                 );
                 self.book.shown_mut().incarnation = new;
+                self.book.board.wake_all();
             }
             Err(error) => error!(%error, "the store was set back, and that can't be noted in it"),
         }
-        false
+        Ok(false)
     }
 
     pub(super) async fn token(&self, id: String) -> Decision<Option<TokenRecord>> {
@@ -277,6 +360,25 @@ impl Book {
         Ok(revision)
     }
 
+    /// Shows what other controllers wrote. The caller has the right to write.
+    async fn refresh(&self) -> Result<(), StoreError> {
+        match self.store.since(self.revision()).await? {
+            Since::Changes(changes) => self.show(changes.into_iter()),
+            Since::Everything(snapshot) => {
+                let revision = snapshot.map.revision;
+                let mut shown = self.shown_mut();
+                let routing = shown.routing + 1;
+                *shown = Shown::from(*snapshot);
+                shown.routing = routing;
+                drop(shown);
+                self.revision.send_replace(revision);
+                self.board.wake_all();
+                self.board.removed(None);
+            }
+        }
+        Ok(())
+    }
+
     /// Lets readers see changes, and wakes the sessions that they concern.
     fn show(&self, changes: impl Iterator<Item = (Revision, Change)>) {
         let mut shown = self.shown_mut();
@@ -302,6 +404,9 @@ impl Book {
         }
         let revision = shown.map.revision;
         drop(shown);
+        if revision == before {
+            return;
+        }
         self.revision.send_replace(revision);
         if before / STRIDE == revision / STRIDE {
             self.board.wake(scopes.iter());
@@ -310,6 +415,17 @@ impl Book {
         }
         for node in &removed {
             self.board.removed(Some(node));
+        }
+    }
+}
+
+impl From<Snapshot> for Shown {
+    fn from(snapshot: Snapshot) -> Self {
+        Self {
+            log: logged(snapshot.log, &snapshot.map),
+            map: snapshot.map,
+            incarnation: snapshot.incarnation,
+            routing: 0,
         }
     }
 }

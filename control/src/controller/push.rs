@@ -9,7 +9,8 @@ use quinn::SendStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use super::ledger::{Ledger, View};
+use super::Core;
+use super::ledger::View;
 use super::session::Wish;
 use crate::channel::messages::Push;
 use crate::channel::{FrameError, Interest, codec, send};
@@ -24,11 +25,13 @@ const BATCH_BYTES: usize = codec::MAX_MESSAGE_BYTES / 4;
 
 /// Brings the agent's map up to date, for ever.
 pub(super) async fn push(
-    ledger: &Ledger,
+    core: &Core,
     mut view: View,
     mut to: SendStream,
     mut wishes: watch::Receiver<Wish>,
 ) -> Result<(), FrameError> {
+    let mut addresses = core.fellows.addresses();
+    addresses.mark_unchanged();
     // How new the agent thinks that its map is, and since when.
     let (mut told, mut since) = (None, Instant::now());
     // The wish that it was told of last.
@@ -36,7 +39,9 @@ pub(super) async fn push(
     loop {
         let wish = wishes.borrow_and_update().clone();
         let mut so_far = told.or(view.have()).unwrap_or_default();
-        let news = ledger.news(&mut view, wish.interest.as_ref());
+        let Some(news) = core.ledger.news(&mut view, wish.interest.as_ref()) else {
+            return Ok(());
+        };
         let (mut changes, newest) = (news.changes, news.newest);
         let matters = !changes.is_empty() || wish.interest.is_none();
         if let Some(map) = news.everything {
@@ -62,10 +67,21 @@ pub(super) async fn push(
         if told == Some(newest) {
             since = Instant::now();
         }
+        if addresses.has_changed().unwrap_or(false) {
+            let controllers = Some(addresses.borrow_and_update().clone());
+            let (changes, up_to) = (Vec::new(), told.unwrap_or_default());
+            let news = Push::Changes {
+                changes,
+                up_to,
+                controllers,
+            };
+            send(&mut to, &news).await?;
+        }
         let changed = async {
             tokio::select! {
                 () = view.seat.woken() => true,
                 changed = wishes.changed() => changed.is_ok(),
+                changed = addresses.changed() => changed.is_ok(),
             }
         };
         // It is told in time how far the map is, also if no change concerns it.
@@ -84,7 +100,12 @@ async fn push_changes(
     loop {
         let rest = changes.split_off(batch_len(&changes));
         let up_to = if rest.is_empty() { then } else { so_far };
-        send(to, &Push::Changes { changes, up_to }).await?;
+        let news = Push::Changes {
+            changes,
+            up_to,
+            controllers: None,
+        };
+        send(to, &news).await?;
         if rest.is_empty() {
             return Ok(());
         }
@@ -103,24 +124,9 @@ fn batch_len<T: serde::Serialize>(items: &[T]) -> usize {
 }
 
 async fn push_everything(to: &mut SendStream, map: ClusterMap) -> Result<Revision, FrameError> {
-    fn object<T>(of: Versioned<T>, kind: fn(T) -> Object) -> Versioned<Object> {
-        Versioned {
-            revision: of.revision,
-            object: kind(of.object),
-        }
-    }
     let revision = map.revision;
     send(to, &Push::SnapshotStart).await?;
-    let nodes = map.nodes.into_values().map(|of| object(of, Object::Node));
-    let networks = map.networks.into_values();
-    let networks = networks.map(|of| object(of, Object::Network));
-    let blocks = map.blocks.into_values().map(|of| object(of, Object::Block));
-    let endpoints = map.endpoints.into_values();
-    let endpoints = endpoints.map(|of| object(of, Object::Endpoint));
-    let routers = map.routers.into_values();
-    let routers = routers.map(|of| object(of, Object::Router));
-    let objects = nodes.chain(networks).chain(blocks).chain(endpoints);
-    let mut objects = objects.chain(routers).peekable();
+    let mut objects = map.into_objects().peekable();
     while objects.peek().is_some() {
         let mut batch: Vec<Versioned<Object>> = objects.by_ref().take(BATCH).collect();
         while !batch.is_empty() {

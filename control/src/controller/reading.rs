@@ -41,6 +41,7 @@ impl Core {
     pub(super) fn read_nodes(&self, after: Option<&NodeId>) -> Reply {
         let mut reply = self.ledger.read(|map| read_nodes(map, after));
         reply.connected = self.sessions.connected();
+        reply.connected.extend(self.fellows.connected());
         let told = |node: &NodeId| reply.counts.contains_key(&node.0);
         reply.connected.retain(told);
         reply

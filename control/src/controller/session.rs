@@ -26,7 +26,7 @@ use crate::identity::cert::Subject;
 use crate::model::{ClusterMap, NodeId, Revision};
 
 /// An agent answers from memory; the asking agent waits for it.
-const ASK_PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const ASK_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a refusal may take to its reader before the connection is closed.
 const REFUSAL_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -46,6 +46,8 @@ pub(super) struct Wish {
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
     connections: Mutex<BTreeMap<NodeId, Connection>>,
+    /// The same for the other controllers: nodes and numbers of their sessions.
+    roster: watch::Sender<BTreeMap<NodeId, u64>>,
     /// What each session is to tell.
     wishes: Mutex<BTreeMap<NodeId, watch::Sender<Wish>>>,
 }
@@ -65,9 +67,37 @@ impl Sessions {
         self.lock().contains_key(node)
     }
 
+    /// Follows who is connected.
+    pub(super) fn roster(&self) -> watch::Receiver<BTreeMap<NodeId, u64>> {
+        self.roster.subscribe()
+    }
+
+    /// Ends all sessions; their agents may call again.
+    pub(super) fn end_all(&self, why: &str) {
+        let all = std::mem::take(&mut *self.lock());
+        self.roster.send_replace(BTreeMap::new());
+        for connection in all.into_values() {
+            connection.close(VarInt::from_u32(close::STOPPING), why.as_bytes());
+        }
+    }
+
+    /// Ends a session of a node that has a newer one at another controller.
+    pub(super) fn end_moved(&self, node: &NodeId, session: u64) {
+        let known = self.lock().get(node).cloned();
+        if let Some(connection) = known.filter(|known| number(known) == session) {
+            self.leave(node, &connection);
+            let reason = b"another agent with this node's identity connected to another controller";
+            connection.close(VarInt::from_u32(close::REPLACED), reason);
+        }
+    }
+
     /// Ends the session of a node that is a member no more.
     pub(super) fn expel(&self, node: &NodeId) {
-        if let Some(connection) = self.lock().remove(node) {
+        let connection = self.lock().remove(node);
+        if let Some(connection) = connection {
+            self.roster.send_modify(|roster| {
+                roster.remove(node);
+            });
             let reason = node::removed(node).message;
             connection.close(VarInt::from_u32(close::REMOVED), reason.as_bytes());
         }
@@ -76,6 +106,9 @@ impl Sessions {
     /// A newer session of the same node ends the older one: its agent was restarted.
     fn enter(&self, node: &NodeId, connection: &Connection) {
         let older = self.lock().insert(node.clone(), connection.clone());
+        self.roster.send_modify(|roster| {
+            roster.insert(node.clone(), number(connection));
+        });
         if let Some(older) = older {
             let reason = b"another agent with this node's identity connected";
             older.close(VarInt::from_u32(close::REPLACED), reason);
@@ -89,6 +122,9 @@ impl Sessions {
             .is_some_and(|known| known.stable_id() == connection.stable_id())
         {
             connections.remove(node);
+            self.roster.send_modify(|roster| {
+                roster.remove(node);
+            });
         }
     }
 
@@ -147,6 +183,11 @@ impl Sessions {
     }
 }
 
+/// Tells sessions of one node apart.
+fn number(connection: &Connection) -> u64 {
+    connection.stable_id() as u64
+}
+
 async fn exchange(connection: &Connection, ask: Ask) -> Result<Answer, String> {
     let (mut to, mut from) = connection
         .open_bi()
@@ -184,15 +225,24 @@ pub(super) async fn serve(core: Arc<Core>, connection: Connection, subject: Subj
         return;
     }
     info!(node = %subject.name, remote = %connection.remote_address(), version = %hello.version, "agent connected");
-    let known = core.ledger.recognise(hello.have, &hello.incarnation).await;
-    let have = known.then_some(hello.have);
+    let have = match core.ledger.recognise(hello.have, &hello.incarnation).await {
+        Ok(known) => known.then_some(hello.have),
+        Err(refusal) => {
+            core.sessions.leave(&subject.node, &connection);
+            connection.close(
+                VarInt::from_u32(close::STOPPING),
+                refusal.message.as_bytes(),
+            );
+            return;
+        }
+    };
     let interest = hello.interest();
     let wishes = core.sessions.listen(&subject.node, interest);
     let seat = core.ledger.sit(&subject.node);
     let place = (Arc::clone(&seat), &subject.node);
     let view = core.ledger.view(place, have, hello.has);
     let why = tokio::select! {
-        ended = push(&core.ledger, view, pushes, wishes) => {
+        ended = push(&core, view, pushes, wishes) => {
             ended.err().map_or_else(|| "the controller is stopping".to_owned(), |error| error.to_string())
         }
         error = take_requests(&core, &connection, &subject.node) => error.to_string(),
@@ -335,6 +385,10 @@ async fn admit(core: &Core, subject: &Subject, hello: &Hello) -> Result<Welcome,
         return Err(Refusal::new("identity_mismatch", message)
             .hint("restore the state directory's identity from one backup"));
     }
+    if hello.have > core.ledger.revision() || hello.incarnation != core.ledger.incarnation() {
+        // Another controller may have told it.
+        core.ledger.refresh().await?;
+    }
     let decide = |map: &ClusterMap| {
         let mut changes = node::update(map, &subject.node, &hello.facts)?;
         if let Some(credentials) = &hello.credentials {
@@ -349,6 +403,7 @@ async fn admit(core: &Core, subject: &Subject, hello: &Hello) -> Result<Welcome,
         incarnation: core.ledger.incarnation(),
         revision,
         excerpts: true,
+        controllers: core.fellows.addresses().borrow().clone(),
     })
 }
 

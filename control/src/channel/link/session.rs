@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quinn::{Connection, Endpoint, RecvStream, SendStream};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -18,19 +18,28 @@ use crate::channel::messages::{Answer, Ask, Hello, Interest, Push, Refusal, Requ
 use crate::channel::transport::{self, FrameError, close};
 use crate::model::{Change, ClusterMap, Revision};
 
+/// Where there is another controller to go to, one that was silent for this long is taken for dead, though both sides
+/// say each second that they live: sooner than QUIC would end the connection.
+const SILENCE: Duration = Duration::from_secs(2);
+
 /// Between two tries to say what to hear of.
 const WATCH_AGAIN: Duration = Duration::from_millis(500);
 
 impl Caller {
     /// Calls a controller and stays with it.
-    pub(super) async fn session(&mut self, controller: SocketAddr, source: IpAddr) -> Ended {
+    pub(super) async fn session(
+        &mut self,
+        controller: SocketAddr,
+        source: IpAddr,
+        patience: Duration,
+    ) -> Ended {
         if self.keepsake.is_over()
             && let Err(ended) = self.renew_by_key(controller, source).await
         {
             return ended;
         }
         // The endpoint carries the connection: it must live as long.
-        let (_endpoint, connection) = match self.call(source, controller).await {
+        let (_endpoint, connection) = match self.call(source, controller, patience).await {
             Ok(dialled) => dialled,
             Err(error) => return self.hung_up(controller, source, error).await,
         };
@@ -65,7 +74,7 @@ impl Caller {
         let (interest, told) = (self.interest.clone(), self.hello.interest());
         let asks = answer_asks(connection.clone(), self.events.clone(), &keepsake);
         let cause = tokio::select! {
-            ended = self.follow(hello, pushes) => match ended {
+            ended = self.follow(&connection, hello, pushes) => match ended {
                 Ok(()) => return Ended::Stopped,
                 Err(error) => error.to_string(),
             },
@@ -88,6 +97,7 @@ impl Caller {
         &mut self,
         source: IpAddr,
         controller: SocketAddr,
+        patience: Duration,
     ) -> Result<(Endpoint, Connection), DialError> {
         let newest = self.keepsake.identity();
         if !Arc::ptr_eq(&newest, &self.client.0) {
@@ -95,7 +105,7 @@ impl Caller {
             let client = member_config(&newest).map_err(unusable)?;
             self.client = (newest, client);
         }
-        dial(&self.client.1, source, controller).await
+        dial(&self.client.1, source, controller, patience).await
     }
 
     /// The controller didn't take the call. When it is our certificate that it doesn't take, because it ended by the
@@ -161,9 +171,18 @@ impl Caller {
     /// Hands on what the controller pushes. Ends well only when nobody listens any more.
     async fn follow(
         &mut self,
+        connection: &Connection,
         welcome: Welcome,
         (_open, mut pushes): (SendStream, RecvStream),
     ) -> Result<(), FrameError> {
+        let controllers = welcome.controllers.clone();
+        if !controllers.is_empty() {
+            self.whom.learn(&controllers);
+            let told = self.events.send(LinkEvent::Controllers { controllers });
+            if told.await.is_err() {
+                return Ok(());
+            }
+        }
         let wants = self.hello.interest.is_some();
         let mut reader = Reader::new(welcome, self.hello.have, wants);
         if reader.tells_all() && self.hello.has.is_some() && !self.hello.incarnation.is_empty() {
@@ -174,7 +193,12 @@ impl Caller {
             return Err(out_of_order("an excerpt").into());
         }
         loop {
-            let bytes = transport::receive_bytes(&mut pushes, codec::MAX_MESSAGE_BYTES).await?;
+            let bytes = tokio::select! {
+                bytes = transport::receive_bytes(&mut pushes, codec::MAX_MESSAGE_BYTES) => bytes?,
+                () = gone_silent(connection), if self.whom.are_several() => {
+                    return Err(FrameError::Ended("it went silent".to_owned()));
+                }
+            };
             for event in reader.handle(codec::decode(&bytes)?)? {
                 match &event {
                     LinkEvent::Snapshot { map, incarnation } => {
@@ -186,6 +210,7 @@ impl Caller {
                     LinkEvent::Changes { up_to, .. } => {
                         self.hello.have = self.hello.have.max(*up_to);
                     }
+                    LinkEvent::Controllers { controllers } => self.whom.learn(controllers),
                     LinkEvent::Watched { networks, .. } => {
                         self.hello.has.clone_from(networks);
                     }
@@ -235,6 +260,19 @@ impl Caller {
                 let reason = format!("controller {controller}: {cause}");
                 if was_up { Ended::Lost(reason) } else { Ended::Unreachable(reason) }
             }
+        }
+    }
+}
+
+/// Returns when nothing came from the other side for [`SILENCE`].
+async fn gone_silent(connection: &Connection) {
+    let mut heard = connection.stats().udp_rx.datagrams;
+    let mut since = Instant::now();
+    while since.elapsed() < SILENCE {
+        sleep(SILENCE / 8).await;
+        let now = connection.stats().udp_rx.datagrams;
+        if now != heard {
+            (heard, since) = (now, Instant::now());
         }
     }
 }
@@ -297,6 +335,7 @@ impl Reader {
                     .take()
                     .ok_or_else(|| out_of_order("snapshot_end"))?;
                 map.revision = revision;
+                self.have = revision;
                 let incarnation = self.welcome.incarnation.clone();
                 events.push(LinkEvent::Snapshot { incarnation, map });
                 revision
@@ -307,14 +346,21 @@ impl Reader {
                 self.watched = true;
                 self.have
             }
-            Push::Changes { changes, up_to } => {
+            Push::Changes {
+                changes,
+                up_to,
+                controllers,
+            } => {
+                if let Some(controllers) = controllers {
+                    events.push(LinkEvent::Controllers { controllers });
+                }
                 if !changes.is_empty() || up_to > self.have {
                     events.push(LinkEvent::Changes { changes, up_to });
                 }
                 up_to
             }
         };
-        self.have = reached;
+        self.have = self.have.max(reached);
         self.catch_up(reached, &mut events);
         Ok(events)
     }

@@ -70,6 +70,8 @@ impl Store for Memory {
 enum Step {
     /// Some changes in one commit.
     Change(Vec<Change>),
+    /// A node is removed, with all that it has.
+    Remove(NodeId),
     /// The agent wants to hear of these.
     Wish(BTreeSet<NetworkId>),
     /// The session tells; cut off after that many messages.
@@ -163,7 +165,6 @@ fn change() -> impl Strategy<Value = Change> {
         2 => (0..ENDPOINTS).prop_map(|id| Change::Delete(Key::Endpoint(EndpointId(format!("e{id}"))))),
         1 => (0..NETWORKS, 0..3_u8)
             .prop_map(move |(network, number)| Change::Delete(Key::Block(network_id(network), prefix(number)))),
-        1 => (0..NODES).prop_map(|id| Change::Delete(Key::Node(node_id(id)))),
         1 => (0..NETWORKS).prop_map(|id| Change::Delete(Key::Network(network_id(id)))),
         1 => (0..2_u8).prop_map(|id| Change::Delete(Key::Router(RouterId(format!("r{id}"))))),
     ]
@@ -173,6 +174,7 @@ fn step() -> impl Strategy<Value = Step> {
     let wish = prop::collection::btree_set(0..NETWORKS, 0..3);
     prop_oneof![
         6 => prop::collection::vec(change(), 1..4).prop_map(Step::Change),
+        1 => (0..NODES).prop_map(|id| Step::Remove(node_id(id))),
         2 => wish.prop_map(|ids| Step::Wish(ids.into_iter().map(network_id).collect())),
         4 => Just(Step::Tell(None)),
         1 => (0..3_usize).prop_map(|messages| Step::Tell(Some(messages))),
@@ -206,7 +208,7 @@ impl Copy {
     /// A round as `push` tells it, a change a message; false if it was cut off.
     fn tell(&mut self, ledger: &Ledger, view: &mut View, cut: Option<usize>) -> bool {
         let so_far = view.have().unwrap_or_default();
-        let news = ledger.news(view, Some(&self.interest));
+        let news = ledger.news(view, Some(&self.interest)).unwrap();
         let mut messages: Vec<Told> = news.everything.into_iter().map(Told::Everything).collect();
         let (watched, newest) = (news.other_networks || !messages.is_empty(), news.newest);
         let so_far = match messages.first() {
@@ -266,8 +268,19 @@ async fn play(steps: Vec<Step>) -> Result<(), TestCaseError> {
     for step in steps.into_iter().chain([Step::Tell(None)]) {
         match step {
             Step::Change(changes) => {
-                let done = ledger.decide(|_| Ok((changes, ()))).await;
+                let done = ledger.decide(|_| Ok((changes.clone(), ()))).await;
                 done.unwrap();
+            }
+            Step::Remove(node) => {
+                let decide = |map: &ClusterMap| {
+                    let endpoints = map.endpoints.of_node(&node);
+                    let endpoints = endpoints.map(|one| Key::Endpoint(one.id.clone()));
+                    let blocks = map.blocks.of_node(&node).map(|block| &block.object);
+                    let blocks = blocks.map(|one| Key::Block(one.network.clone(), one.prefix));
+                    let all = endpoints.chain(blocks).chain([Key::Node(node.clone())]);
+                    Ok((all.map(Change::Delete).collect(), ()))
+                };
+                ledger.decide(decide).await.unwrap();
             }
             Step::Wish(networks) => {
                 let wish = copy.interest.wish + 1;

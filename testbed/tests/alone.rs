@@ -1,6 +1,6 @@
 //! What a host is left alone with: no controller, a fd holder that hangs, a cluster that went on without it.
 
-#![allow(
+#![expect(
     clippy::too_many_lines,
     clippy::unwrap_used,
     reason = "scenarios are told in order, and a test may panic"

@@ -1,6 +1,6 @@
 //! Whatever order people do things in, the end is the same.
 
-#![allow(
+#![expect(
     clippy::too_many_lines,
     clippy::unwrap_used,
     reason = "scenarios are told in order, and a test may panic"

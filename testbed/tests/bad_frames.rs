@@ -1,6 +1,6 @@
 //! What no honest neighbour sends: dropped, counted by reason where an operator looks, and nothing gets through.
 
-#![allow(
+#![expect(
     clippy::too_many_lines,
     clippy::unwrap_used,
     reason = "scenarios are told in order, and a test may panic"

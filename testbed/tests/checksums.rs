@@ -1,7 +1,7 @@
 //! Whatever a container sends, what goes over the underlay has right checksums: whole packets, segments of superframes,
 //! fragments, what is sent again.
 
-#![allow(
+#![expect(
     clippy::too_many_lines,
     clippy::unwrap_used,
     reason = "scenarios are told in order, and a test may panic"

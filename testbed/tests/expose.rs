@@ -1,6 +1,6 @@
 //! The host itself in the overlay.
 
-#![allow(
+#![expect(
     clippy::unwrap_used,
     reason = "scenarios are told in order, and a test may panic"
 )]

@@ -1,6 +1,6 @@
 //! The gateway of a network answers on every host, at the same addresses with the same MAC.
 
-#![allow(
+#![expect(
     clippy::unwrap_used,
     reason = "scenarios are told in order, and a test may panic"
 )]

@@ -1,6 +1,6 @@
 //! IPv6 beside and instead of IPv4.
 
-#![allow(
+#![expect(
     clippy::too_many_lines,
     clippy::unwrap_used,
     reason = "scenarios are told in order, and a test may panic"

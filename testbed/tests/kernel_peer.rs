@@ -1,6 +1,6 @@
 //! The Linux kernel's own bridge and VXLAN device as the second host.
 
-#![allow(
+#![expect(
     clippy::too_many_lines,
     clippy::unwrap_used,
     reason = "scenarios are told in order, and a test may panic"

@@ -1,6 +1,6 @@
 //! The test bed itself, without weft: what it makes works, what it measures is right, and nothing is left of it.
 
-#![allow(
+#![expect(
     clippy::too_many_lines,
     clippy::unwrap_used,
     reason = "scenarios are told in order, and a test may panic"

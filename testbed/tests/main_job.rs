@@ -1,6 +1,6 @@
 //! The main job: two hosts, one controller, one network, three containers; and nothing left afterwards.
 
-#![allow(
+#![expect(
     clippy::too_many_lines,
     clippy::unwrap_used,
     reason = "scenarios are told in order, and a test may panic"

@@ -1,6 +1,6 @@
 //! Ports without offload beside ports with it: everything arrives, in the shape each side can take.
 
-#![allow(
+#![expect(
     clippy::too_many_lines,
     clippy::unwrap_used,
     reason = "scenarios are told in order, and a test may panic"

@@ -1,6 +1,6 @@
 //! What else operators do day by day: several networks, other ways to name a container, changed MTUs, lost nodes.
 
-#![allow(
+#![expect(
     clippy::too_many_lines,
     clippy::unwrap_used,
     reason = "scenarios are told in order, and a test may panic"

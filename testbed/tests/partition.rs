@@ -1,6 +1,6 @@
 //! Three hosts; one is cut off, goes on by itself, and comes back.
 
-#![allow(
+#![expect(
     clippy::too_many_lines,
     clippy::unwrap_used,
     reason = "scenarios are told in order, and a test may panic"

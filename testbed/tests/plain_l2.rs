@@ -1,6 +1,6 @@
 //! A network without a subnet: a plain learning switch across hosts.
 
-#![allow(
+#![expect(
     clippy::too_many_lines,
     clippy::unwrap_used,
     reason = "scenarios are told in order, and a test may panic"

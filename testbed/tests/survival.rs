@@ -1,6 +1,6 @@
 //! Daemons die, containers vanish without a word: traffic goes on, and nothing stale stays.
 
-#![allow(
+#![expect(
     clippy::too_many_lines,
     clippy::unwrap_used,
     reason = "scenarios are told in order, and a test may panic"

@@ -5,6 +5,7 @@
 //! | `ports.json` | the ports of this host: owned facts | durably, before a change is answered |
 //! | `docker.json` | what Docker was given (ranges, addresses, endpoints) | durably, before Docker is answered |
 //! | `settings.json` | the flags that a later start needn't repeat | at each start |
+//! | `controllers.json` | the controllers that the cluster told of | when they change |
 //! | `map.cbor` | the last cluster map: a cache, to forward by while no controller answers | within a second |
 //! | `lock` | held by the agent that runs here | |
 //!
@@ -13,7 +14,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -352,6 +353,32 @@ impl StateDir {
         let mut text = serde_json::to_vec_pretty(settings).expect("settings have text keys only");
         text.push(b'\n');
         replace(&self.path("settings.json"), &text)
+    }
+
+    /// The controllers that the cluster told of last; none when there is no such file.
+    ///
+    /// # Errors
+    /// [`StateError::Corrupt`], [`StateError::Io`].
+    pub(super) fn load_controllers(&self) -> Result<Vec<SocketAddr>, StateError> {
+        let path = self.path("controllers.json");
+        let Some(bytes) = read(&path)? else {
+            return Ok(Vec::new());
+        };
+        serde_json::from_slice(&bytes).map_err(|error| StateError::Corrupt {
+            path,
+            cause: error.to_string(),
+            next: "delete it: the controllers named with --join say it again",
+        })
+    }
+
+    /// Remembers the controllers that the cluster told of.
+    ///
+    /// # Errors
+    /// [`StateError::Io`]; the old file is still there then.
+    pub(super) fn save_controllers(&self, controllers: &[SocketAddr]) -> Result<(), StateError> {
+        let mut text = serde_json::to_vec_pretty(controllers).expect("addresses are text");
+        text.push(b'\n');
+        replace(&self.path("controllers.json"), &text)
     }
 
     /// The last saved map, if it is of this cluster; an empty one when there is none.

@@ -26,3 +26,28 @@ fn the_corpus_of_dhcp4_is_survived() {
 fn the_corpus_of_dhcp6_is_survived() {
     replay("dhcp6", fuzz::dhcp6);
 }
+
+#[test]
+fn the_corpus_of_egress_packet_is_survived() {
+    replay("egress_packet", fuzz::egress_packet);
+}
+
+#[test]
+fn the_corpus_of_egress_fragments_is_survived() {
+    replay("egress_fragments", fuzz::egress_fragments);
+}
+
+#[test]
+fn the_corpus_of_egress_tcp_is_survived() {
+    replay("egress_tcp", fuzz::egress_tcp);
+}
+
+#[test]
+fn the_corpus_of_egress_echo_is_survived() {
+    replay("egress_echo", fuzz::egress_echo);
+}
+
+#[test]
+fn the_corpus_of_publish_is_survived() {
+    replay("publish", fuzz::publish);
+}

@@ -41,16 +41,17 @@ pub(super) async fn follow(agent: Arc<Agent>) {
 
 /// Saves the map when it has changed, until the agent stops.
 pub(super) async fn save_map(agent: Arc<Agent>) {
-    let mut saved: Revision = agent.applied.borrow().revision;
+    let state = |applied: &Applied| (applied.revision, applied.granted);
+    let mut saved = state(&agent.applied.borrow());
     let mut applied = agent.applied.subscribe();
     loop {
         if applied.changed().await.is_err() {
             return;
         }
-        if applied.borrow_and_update().revision != saved {
+        if state(&applied.borrow_and_update()) != saved {
             let again = Arc::clone(&agent);
             match tokio::task::spawn_blocking(move || again.save_map_now()).await {
-                Ok(Ok(revision)) => saved = revision,
+                Ok(Ok(now)) => saved = now,
                 Ok(Err(error)) => warn!(%error, "the cluster map could not be saved"),
                 Err(_) => {}
             }
@@ -60,19 +61,20 @@ pub(super) async fn save_map(agent: Arc<Agent>) {
 }
 
 impl Agent {
-    /// Writes the map as it is now and says which revision that is.
-    pub(super) fn save_map_now(&self) -> Result<Revision, super::StateError> {
-        let saved = {
+    /// Writes the map as it is now and says which revision that is, complete by which wish.
+    pub(super) fn save_map_now(&self) -> Result<(Revision, Option<u64>), super::StateError> {
+        let (saved, granted) = {
             let inner = self.inner();
-            SavedMap {
+            let saved = SavedMap {
                 incarnation: inner.incarnation.clone(),
                 map: inner.map.clone(),
                 has: inner.interest.has().cloned(),
-            }
+            };
+            (saved, inner.interest.granted())
         };
         let revision = saved.map.revision;
         self.state.save_map(&self.facts.cluster, saved)?;
-        Ok(revision)
+        Ok((revision, granted))
     }
 
     pub(super) fn reconcile(&self) {
@@ -96,6 +98,7 @@ impl Agent {
             mac: port.record.endpoint.mac,
             epoch: port.record.endpoint.epoch,
             ips: &port.record.endpoint.ips,
+            is_host: crate::netns::is_own(port.record.netns_id),
             refused: port.trouble.is_some(),
         });
         let part = Part::of(&inner.map, inner.interest.has());

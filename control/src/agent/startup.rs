@@ -309,20 +309,7 @@ async fn bring_up(
     let facts = facts(config.workers, &identity, (&node_facts, underlay));
     let uplinks = uplinks.into_iter().collect();
     let mut inner = Inner::starting(saved, (&records, uplinks), controllers.clone());
-    let link_config = LinkConfig {
-        identity,
-        identity_dir: Some(state.path("identity")),
-        controllers,
-        facts: node_facts,
-        have: inner.map.revision,
-        incarnation: inner.incarnation.clone(),
-        interest: Some(inner.interest.wanted()),
-        has: inner.interest.has().cloned(),
-    };
-    let (link, link_events) = Link::start(link_config).map_err(|source| AgentError::System {
-        what: "open the control channel's socket",
-        source,
-    })?;
+    let (link, link_events) = call(identity, (controllers, node_facts), (&state, &inner))?;
     let credentials = NodeCredentials::new(link.identity());
     fabric.start_sessions(credentials, session_settings(config))?;
     inner.returning = returning;
@@ -356,6 +343,28 @@ async fn bring_up(
     agent.resume_docker();
     spawn_tasks(&agent, port_events, link_events);
     Ok(agent)
+}
+
+/// Calls the controllers, from what is known already.
+fn call(
+    identity: Identity,
+    (controllers, facts): (Vec<SocketAddr>, NodeFacts),
+    (state, inner): (&StateDir, &Inner),
+) -> Result<(Link, mpsc::Receiver<channel::LinkEvent>), AgentError> {
+    let config = LinkConfig {
+        identity,
+        identity_dir: Some(state.path("identity")),
+        controllers,
+        facts,
+        have: inner.map.revision,
+        incarnation: inner.incarnation.clone(),
+        interest: Some(inner.interest.wanted()),
+        has: inner.interest.has().cloned(),
+    };
+    Link::start(config).map_err(|source| AgentError::System {
+        what: "open the control channel's socket",
+        source,
+    })
 }
 
 fn facts(workers: usize, identity: &Identity, (told, underlay): (&NodeFacts, Underlay)) -> Facts {

@@ -94,7 +94,11 @@ const NODES: u8 = 4;
 const NETWORKS: u8 = 4;
 const ENDPOINTS: u8 = 12;
 
-fn change() -> impl Strategy<Value = Change> {
+fn prefix(number: u8) -> ipnet::IpNet {
+    format!("10.0.{number}.0/24").parse().unwrap()
+}
+
+fn put_on_networks() -> impl Strategy<Value = Change> {
     // An endpoint stays where it is, and a block whose it is, until it goes.
     let endpoint = (0..ENDPOINTS, 0..3_u64);
     let endpoint = endpoint.prop_map(|(id, epoch)| {
@@ -110,7 +114,6 @@ fn change() -> impl Strategy<Value = Change> {
             epoch,
         }))
     });
-    let prefix = |number: u8| format!("10.0.{number}.0/24").parse().unwrap();
     let block = (0..NETWORKS, 0..3_u8).prop_map(move |(network, number)| {
         let node = (network + number) % NODES;
         Change::Put(Object::Block(Block {
@@ -131,6 +134,10 @@ fn change() -> impl Strategy<Value = Change> {
             version: String::new(),
         }))
     });
+    prop_oneof![4 => endpoint, 2 => block, 2 => node]
+}
+
+fn put_frame() -> impl Strategy<Value = Change> {
     let network = (0..NETWORKS, 0..3_u32).prop_map(|(id, ageing_secs)| {
         Change::Put(Object::Network(Network {
             id: network_id(id),
@@ -156,12 +163,13 @@ fn change() -> impl Strategy<Value = Change> {
             routes: Vec::new(),
         }))
     });
+    prop_oneof![network, router]
+}
+
+fn change() -> impl Strategy<Value = Change> {
     prop_oneof![
-        4 => endpoint,
-        2 => block,
-        2 => node,
-        1 => network,
-        1 => router,
+        8 => put_on_networks(),
+        2 => put_frame(),
         2 => (0..ENDPOINTS).prop_map(|id| Change::Delete(Key::Endpoint(EndpointId(format!("e{id}"))))),
         1 => (0..NETWORKS, 0..3_u8)
             .prop_map(move |(network, number)| Change::Delete(Key::Block(network_id(network), prefix(number)))),

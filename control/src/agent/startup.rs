@@ -34,7 +34,7 @@ use super::{docker, reconcile, session};
 use crate::channel::{self, Link, LinkConfig, NodeFacts};
 use crate::controller::{self, ControllerConfig, ControllerHandle};
 use crate::identity::Identity;
-use crate::model::Transport;
+use crate::model::{NetworkId, NodeId, Transport};
 use crate::notify;
 use crate::privileges;
 
@@ -308,7 +308,7 @@ async fn bring_up(
     let underlay_mtu = underlay.mtu;
     let facts = facts(config.workers, &identity, (&node_facts, underlay));
     let uplinks = uplinks.into_iter().collect();
-    let mut inner = Inner::starting(saved, (&records, uplinks), controllers.clone());
+    let mut inner = Inner::starting(saved, &facts.node, (&records, uplinks), controllers.clone());
     let (link, link_events) = call(identity, (controllers, node_facts), (&state, &inner))?;
     let credentials = NodeCredentials::new(link.identity());
     fabric.start_sessions(credentials, session_settings(config))?;
@@ -480,13 +480,19 @@ impl Inner {
     /// What is known before the controller is called.
     fn starting(
         saved: SavedMap,
+        node: &NodeId,
         (records, uplinks): (&[PortRecord], BTreeSet<UplinkRecord>),
         controllers: Vec<SocketAddr>,
     ) -> Self {
         let epochs = records.iter().map(|record| record.endpoint.epoch);
         let ports = records.iter().map(|record| &record.endpoint.network);
         let used = ports.chain(uplinks.iter().map(|uplink| &uplink.network));
-        let used = used.cloned().collect();
+        // Where it has a block it may be wanted again, while no controller answers, too.
+        let blocks = saved.map.blocks.of_node(node);
+        let blocks = blocks.map(|block| &block.object.network);
+        let had =
+            |network: &&NetworkId| saved.has.as_ref().is_some_and(|has| has.contains(network));
+        let used = used.chain(blocks.filter(had)).cloned().collect();
         Self {
             epoch: epochs.fold(saved.map.revision, u64::max),
             map: saved.map,

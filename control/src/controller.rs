@@ -149,6 +149,9 @@ pub enum ControllerError {
     /// No such token.
     #[error("token {0:?} is not known; `weft controller token ls` lists the ids")]
     UnknownToken(String),
+    /// A controller that runs can't do what it was asked; it may be about to end.
+    #[error("{0}")]
+    Failed(Refusal),
     /// A controller that runs refused what it was asked.
     #[error("{0}")]
     Refused(Refusal),
@@ -162,11 +165,14 @@ pub enum ControllerError {
     },
 }
 
+/// Code of what isn't the asker's fault.
+const FAILED: &str = "controller";
+
 impl ControllerError {
     /// For programs: of what an operator asked on the controller's host.
     pub fn code(&self) -> &str {
         match self {
-            Self::Refused(refusal) => &refusal.code,
+            Self::Refused(refusal) | Self::Failed(refusal) => &refusal.code,
             Self::UnknownToken(_) => "unknown_token",
             Self::Rotation(_) | Self::Store(StoreError::AuthorityConflict) => "rotation",
             Self::Store(_)
@@ -178,7 +184,7 @@ impl ControllerError {
             | Self::Ttl(_)
             | Self::Uses(_)
             | Self::CertTtl(_)
-            | Self::System { .. } => "controller",
+            | Self::System { .. } => FAILED,
         }
     }
 }
@@ -504,8 +510,10 @@ fn ask(data: &Path, question: &Question) -> Result<Asked, ControllerError> {
         match admin::ask(data, question) {
             Ok(Some(answer)) => return Ok(Asked::Running(answer)),
             Ok(None) => {}
-            // It died with our question, or is dying.
-            Err(ControllerError::Admin { .. }) if Instant::now() < patience => {
+            // It died with our question, or is dying: then its store fails, too.
+            Err(ControllerError::Admin { .. } | ControllerError::Failed(_))
+                if Instant::now() < patience =>
+            {
                 std::thread::sleep(STARTING_LOOK);
                 continue;
             }

@@ -118,7 +118,7 @@ fn a_package_is_installed_upgraded_in_mid_transfer_and_removed() {
 
     // Upgraded in mid-transfer: another agent, the same fd holder, no connection lost.
     let agent = show("MainPID");
-    let holder = machine.run("pgrep -f fd-holder");
+    let holder = machine.run("pgrep -f 'weft fd-holde[r]'");
     machine.run("ip netns exec c2 iperf3 -s -1 -D");
     let transfer = format!(
         "(ip netns exec c1 iperf3 -c {address} -t 8 -i 0.1 -J >/root/iperf; echo $? >/root/iperf.rc) >/dev/null 2>&1 &"
@@ -127,7 +127,7 @@ fn a_package_is_installed_upgraded_in_mid_transfer_and_removed() {
     std::thread::sleep(Duration::from_secs(1));
     machine.run(&format!("dpkg -i {}", names[1]));
     assert_ne!(show("MainPID"), agent, "it was started anew");
-    assert_eq!(machine.run("pgrep -f fd-holder"), holder);
+    assert_eq!(machine.run("pgrep -f 'weft fd-holde[r]'"), holder);
     assert_eq!(show("ActiveState"), "active");
     wait_until(Duration::from_secs(30), "the transfer ends", || {
         machine.attempt("test -s /root/iperf.rc").code == Some(0)

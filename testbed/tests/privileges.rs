@@ -69,7 +69,11 @@ fn agent_and_holder_have_the_capabilities_that_they_need_and_no_more() {
     // A holder that it has to start anew is bounded like the first, and protected like it.
     let score = |pid| fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap();
     let before = score(holders[0]);
-    assert!(before.trim().parse::<i32>().unwrap() < 0);
+    // Nobody gives what they don't have: some virtual machines' root can't protect anything.
+    let own = fs::read_to_string("/proc/self/status").unwrap();
+    if set(&own, "CapEff:") & SYS_RESOURCE != 0 {
+        assert!(before.trim().parse::<i32>().unwrap() < 0, "{before}");
+    }
     pair.host1.kill_agent();
     pair.host1.restart_agent();
     ping(&c1.ns, c2.ip());

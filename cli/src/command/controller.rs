@@ -89,7 +89,7 @@ fn revoke(as_json: bool, data: &Path, ids: &[String]) -> Result<(), Vec<Failure>
 }
 
 fn failed(error: ControllerError) -> Failure {
-    if let ControllerError::Refused(refusal) = error {
+    if let ControllerError::Refused(refusal) | ControllerError::Failed(refusal) = error {
         let failure = Failure::new(&refusal.code, refusal.message);
         return match refusal.hint {
             Some(hint) => failure.hint(hint),

@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::{ControllerError, Core, TokenSpec, rotation, stopped};
+use super::{ControllerError, Core, FAILED, TokenSpec, rotation, stopped};
 use crate::api::{AuthorityInfo, ControllerReport, TokenInfo};
 use crate::channel::{Refusal, codec};
 use crate::identity::{JoinToken, TokenError};
@@ -267,7 +267,10 @@ pub(super) fn ask(data: &Path, question: &Question) -> Result<Option<Answer>, Co
         }
     };
     let answer = exchange(&mut stream, question).map_err(&failed)?;
-    answer.map(Some).map_err(ControllerError::Refused)
+    answer.map(Some).map_err(|refusal| match &*refusal.code {
+        FAILED => ControllerError::Failed(refusal),
+        _ => ControllerError::Refused(refusal),
+    })
 }
 
 fn exchange(stream: &mut UnixStream, question: &Question) -> io::Result<Result<Answer, Refusal>> {

@@ -14,6 +14,7 @@ use weft_wire::{MacAddr, PeerId, PortId, VlanId, Vni};
 use crate::port::Queue;
 use crate::stats::{PeerDropStats, PortStats};
 use crate::table::fdb::{Fdb, FdbCounts, FdbKey, FdbLimits, FdbRow, Place, Tick};
+use crate::table::routes::Routes;
 use crate::table::{NetworkSpec, PortGuard, Tables};
 use crate::uplink::Uplink;
 use crate::worker::{Command, Worker};
@@ -254,6 +255,11 @@ impl Switch {
     /// Makes or changes a network.
     pub fn set_network(&self, spec: NetworkSpec) {
         self.change(|tables| tables.set_network(spec));
+    }
+
+    /// Says which subnets are the cluster's: what goes to them and has no route goes nowhere.
+    pub fn set_subnets(&self, subnets: Arc<Routes>) {
+        self.change(|tables| tables.set_subnets(subnets));
     }
 
     /// Removes a network; frames for it are dropped from now on.

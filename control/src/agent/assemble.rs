@@ -276,6 +276,7 @@ impl Fabric {
         self.add_peers(&wanted);
         self.strand(&wanted.stranded);
         self.drop_replaced(&wanted);
+        self.apply_subnets(&wanted);
         let applied = &self.applied.networks;
         let changes = |(vni, carriage)| {
             let before = applied.get(&vni).map(|network| network.carriage);

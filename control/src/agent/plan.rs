@@ -88,6 +88,8 @@ pub(super) struct Wanted {
     pub(super) networks: BTreeMap<Vni, WantedNetwork>,
     /// Owned addresses with their epoch.
     pub(super) macs: BTreeMap<(Vni, MacAddr), (WantedPlace, u64)>,
+    /// Subnets of all networks.
+    pub(super) subnets: Vec<IpNet>,
     /// Whose MAC each address has, of endpoints on all hosts.
     pub(super) neighbors: BTreeMap<(Vni, IpAddr), MacAddr>,
     /// MACs of endpoints on other hosts of plain L2 networks, which are learned, not owned: when one goes, what was
@@ -149,6 +151,8 @@ pub(super) fn plan<'a>(
     let members = members(map, here, &wanted.peers);
     let routes = plan_routes(map);
     for network in map.networks.values().map(|network| &network.object) {
+        let subnets = network.subnets.iter().map(|subnet| subnet.cidr);
+        wanted.subnets.extend(subnets);
         let mut flood = members.get(&network.id).cloned().unwrap_or_default();
         if network.is_encrypted() {
             flood.retain(|ip| is_secure(&wanted, *ip));

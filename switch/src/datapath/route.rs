@@ -95,6 +95,8 @@ pub(super) fn route(
     let (vni, hop) = match found {
         Some(Route::Connected(vni)) => (vni, header.destination),
         Some(Route::Via(vni, hop)) => (vni, hop),
+        // Another network's, which isn't on the router.
+        None if tables.is_inside(header.destination) => return Err(DropReason::NoRoute),
         Some(Route::Local) | None => return Ok(Way::Out),
     };
     let network = tables.network(vni).ok_or(DropReason::NoNeighbor)?;

@@ -152,6 +152,25 @@ fn networks_without_a_common_router_stay_apart() {
 }
 
 #[test]
+fn what_is_inside_never_goes_out() {
+    let mut world = world();
+    let services = world.tables.add_services(blue(), Vec::new());
+    let strange = packet(Ipv4Addr::new(10, 34, 0, 9).into(), 10);
+    let out = [Action::ToPort(services)];
+    assert_eq!(world.send(FROM_A, &strange), out);
+    let inside = RouteSpec {
+        address: Ipv4Addr::new(10, 34, 0, 0).into(),
+        len: 16,
+        route: Route::Local,
+    };
+    world.tables.set_subnets(Arc::new(Routes::new([inside])));
+    let refused = drop_for(DropReason::NoRoute);
+    assert_eq!(world.send(FROM_A, &strange), refused);
+    let elsewhere = packet(Ipv4Addr::new(10, 35, 0, 9).into(), 10);
+    assert_eq!(world.send(FROM_A, &elsewhere), out);
+}
+
+#[test]
 fn who_nobody_is_and_what_has_no_route_is_told() {
     let world = world();
     for (to, reason) in [

@@ -27,6 +27,7 @@ mod audit;
 mod credentials;
 mod detach;
 mod docker;
+mod duplicates;
 mod error;
 mod ipam;
 mod keeper;
@@ -68,6 +69,7 @@ use crate::api::Attachment;
 use crate::channel::Link;
 use crate::model::{ClusterId, ClusterMap, Endpoint, EndpointId, NetworkId, NodeId, Revision};
 use assemble::Fabric;
+use duplicates::Duplicates;
 use keeper::Keeper;
 use outside::Outside;
 use services::Services;
@@ -194,6 +196,8 @@ struct Inner {
     /// Highest epoch given so far.
     epoch: u64,
     warnings: Vec<String>,
+    /// Who uses addresses of others.
+    duplicates: Duplicates,
     /// The agent ends: nothing new is begun.
     stopping: bool,
 }

@@ -88,14 +88,14 @@ fn the_way_is_seen_and_what_leads_nowhere_is_said() {
     for (to, wanted) in [
         ("10.33.7.7", "Destination Host Unreachable"),
         ("fd33:1::77", "Address unreachable"),
-        ("10.34.7.7", "Packet filtered"),
-        ("fd34:1::77", "Administratively prohibited"),
+        ("10.34.7.7", "Destination Net Unreachable"),
+        ("fd34:1::77", "No route"),
     ] {
         let said = blue.ns.run("ping", &["-n", "-c", "1", "-W", "2", to]);
         assert!(said.stdout.contains(wanted), "{to}: {said}");
     }
     let drops = pair.host1.port_of(&blue.ns).traffic.drops;
-    for reason in ["ttl_exceeded", "no_neighbor"] {
+    for reason in ["ttl_exceeded", "no_neighbor", "no_route"] {
         assert!(drops.contains_key(reason), "{reason}: {drops:?}");
     }
 }

@@ -429,9 +429,16 @@ async fn follow_paths(agent: Arc<Agent>) {
     }
 }
 
-/// Takes down ports whose namespace died.
+/// Takes down ports whose namespace died, and notes who uses others' addresses.
 async fn follow_ports(agent: Arc<Agent>, mut events: mpsc::UnboundedReceiver<PortEvent>) {
-    while let Some(PortEvent::Gone(port)) = events.recv().await {
+    while let Some(event) = events.recv().await {
+        let port = match event {
+            PortEvent::Gone(port) => port,
+            PortEvent::Claims(port, ip) => {
+                agent.note_claim_of(port, ip);
+                continue;
+            }
+        };
         let again = Arc::clone(&agent);
         // Waits for the workers.
         let was_uplink = tokio::task::spawn_blocking(move || again.uplink_gone(port)).await;
@@ -472,6 +479,7 @@ impl Inner {
             held: BTreeSet::new(),
             channel: Channel::new(controllers),
             warnings: Vec::new(),
+            duplicates: super::Duplicates::default(),
             stopping: false,
         }
     }

@@ -84,8 +84,10 @@ fn bench(args: &Args, plan: &[Work]) -> Report {
     };
     let pair = Pair::up(lab);
     let encrypted = args.encrypted.then(|| Contender::weft_encrypted(&pair));
+    let routed = args.routed.then(|| Contender::weft_routed(&pair));
     let mut contenders = vec![kernel, Contender::weft(pair)];
     contenders.extend(encrypted);
+    contenders.extend(routed);
     contenders.extend(peers);
     let idle = contenders
         .iter()

@@ -22,6 +22,9 @@ pub(crate) const WEFT: &str = "weft";
 /// The same agents on an encrypted network.
 pub(crate) const ENCRYPTED: &str = "weft encrypted";
 
+/// The same agents between two networks of a router.
+pub(crate) const ROUTED: &str = "weft routed";
+
 /// A run of the bench.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Report {

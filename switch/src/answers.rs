@@ -8,7 +8,7 @@ use weft_wire::{EthernetFrame, IcmpError, MacAddr, Mtu, PortId, echo_reply, icmp
 
 use crate::datapath::network_mtu;
 use crate::gateway::{GATEWAY_MAC, Heard, hear};
-use crate::neighbor::{Question, claimed};
+use crate::neighbor::{Claim, Question, claimed, said};
 use crate::table::Tables;
 use crate::table::fdb::Tick;
 use crate::verdict::{Action, DropReason};
@@ -30,7 +30,7 @@ pub(crate) struct Answers {
     /// When the gateway answered last, and how many times in that millisecond.
     gateway: Box<[(Tick, u8); SLOTS]>,
     /// What the last frame claimed.
-    claim: Option<IpAddr>,
+    claim: Option<Claim>,
     /// When a claim was told last.
     claims: Box<[Option<Tick>; SLOTS]>,
 }
@@ -166,10 +166,13 @@ impl Answers {
             Heard::NotOurs => {
                 let ethernet = EthernetFrame::new(frame).ok()?;
                 let question = Question::of(&ethernet)?;
-                if question.is_probe {
-                    self.claim = Some(question.target);
-                }
                 let owner = from.owner(question.target)?;
+                if question.is_probe {
+                    self.claim = Some(Claim {
+                        ip: question.target,
+                        mac: ethernet.source(),
+                    });
+                }
                 question.answer(owner, ethernet.source())?
             }
             Heard::Nothing | Heard::Asks => return None,
@@ -187,7 +190,10 @@ impl Answers {
         if owner == ethernet.source() {
             return None;
         }
-        self.claim = Some(claimed);
+        self.claim = Some(Claim {
+            ip: claimed,
+            mac: ethernet.source(),
+        });
         let question = Question::of(&ethernet).filter(|question| question.is_probe)?;
         let bucket = &mut self.errors[from.slot()];
         if !bucket.has_one(from.now) {
@@ -197,8 +203,22 @@ impl Answers {
         question.answer(owner, ethernet.source())
     }
 
+    /// Hears what a port says of addresses that may send from any: if one is another's, that may be meant, and the frame
+    /// goes its way, but people are told.
+    #[inline]
+    pub(crate) fn overhear(&mut self, from: Asker<'_>, frame: &[u8]) {
+        let Ok(ethernet) = EthernetFrame::new(frame) else {
+            return;
+        };
+        let mac = ethernet.source();
+        let is_anothers = |ip: &IpAddr| from.owner(*ip).is_some_and(|owner| owner != mac);
+        if let Some(ip) = said(&ethernet).filter(is_anothers) {
+            self.claim = Some(Claim { ip, mac });
+        }
+    }
+
     /// The address of another that the frame's sender used or wanted: to be told to people, now and then.
-    pub(crate) fn take_claim(&mut self, from: Asker<'_>) -> Option<IpAddr> {
+    pub(crate) fn take_claim(&mut self, from: Asker<'_>) -> Option<Claim> {
         let claim = self.claim.take()?;
         let last = &mut self.claims[from.slot()];
         if last.is_some_and(|last| from.now.since(last) < CLAIM_AGAIN) {

@@ -40,7 +40,10 @@ mod burst;
 mod worker;
 mod patience;
 mod switch;
+#[doc(hidden)]
+pub mod fuzz;
 
+pub use neighbor::Claim;
 pub use stats::{DropCounts, Lane, PeerDropStats, PortStats, TrafficStats};
 pub use switch::{PortEvent, PortSpec, Switch, SwitchConfig, SwitchError};
 pub use table::fdb::{FdbCounts, FdbKind, FdbRow, Place};

@@ -16,6 +16,15 @@ use weft_wire::{
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const ALL_NODES_MAC: MacAddr = MacAddr([0x33, 0x33, 0, 0, 0, 1]);
 
+/// Somebody has an address, or wants it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The address.
+    pub ip: IpAddr,
+    /// Whose it is to be.
+    pub mac: MacAddr,
+}
+
 /// A question for the owner of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Question {
@@ -120,10 +129,23 @@ pub(crate) fn announcement(ip: IpAddr, mac: MacAddr) -> Vec<u8> {
     }
 }
 
-/// The address that the sender of a frame says it has, or wants: where it isn't its to use, whose it is must be told to
-/// people.
+/// The address that the sender of a frame uses, or wants: where it isn't its to use, whose it is must be told to people.
 pub(crate) fn claimed(ethernet: &EthernetFrame<'_>) -> Option<IpAddr> {
-    let claimed: IpAddr = match ethernet.ethertype() {
+    let source = || -> Option<IpAddr> {
+        Some(match ethernet.ethertype() {
+            EtherType::IPV4 => Ipv4::new(ethernet.payload()).ok()?.source().into(),
+            EtherType::IPV6 => Ipv6::new(ethernet.payload()).ok()?.source().into(),
+            _ => return None,
+        })
+    };
+    said(ethernet)
+        .or_else(source)
+        .filter(|ip| !ip.is_unspecified())
+}
+
+/// The address that the sender of a frame says in ARP or neighbor discovery that it has, or wants.
+pub(crate) fn said(ethernet: &EthernetFrame<'_>) -> Option<IpAddr> {
+    let said: IpAddr = match ethernet.ethertype() {
         EtherType::ARP => {
             let arp = Arp::new(ethernet.payload()).ok()?;
             match arp.sender_ip() {
@@ -131,22 +153,21 @@ pub(crate) fn claimed(ethernet: &EthernetFrame<'_>) -> Option<IpAddr> {
                 sender => sender.into(),
             }
         }
-        EtherType::IPV4 => Ipv4::new(ethernet.payload()).ok()?.source().into(),
         EtherType::IPV6 => {
             let packet = Ipv6::new(ethernet.payload()).ok()?;
-            match neighbor_message(&packet) {
-                Some((NeighborKind::Advertisement(_), neighbor)) => neighbor.target.into(),
-                Some((NeighborKind::Solicitation, neighbor))
-                    if packet.source().is_unspecified() =>
-                {
+            let (kind, neighbor) = neighbor_message(&packet)?;
+            match kind {
+                NeighborKind::Solicitation if !packet.source().is_unspecified() => {
+                    packet.source().into()
+                }
+                NeighborKind::Solicitation | NeighborKind::Advertisement(_) => {
                     neighbor.target.into()
                 }
-                Some(_) | None => packet.source().into(),
             }
         }
         _ => return None,
     };
-    (!claimed.is_unspecified()).then_some(claimed)
+    (!said.is_unspecified()).then_some(said)
 }
 
 #[cfg(test)]

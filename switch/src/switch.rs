@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use weft_wire::{FrameRef, MacAddr, PeerId, PortId, VlanId, Vni};
 
-use crate::neighbor::announcement;
+use crate::neighbor::{Claim, announcement};
 use crate::port::Queue;
 use crate::stats::{PeerDropStats, PortStats};
 use crate::table::fdb::{Fdb, FdbCounts, FdbKey, FdbLimits, FdbRow, Place, Tick};
@@ -48,8 +48,8 @@ pub struct PortSpec {
 pub enum PortEvent {
     /// Its device is gone, with its namespace. Told once; the port stays in the table until it is removed.
     Gone(PortId),
-    /// It used or wanted an address that the control plane knows as another's. Told at most once a second for each port.
-    Claims(PortId, IpAddr),
+    /// Somebody behind it used or wanted an address that the control plane knows as another's. Told at most once a second for each port.
+    Claims(PortId, Claim),
 }
 
 /// Why a switch or port can't be had.

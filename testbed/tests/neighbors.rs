@@ -32,7 +32,8 @@ fn questions_for_endpoints_are_answered_where_they_are_asked() {
     std::thread::sleep(Duration::from_secs(2));
     let filter = "arp[6:2] = 1 or icmp6[0] = 135";
     let bystander = Capture::start(&near.ns, "eth0", &[filter]);
-    let asked = Capture::start(&far.ns, "eth0", &["broadcast or multicast"]);
+    let others = format!("(broadcast or multicast) and not ether src {}", far.mac());
+    let asked = Capture::start(&far.ns, "eth0", &[&others]);
     for ip in [IpAddr::from(far.v4()), far.v6()] {
         ping(&here.ns, ip);
         let neighbors = here.ns.ip(&["neigh", "show", &ip.to_string()]);
@@ -90,10 +91,42 @@ fn who_takes_anothers_address_is_told_and_both_are_named() {
     wait_until(Duration::from_secs(5), "the probe is told", || {
         warned(owner.v6())
     });
+    // Its kernel keeps the address that it may not use.
+    thief.ns.ip(&["addr", "del", &six, "dev", "eth0"]);
     ping(&thief.ns, owner.v4().into());
     ping(&thief.ns, owner.v6());
     let log = pair.host1.agent().log();
     assert!(log.contains("duplicate address"), "{log}");
+}
+
+#[test]
+fn who_may_spoof_is_named_too() {
+    let pair = Pair::up(Lab::new());
+    blue(&pair);
+    let owner = pair.lab.container(&pair.host2, "blue", "owner", &[]);
+    let extra = ["--allow-spoof"];
+    let spoof = pair.lab.container(&pair.host1, "blue", "spoof", &extra);
+    pair.wait_in_sync();
+    let to = owner.v4().to_string();
+    let mine = spoof.v4().to_string();
+    let says = |ip: &str| {
+        let args = ["-U", "-I", "eth0", "-c", "1", "-w", "2", "-s", ip, ip];
+        spoof.ns.run("arping", &args);
+    };
+    // Of its own address there is nothing to tell.
+    says(&mine);
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(pair.host1.status().warnings, [""; 0]);
+    let address = format!("{to}/16");
+    spoof.ns.ip(&["addr", "add", &address, "dev", "eth0"]);
+    says(&to);
+    let told = || {
+        let warnings = pair.host1.status().warnings;
+        warnings
+            .iter()
+            .any(|warning| warning.contains(&to) && warning.contains("port spoof"))
+    };
+    wait_until(Duration::from_secs(5), "both holders are named", told);
 }
 
 #[test]

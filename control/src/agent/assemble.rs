@@ -350,9 +350,9 @@ impl Fabric {
     }
 
     /// The link behind a port, if it is an uplink's.
-    pub(super) fn link_of(&self, port: PortId) -> Option<&str> {
+    pub(super) fn uplink_behind(&self, port: PortId) -> Option<&UplinkRecord> {
         let of = self.uplinks.iter().find(|(_, of)| **of == Ok(port))?;
-        Some(&of.0.dev)
+        Some(of.0)
     }
 
     /// Whether an uplink can't be had at the moment.

@@ -234,7 +234,6 @@ impl Agent {
         let applied = self.applied.borrow().clone();
         let mut inner = self.inner();
         let claims = inner.duplicate_warnings();
-        let inner = inner;
         let fabric = self.fabric();
         let channel = &inner.channel;
         let mut warnings = inner.warnings.clone();

@@ -434,8 +434,8 @@ async fn follow_ports(agent: Arc<Agent>, mut events: mpsc::UnboundedReceiver<Por
     while let Some(event) = events.recv().await {
         let port = match event {
             PortEvent::Gone(port) => port,
-            PortEvent::Claims(port, ip) => {
-                agent.note_claim_of(port, ip);
+            PortEvent::Claims(port, claim) => {
+                agent.note_claim(port, claim);
                 continue;
             }
         };

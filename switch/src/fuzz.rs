@@ -198,7 +198,8 @@ fn check_routed(frame: &[u8], rewrite: Rewrite) {
 fn check_answer(frame: &[u8], answer: &[u8], actions: &[Action]) {
     let (asked, answer_view) = (view(frame), view(answer));
     let to = answer_view.destination();
-    assert!(to == asked.source() || to.is_multicast());
+    let resolver = Arp::new(asked.payload()).ok().map(|arp| arp.sender_mac());
+    assert!(to == asked.source() || to.is_multicast() || Some(to) == resolver);
     assert!(answer_view.source().is_station());
     let longest = LONGEST_ERROR.max(frame.len() + LINK_OPTION);
     assert!(answer.len() <= longest, "{} bytes", answer.len());

@@ -1,3 +1,5 @@
+use weft_wire::checksum::pseudo_header_v6;
+
 use super::*;
 
 const ASKER: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
@@ -14,11 +16,18 @@ fn solicitation(source: Ipv6Addr, target: Ipv6Addr) -> Vec<u8> {
         source,
         destination: Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, 2),
     };
-    let mut message = NeighborMessage::solicitation(target, ASKER);
+    let message = NeighborMessage::solicitation(target, ASKER);
+    let mut frame = message.to_frame(&ends).to_vec();
     if source.is_unspecified() {
-        message.source_link = None;
+        // Without the option: there is nothing to tell of whoever has no address.
+        frame.truncate(78);
+        frame[18..20].copy_from_slice(&24u16.to_be_bytes());
+        frame[56..58].fill(0);
+        let pseudo = pseudo_header_v6(source, ends.destination, IpProtocol::ICMP6, 24);
+        let sum = pseudo.and(&frame[54..]).finish();
+        frame[56..58].copy_from_slice(&sum.to_be_bytes());
     }
-    message.to_frame(&ends).to_vec()
+    frame
 }
 
 fn question(frame: &[u8]) -> Option<Question> {

@@ -56,26 +56,28 @@ const GONE: usize = 65_536;
 /// Who had the addresses that became free last.
 #[derive(Debug, Default)]
 struct Gone {
-    macs: HashMap<Key, MacAddr, KeyedHash>,
-    /// As they became free; one that isn't in the map was taken again.
-    order: VecDeque<Key>,
+    /// With the number under which it is in `order`.
+    macs: HashMap<Key, (MacAddr, u64), KeyedHash>,
+    /// As they became free; one that isn't in the map with its number was taken again.
+    order: VecDeque<(Key, u64)>,
+    next: u64,
 }
 
 impl Gone {
     fn put(&mut self, key: Key, mac: MacAddr) {
-        if self.macs.insert(key, mac).is_none() {
-            self.order.push_back(key);
-        }
-        while self.order.len() > GONE {
-            let oldest = self.order.pop_front();
-            oldest.and_then(|oldest| self.macs.remove(&oldest));
+        self.macs.insert(key, (mac, self.next));
+        self.order.push_back((key, self.next));
+        self.next += 1;
+        if self.order.len() > GONE
+            && let Some((oldest, number)) = self.order.pop_front()
+            && self.macs.get(&oldest).is_some_and(|gone| gone.1 == number)
+        {
+            self.macs.remove(&oldest);
         }
     }
 
     fn take(&mut self, key: Key) -> Option<MacAddr> {
-        let mac = self.macs.remove(&key)?;
-        self.order.retain(|gone| *gone != key);
-        Some(mac)
+        self.macs.remove(&key).map(|(mac, _)| mac)
     }
 }
 

@@ -4,6 +4,7 @@
 # program:package
 WEFT_NEEDS=(
     ip:iproute2 ss:iproute2 bridge:iproute2 ping:iputils-ping iperf3:iperf3 tcpdump:tcpdump ethtool:ethtool jq:jq
+    etcd:etcd-server etcdctl:etcd-client
     cc:build-essential traceroute:traceroute tracepath:iputils-tracepath arping:iputils-arping
     dig:bind9-dnsutils musl-gcc:musl-tools busybox:busybox-static udhcpc:udhcpc dhclient:isc-dhcp-client
     dockerd:docker.io docker-compose:docker-compose

@@ -88,6 +88,8 @@ pub(crate) fn run(command: Command, settings: Settings) -> Result<(), Vec<Failur
         Command::Cni(verb) => Ok(cni::run(&settings, verb)?),
         Command::FdHolder => Ok(agent::hold(settings.socket_flag.as_deref())?),
         Command::Controller(Controller::Run(flags)) => Ok(controller::run(&settings, flags)?),
+        Command::Controller(Controller::Export(flags)) => Ok(controller::export(&settings, flags)?),
+        Command::Controller(Controller::Import(flags)) => Ok(controller::import(&settings, flags)?),
         Command::Controller(Controller::Token(flags)) => controller::token(&settings, flags),
         Command::Controller(Controller::Status(of)) => Ok(controller::status(&settings, of)?),
         Command::Controller(Controller::Ca(flags)) => Ok(controller::ca(&settings, flags)?),

@@ -1,8 +1,8 @@
 //! Where a setting comes from: config file < environment < flags, then the default. All defaults are here.
 //!
 //! The file (/etc/weft/weft.toml, `--config FILE` or WEFT_CONFIG) is TOML whose keys are the names of the flags, flat, so
-//! that one file serves agent, controller and client of a host. Only WEFT_CONFIG, WEFT_SOCKET, WEFT_LOG and WEFT_TOKEN are
-//! read from the environment. An empty variable counts as not set.
+//! that one file serves agent, controller and client of a host. Only WEFT_CONFIG, WEFT_SOCKET, WEFT_LOG, WEFT_TOKEN and
+//! WEFT_STORE_PASSWORD are read from the environment. An empty variable counts as not set.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -11,6 +11,7 @@ use std::time::Duration;
 use weft_control::agent::{DEFAULT_DOCKER_HOST, DEFAULT_PLUGIN_SOCKET, DockerConfig};
 use weft_control::api::{DEFAULT_SOCKET, SOCKET_ENV, TOKEN_ENV};
 use weft_control::identity::ca::CERT_TTL;
+use weft_control::store::etcd::EtcdConfig;
 
 use crate::args::{Cli, Command, agent, controller, values};
 use crate::failure::Failure;
@@ -23,6 +24,8 @@ use file::File;
 const DEFAULT_CONFIG: &str = "/etc/weft/weft.toml";
 /// The agent's state directory.
 const DEFAULT_STATE: &str = "/var/lib/weft";
+/// The password of an etcd user.
+const STORE_PASSWORD_ENV: &str = "WEFT_STORE_PASSWORD";
 /// The controller's data directory.
 const DEFAULT_DATA: &str = "/var/lib/weft-controller";
 /// The UDP port of a controller when nobody says otherwise (no service is registered for it).
@@ -31,7 +34,6 @@ pub(crate) const CONTROLLER_PORT: u16 = 6783;
 const DEFAULT_TOKEN_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What holds for every command, and the file for the rest.
-#[derive(Debug)]
 pub(crate) struct Settings {
     /// The agent's socket.
     pub(crate) socket: PathBuf,
@@ -45,6 +47,16 @@ pub(crate) struct Settings {
     pub(crate) log: Option<String>,
     file: File,
     token_from_environment: Option<String>,
+    store_password: Option<String>,
+}
+
+impl std::fmt::Debug for Settings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Its secrets stay with it.
+        f.debug_struct("Settings")
+            .field("socket", &self.socket)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What `weft agent run` was asked to do.
@@ -75,7 +87,9 @@ pub(crate) struct AgentSettings {
 pub(crate) struct ControllerSettings {
     pub(crate) data: PathBuf,
     pub(crate) listen: SocketAddr,
-    pub(crate) store: Option<String>,
+    pub(crate) advertise: Vec<SocketAddr>,
+    /// An etcd cluster; `None` for the file in `data`.
+    pub(crate) store: Option<EtcdConfig>,
     /// How long nodes' certificates last.
     pub(crate) cert_ttl: Duration,
 }
@@ -168,6 +182,7 @@ fn load_with(cli: &Cli, environment: &dyn Fn(&str) -> Option<String>) -> Result<
             .or(log_from_environment)
             .or_else(|| file.log.clone()),
         token_from_environment: environment(TOKEN_ENV),
+        store_password: environment(STORE_PASSWORD_ENV),
         file,
     })
 }
@@ -234,15 +249,70 @@ impl Settings {
         self.file.docker.unwrap_or(is_there)
     }
 
-    /// Flags of `weft controller run` over the file.
-    pub(crate) fn controller(&self, flags: controller::Run) -> ControllerSettings {
+    /// Flags of `weft controller run` over environment and file.
+    ///
+    /// # Errors
+    /// The store's URL or password file is not usable.
+    pub(crate) fn controller(&self, flags: controller::Run) -> Result<ControllerSettings, Failure> {
         let any = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), CONTROLLER_PORT);
-        ControllerSettings {
+        let advertise = match flags.advertise.is_empty() {
+            true => self.file.advertise.clone().unwrap_or_default(),
+            false => flags.advertise,
+        };
+        Ok(ControllerSettings {
             data: self.data(flags.data),
             listen: flags.listen.or(self.file.listen).unwrap_or(any),
-            store: flags.store.or_else(|| self.file.store.clone()),
+            advertise,
+            store: self.store(flags.store)?,
             cert_ttl: flags.cert_ttl.or(self.file.cert_ttl).unwrap_or(CERT_TTL),
+        })
+    }
+
+    /// Where the map is, if not in the data directory.
+    ///
+    /// # Errors
+    /// The URL or the password file is not usable.
+    pub(crate) fn store(&self, flags: controller::Store) -> Result<Option<EtcdConfig>, Failure> {
+        let file = &self.file;
+        let Some(url) = flags.store.or_else(|| file.store.clone()) else {
+            return Ok(None);
+        };
+        let mut store = EtcdConfig::parse(&url).map_err(|why| {
+            // What may be a password in it is not repeated.
+            Failure::new("store", format!("the store's URL is not usable: {why}"))
+                .hint("leave --store away to keep the map in --data")
+        })?;
+        store.ca = flags.store_ca.or_else(|| file.store_ca.clone());
+        store.cert = flags.store_cert.or_else(|| file.store_cert.clone());
+        store.key = flags.store_key.or_else(|| file.store_key.clone());
+        store.user = flags.store_user.or_else(|| file.store_user.clone());
+        let password_file = flags.store_password_file;
+        store.password = match (
+            password_file,
+            &self.store_password,
+            &file.store_password_file,
+        ) {
+            (Some(path), _, _) => Some(file::read_password(&path)?),
+            (None, Some(password), _) => Some(password.clone()),
+            (None, None, Some(path)) => Some(file::read_password(path)?),
+            (None, None, None) => None,
+        };
+        if store.cert.is_some() != store.key.is_some()
+            || (store.cert.is_some() && store.ca.is_none())
+        {
+            return Err(Failure::new(
+                "store",
+                "of --store-ca, --store-cert and --store-key something is missing",
+            )
+            .hint("a certificate needs its key, and both need --store-ca"));
         }
+        if store.user.is_some() && store.password.is_none() {
+            return Err(
+                Failure::new("store", "there is a --store-user without a password")
+                    .hint("give --store-password-file, or WEFT_STORE_PASSWORD in the environment"),
+            );
+        }
+        Ok(Some(store))
     }
 
     /// Flags of `weft controller token` over the file.

@@ -5,6 +5,8 @@
 //! | `decide` | what a request comes to: pure |
 //! | `ledger` | the map in memory and in the store; one change after the other |
 //! | `claims` | addresses claimed but not used, until they are given up |
+//! | `fellows` | the other controllers, when the store is shared |
+//! | `data` | the data directory of a controller whose store is elsewhere |
 //! | `serve` | who may talk: QUIC connections, their certificates and protocols |
 //! | `audience` | whom a change concerns |
 //! | `session` | one agent: hello, the map and its changes, its requests |
@@ -13,6 +15,7 @@
 //! | `rotation` | replacing the cluster's authority, step by step |
 //! | `refusals` | who was turned away: counted, and told at a bounded rate |
 //! | `tokens` | join tokens: made, listed, revoked |
+//! | `transfer` | a cluster leaves its store as one document, or comes from one |
 //! | `admin` | the unix socket by which `weft controller token` reaches a running controller |
 //!
 //! A change is durable before anybody hears of it: the store commits, then the map in memory changes, then the sessions
@@ -21,7 +24,9 @@
 mod admin;
 mod audience;
 mod claims;
+mod data;
 pub mod decide;
+mod fellows;
 mod join;
 mod ledger;
 mod places;
@@ -31,19 +36,20 @@ mod rotation;
 mod serve;
 mod session;
 mod tokens;
+mod transfer;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use quinn::VarInt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::api::{AuthorityInfo, ControllerReport, TokenInfo};
 use crate::channel::{Refusal, close};
@@ -52,14 +58,19 @@ use crate::identity::ca::{CA_VALIDITY, CERT_TTL};
 use crate::identity::{IdentityError, JoinToken};
 use crate::model::{ClusterId, ClusterMap};
 use crate::notify;
+use crate::store::dump::DumpError;
+use crate::store::etcd::{EtcdConfig, EtcdStore};
 use crate::store::redb::RedbStore;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, unix_now};
 use admin::{Answer, Question};
 use claims::Claims;
+use data::DataLock;
+use fellows::Fellows;
 use ledger::Ledger;
 use refusals::Refusals;
 use session::Sessions;
 pub use tokens::TokenSpec;
+pub use transfer::{export, import};
 
 /// How long a stopping controller waits for its agents to hear of it.
 const STOP_PATIENCE: Duration = Duration::from_millis(500);
@@ -76,6 +87,10 @@ pub struct ControllerConfig {
     pub listen: SocketAddr,
     /// How long nodes' certificates last; they are renewed with a third of it left.
     pub cert_ttl: Duration,
+    /// A store that controllers share; in `data` when `None`.
+    pub store: Option<EtcdConfig>,
+    /// Where agents reach this controller; `listen` when empty, if that is one address.
+    pub advertise: Vec<SocketAddr>,
 }
 
 impl ControllerConfig {
@@ -85,6 +100,8 @@ impl ControllerConfig {
             data,
             listen,
             cert_ttl: CERT_TTL,
+            store: None,
+            advertise: Vec::new(),
         }
     }
 }
@@ -155,6 +172,9 @@ pub enum ControllerError {
     /// A controller that runs refused what it was asked.
     #[error("{0}")]
     Refused(Refusal),
+    /// An exported cluster.
+    #[error(transparent)]
+    Dump(#[from] DumpError),
     /// The operating system.
     #[error("cannot {what}: {source}")]
     System {
@@ -184,6 +204,7 @@ impl ControllerError {
             | Self::Ttl(_)
             | Self::Uses(_)
             | Self::CertTtl(_)
+            | Self::Dump(_)
             | Self::System { .. } => FAILED,
         }
     }
@@ -203,9 +224,12 @@ struct Core {
     rotated: Notify,
     ledger: Ledger,
     sessions: Sessions,
+    fellows: Fellows,
     claims: Mutex<Claims>,
     /// One join at a time: checking a token and using it up must not be parted.
     joining: tokio::sync::Mutex<()>,
+    /// Held while the store is elsewhere.
+    _data: Option<DataLock>,
 }
 
 /// A running controller. It stops when this is dropped; [`ControllerHandle::stop`] waits for it.
@@ -261,9 +285,7 @@ pub async fn start(config: ControllerConfig) -> Result<ControllerHandle, Control
     }
     // First what can't be ours: nothing is made when the address isn't.
     let socket = bind(config.listen)?;
-    let data = config.data.clone();
-    let store = blocking(move || Ok(open_store(&data)?)).await?;
-    let store: Arc<dyn Store> = Arc::new(store);
+    let (store, data, shared) = open(&config).await?;
     let authorities = rotation::load(&*store).await?;
     let endpoint = serve::endpoint(&authorities, (socket, config.cert_ttl))?;
     let address = endpoint
@@ -273,6 +295,7 @@ pub async fn start(config: ControllerConfig) -> Result<ControllerHandle, Control
             source,
         })?;
     let ledger = Ledger::load(store).await?;
+    let (fellows, events) = Fellows::of(shared, advertised(&config, address)).await?;
     let core = Arc::new(Core {
         cluster: authorities.cluster().clone(),
         authorities: ArcSwap::from_pointee(authorities),
@@ -281,8 +304,10 @@ pub async fn start(config: ControllerConfig) -> Result<ControllerHandle, Control
         rotated: Notify::new(),
         ledger,
         sessions: Sessions::default(),
+        fellows,
         claims: Mutex::default(),
         joining: tokio::sync::Mutex::new(()),
+        _data: data,
     });
     let (stop, stopping) = watch::channel(false);
     let admin = admin::serve(&config.data, Arc::clone(&core), stopping.clone())?;
@@ -296,7 +321,9 @@ pub async fn start(config: ControllerConfig) -> Result<ControllerHandle, Control
         endpoint.clone(),
         stopping.clone(),
     ));
-    tokio::spawn(claims::sweep(Arc::clone(&core), stopping));
+    tokio::spawn(claims::sweep(Arc::clone(&core), stopping.clone()));
+    tokio::spawn(follow_store(Arc::clone(&core), stopping.clone()));
+    fellows::run(&core, events, &stopping);
     info!(cluster = %core.cluster, %address, revision = core.ledger.revision(), "controller started");
     Ok(ControllerHandle {
         core,
@@ -305,6 +332,39 @@ pub async fn start(config: ControllerConfig) -> Result<ControllerHandle, Control
         stop,
         admin,
     })
+}
+
+/// The store, the lock on the data directory if the store isn't in it, and the store once more if it is shared.
+type Opened = (Arc<dyn Store>, Option<DataLock>, Option<EtcdStore>);
+
+async fn open(config: &ControllerConfig) -> Result<Opened, ControllerError> {
+    let data = config.data.clone();
+    let Some(etcd) = &config.store else {
+        let store = blocking(move || Ok(open_store(&data)?)).await?;
+        return Ok((Arc::new(store), None, None));
+    };
+    let lock = blocking(move || Ok(DataLock::take(&data)?)).await?;
+    let store = EtcdStore::open_or_make(etcd).await?;
+    Ok((Arc::new(store.clone()), Some(lock), Some(store)))
+}
+
+/// What agents are told of where this controller is.
+fn advertised(config: &ControllerConfig, address: SocketAddr) -> Vec<SocketAddr> {
+    if !config.advertise.is_empty() {
+        return config.advertise.clone();
+    }
+    if config.store.is_some() && address.ip().is_unspecified() {
+        warn!(%address, "agents can't learn of this controller from others: give --advertise with an address of this host");
+    }
+    let said = Some(address).filter(|address| !address.ip().is_unspecified());
+    said.into_iter().collect()
+}
+
+async fn follow_store(core: Arc<Core>, mut stopping: watch::Receiver<bool>) {
+    tokio::select! {
+        () = stopped(&mut stopping) => {}
+        () = core.ledger.follow() => {}
+    }
 }
 
 impl ControllerHandle {
@@ -334,6 +394,8 @@ impl ControllerHandle {
             b"the controller is stopping",
         );
         let _ = tokio::time::timeout(STOP_PATIENCE, self.endpoint.wait_idle()).await;
+        // Whoever isn't told sees it by the lease.
+        let _ = tokio::time::timeout(STOP_PATIENCE, self.core.fellows.leave()).await;
         let _ = std::fs::remove_file(&self.admin);
         let core = Arc::downgrade(&self.core);
         drop(self);
@@ -555,13 +617,6 @@ fn open_store(data: &Path) -> Result<RedbStore, StoreError> {
 async fn stopped(stopping: &mut watch::Receiver<bool>) {
     // An error means that the handle is gone.
     let _ = stopping.wait_for(|stop| *stop).await;
-}
-
-/// Seconds since 1970.
-fn unix_now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
 }
 
 fn bind(listen: SocketAddr) -> Result<UdpSocket, ControllerError> {

@@ -443,6 +443,42 @@ impl ClusterMap {
         }
     }
 
+    /// All objects: nodes and networks before what is on them.
+    pub fn into_objects(self) -> impl Iterator<Item = Versioned<Object>> {
+        fn each<K, T>(
+            of: BTreeMap<K, Versioned<T>>,
+            kind: fn(T) -> Object,
+        ) -> impl Iterator<Item = Versioned<Object>> {
+            of.into_values().map(move |of| Versioned {
+                revision: of.revision,
+                object: kind(of.object),
+            })
+        }
+        let Self {
+            revision: _,
+            nodes,
+            networks,
+            blocks,
+            endpoints,
+            routers,
+            credentials,
+        } = self;
+        let endpoints = endpoints.into_values().map(|of| Versioned {
+            revision: of.revision,
+            object: Object::Endpoint(of.object),
+        });
+        let credentials = credentials.into_iter().map(|(node, of)| Versioned {
+            revision: of.revision,
+            object: Object::Credentials(node, of.object),
+        });
+        each(nodes, Object::Node)
+            .chain(each(networks, Object::Network))
+            .chain(each(blocks, Object::Block))
+            .chain(endpoints)
+            .chain(each(routers, Object::Router))
+            .chain(credentials)
+    }
+
     /// The node of that name.
     pub fn node_named(&self, name: &str) -> Option<&Node> {
         self.nodes

@@ -1,8 +1,8 @@
 //! Where a controller keeps the cluster's map: durably, with a revision for every change.
 //!
-//! [`Store`] asks little, so that an etcd cluster can take the place of the embedded file ([`redb`]): a snapshot, the
-//! changes since a revision, and a commit that only happens if the revision is still the expected one (compare and
-//! swap). Calls are asynchronous for that reason. What may be changed is decided elsewhere (`controller::decide`).
+//! [`Store`] asks little, so that an etcd cluster ([`etcd`]) can take the place of the embedded file ([`redb`]): a
+//! snapshot, the changes since a revision, and a commit that only happens if the revision is still the expected one
+//! (compare and swap). Calls are asynchronous for that reason. What may be changed is decided elsewhere (`controller::decide`).
 //!
 //! Revisions: a commit of N changes takes the map from revision R to R + N. A store has an *incarnation*, a random name
 //! that changes when the store finds out that it was set back (an older copy of the file was put in place): revisions
@@ -12,13 +12,17 @@ use std::fmt;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use crate::channel::messages::bytes_as_text;
 use crate::identity::IdentityError;
 use crate::model::{Change, ClusterId, ClusterMap, NodeId, Revision};
 
+pub mod dump;
+pub mod etcd;
 pub mod redb;
 
 /// Changes that the log keeps at least, so that an agent that was away gets only what it missed.
@@ -69,6 +73,28 @@ pub enum StoreError {
         found: u64,
         /// The newest known layout.
         known: u64,
+    },
+    /// A data directory has a store of its own beside the one that is to be used.
+    #[error("there is an embedded store in {path}: with --store its cluster would be left behind; take it along (`weft controller export`, `weft controller import --store`), then move it away, or give another --data", path = path.display())]
+    Embedded {
+        /// The file.
+        path: PathBuf,
+    },
+    /// An etcd cluster can't be used.
+    #[error("store {store}: {cause}")]
+    Etcd {
+        /// Its name.
+        store: String,
+        /// The cause, and what to do if there is something.
+        cause: String,
+    },
+    /// There is a cluster already where one was to be made.
+    #[error(
+        "there is a cluster in {store} already; give an empty data directory, or another prefix in etcd"
+    )]
+    Occupied {
+        /// The store's name.
+        store: String,
     },
     /// Somebody else changed the map.
     #[error("the store is at revision {found}, not {expected}: another controller changed it")]
@@ -222,10 +248,32 @@ pub struct Snapshot {
     pub log: Vec<(Revision, Change)>,
 }
 
+/// What a store has that somebody lacks.
+#[derive(Debug)]
+pub enum Since {
+    /// These changes, without a gap up to the newest revision.
+    Changes(Vec<(Revision, Change)>),
+    /// Only the whole.
+    Everything(Box<Snapshot>),
+}
+
 /// A durable map.
 pub trait Store: fmt::Debug + Send + Sync {
     /// Everything.
     fn snapshot(&self) -> Promise<'_, Snapshot>;
+
+    /// What was committed after `have`, which this handle must have told before. No commit that was answered to anybody
+    /// is missing. A store that one controller has for itself has nothing to tell.
+    fn since(&self, have: Revision) -> Promise<'_, Since> {
+        let _ = have;
+        Box::pin(async { Ok(Since::Changes(Vec::new())) })
+    }
+
+    /// The newest revision that was heard of; `None` for a store that one controller has for itself. Only
+    /// [`Store::since`] says what it holds.
+    fn heard(&self) -> Option<watch::Receiver<Revision>> {
+        None
+    }
 
     /// The cluster's authority.
     fn authority(&self) -> Promise<'_, AuthorityRecord>;
@@ -249,6 +297,13 @@ pub trait Store: fmt::Debug + Send + Sync {
 
     /// Begins a new life: the store was set back. Returns the new incarnation.
     fn reincarnate(&self) -> Promise<'_, String>;
+}
+
+/// Seconds since 1970.
+pub(crate) fn unix_now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@
 //! | `docker` | a host's own dockerd |
 //! | `traffic` | ping, byte-exact TCP, iperf3, a prober that measures gaps |
 //! | `flood` | small datagrams as fast as they go, and how many arrive |
+//! | `etcd` | a cluster of etcd members |
 //! | `echo` | one-way times of datagrams that are sent back |
 //! | `machine` | a Debian with systemd, for packages |
 //! | `meter` | processor time of the machine, checksum faults that kernels counted |
@@ -26,6 +27,7 @@ pub mod cni;
 pub mod container;
 pub mod docker;
 pub mod echo;
+pub mod etcd;
 pub mod flood;
 pub mod machine;
 pub mod meter;

@@ -3,6 +3,7 @@
 
 mod kernel;
 mod outside;
+mod redundant;
 mod routed;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -11,6 +12,7 @@ use crate::lab::{Controller, Host, Lab, Namespace};
 
 pub use kernel::{KernelPair, KernelPeer, Wire};
 pub use outside::Outside;
+pub use redundant::Redundant;
 pub use routed::Routed;
 
 /// The underlay: 10.99.0.0/24, host N has .N.
@@ -137,41 +139,22 @@ pub struct Hosts {
     pub controller: Controller,
     /// In order.
     pub hosts: Vec<Host>,
-    fabric: Namespace,
+    segment: Segment,
 }
 
 impl Hosts {
     /// Controller and `count` agents run and are in sync.
     pub fn up(lab: Lab, count: u8) -> Self {
-        let fabric = lab.namespace("fabric");
-        fabric.ip(&["link", "add", "br0", "type", "bridge"]);
-        fabric.ip(&["link", "set", "br0", "up"]);
         let hosts: Vec<Host> = (1..=count)
             .map(|number| host(&lab, number, underlay(number)))
             .collect();
-        for (host, number) in hosts.iter().zip(1..) {
-            let port = format!("f{number}");
-            host.ns.ip(&[
-                "link",
-                "add",
-                UNDERLAY_IFNAME,
-                "type",
-                "veth",
-                "peer",
-                "name",
-                &port,
-                "netns",
-                fabric.name(),
-            ]);
-            give_address(&host.ns, number);
-            fabric.ip(&["link", "set", &port, "master", "br0", "up"]);
-        }
+        let segment = Segment::wire(&lab, &hosts);
         let controller = Controller::new(&lab, hosts[0].ns.clone(), hosts[0].underlay);
         let hosts = Self {
             lab,
             controller,
             hosts,
-            fabric,
+            segment,
         };
         hosts.controller.start();
         for host in &hosts.hosts {
@@ -190,12 +173,53 @@ impl Hosts {
 
     /// Cuts the host of that number (from 1) off from all others: what it sends ends at the fabric's port.
     pub fn cut_off(&self, number: u8) {
-        self.fabric
-            .ip(&["link", "set", &format!("f{number}"), "nomaster"]);
+        self.segment.cut_off(number);
     }
 
     /// Heals what [`Hosts::cut_off`] cut.
     pub fn heal(&self, number: u8) {
+        self.segment.heal(number);
+    }
+}
+
+/// An Ethernet segment: a bridge in a namespace "fabric" with a port fN for host N.
+#[derive(Debug)]
+struct Segment {
+    fabric: Namespace,
+}
+
+impl Segment {
+    /// Gives each host a link to it and its addresses.
+    fn wire(lab: &Lab, hosts: &[Host]) -> Self {
+        let fabric = lab.namespace("fabric");
+        fabric.ip(&["link", "add", "br0", "type", "bridge"]);
+        fabric.ip(&["link", "set", "br0", "up"]);
+        for (host, number) in hosts.iter().zip(1..) {
+            let port = format!("f{number}");
+            host.ns.ip(&[
+                "link",
+                "add",
+                UNDERLAY_IFNAME,
+                "type",
+                "veth",
+                "peer",
+                "name",
+                &port,
+                "netns",
+                fabric.name(),
+            ]);
+            give_address(&host.ns, number);
+            fabric.ip(&["link", "set", &port, "master", "br0", "up"]);
+        }
+        Self { fabric }
+    }
+
+    fn cut_off(&self, number: u8) {
+        self.fabric
+            .ip(&["link", "set", &format!("f{number}"), "nomaster"]);
+    }
+
+    fn heal(&self, number: u8) {
         self.fabric
             .ip(&["link", "set", &format!("f{number}"), "master", "br0"]);
     }

@@ -18,6 +18,12 @@ pub(crate) enum Controller {
     Status(Of),
     /// Print a token with which one agent, or --uses N, can join the cluster; list and revoke tokens
     Token(Token),
+    /// Write the whole cluster into a file, with the keys of its authority: a backup, or the way to another store
+    Export(Export),
+    /// Make a cluster from an exported file, where there is none
+    #[command(after_help = "\
+Stop all controllers of the cluster first: agents call the new one and tell it what the file doesn't know.")]
+    Import(Import),
     /// The cluster's certificate authority: how it is, and how far it is being replaced
     #[command(after_help = "\
 Replacing it takes two steps, each as soon as every node is ready: nodes learn to trust the next authority, then they get
@@ -58,12 +64,68 @@ pub(crate) struct Run {
     /// Where agents reach it, over QUIC (UDP) [default: 0.0.0.0:6783]
     #[arg(long, value_name = "IP:PORT", value_parser = values::controller_address)]
     pub(crate) listen: Option<SocketAddr>,
-    /// Keep the map elsewhere: etcd://HOST:PORT[,HOST:PORT...] [default: a file in --data]
-    #[arg(long, value_name = "URL")]
-    pub(crate) store: Option<String>,
+    /// Where agents reach it from elsewhere, if --listen doesn't say so: the controllers of a --store tell them of each other
+    #[arg(long, value_name = "IP:PORT", value_delimiter = ',')]
+    #[arg(value_parser = values::controller_address)]
+    pub(crate) advertise: Vec<SocketAddr>,
     /// How long nodes' certificates last; they are renewed with a third of it left [default: 30days]
     #[arg(long, value_name = "DURATION", value_parser = values::duration)]
     pub(crate) cert_ttl: Option<Duration>,
+    /// What controllers share.
+    #[command(flatten)]
+    pub(crate) store: Store,
+}
+
+/// A store that is not a file in --data; the config file has the same keys.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Store {
+    /// Keep the map in an etcd cluster, for any number of controllers: etcd://HOST:PORT[,HOST:PORT...][/PREFIX] [default:
+    /// a file in --data]
+    #[arg(long, value_name = "URL")]
+    pub(crate) store: Option<String>,
+    /// PEM file with the authority of etcd's certificates: TLS is used then
+    #[arg(long, value_name = "FILE")]
+    pub(crate) store_ca: Option<PathBuf>,
+    /// PEM file with a certificate for etcd, where it wants one (--client-cert-auth)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) store_cert: Option<PathBuf>,
+    /// PEM file with that certificate's key
+    #[arg(long, value_name = "FILE")]
+    pub(crate) store_key: Option<PathBuf>,
+    /// An etcd user, where authentication is on
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) store_user: Option<String>,
+    /// File with their password [env: WEFT_STORE_PASSWORD is the password itself]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) store_password_file: Option<PathBuf>,
+}
+
+/// Flags of `weft controller export`; the config file has the same keys.
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    /// The file, made readable for its owner only; `-` prints
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Whose cluster.
+    #[command(flatten)]
+    pub(crate) of: Of,
+    /// Where it is.
+    #[command(flatten)]
+    pub(crate) store: Store,
+}
+
+/// Flags of `weft controller import`; the config file has the same keys.
+#[derive(Debug, Args)]
+pub(crate) struct Import {
+    /// The file; `-` reads standard input
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Where it is to be.
+    #[command(flatten)]
+    pub(crate) of: Of,
+    /// Where it is to be.
+    #[command(flatten)]
+    pub(crate) store: Store,
 }
 
 /// Flags of `weft controller token`, alone or with a verb; the config file has the same keys.

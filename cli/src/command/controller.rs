@@ -1,9 +1,14 @@
 //! `weft controller`: runs the keeper of a cluster's map, and mints tokens with which agents join.
 
+use std::fs::OpenOptions;
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use serde_json::json;
 use weft_control::controller::{self, ControllerConfig, ControllerError, TokenSpec};
+
+use weft_control::store::dump::Dump;
 
 use crate::args::controller as args;
 use crate::config::Settings;
@@ -11,29 +16,90 @@ use crate::failure::Failure;
 use crate::render;
 
 /// # Errors
-/// The store is not in this build, or the controller failed.
+/// The settings are not usable, or the controller failed.
 pub(super) fn run(settings: &Settings, flags: args::Run) -> Result<(), Failure> {
-    let wish = settings.controller(flags);
-    if let Some(store) = &wish.store {
-        return Err(refuse_store(store));
-    }
+    let wish = settings.controller(flags)?;
     let config = ControllerConfig {
         data: wish.data,
         listen: wish.listen,
+        store: wish.store,
+        advertise: wish.advertise,
         cert_ttl: wish.cert_ttl,
     };
     controller::run(config).map_err(|error| Failure::from_error("controller", &error))
 }
 
-fn refuse_store(store: &str) -> Failure {
-    if store.starts_with("etcd://") {
-        let message = format!("the store {store} is not in this build of weft");
-        return Failure::new("store_not_built", message).hint(
-            "leave --store away: the controller keeps the map in its data directory (--data DIR)",
-        );
+/// # Errors
+/// There is no such cluster, it cannot be read, or the file cannot be written.
+pub(super) fn export(settings: &Settings, flags: args::Export) -> Result<(), Failure> {
+    let data = settings.controller_data(flags.of);
+    let store = settings.store(flags.store)?;
+    let dump = controller::export(&data, store.as_ref()).map_err(failed)?;
+    if is_standard(&flags.file) {
+        return render::bytes(&dump.to_json());
     }
-    Failure::new("store_unknown", format!("no store is called {store:?}"))
-        .hint("leave --store away, or name an etcd cluster: etcd://HOST:PORT[,HOST:PORT...]")
+    write_secret(&flags.file, &dump.to_json()).map_err(|error| {
+        let message = format!("cannot write {}: {error}", flags.file.display());
+        Failure::new("file", message)
+            .hint("name a file that isn't there yet, in a directory that can be written")
+    })?;
+    let told = describe(&dump, &flags.file);
+    render::show(settings.json, &told, |_| {
+        let (objects, revision) = (dump.objects.len(), dump.revision);
+        render::line(format_args!(
+            "cluster {} at revision {revision} ({objects} objects) is in {}; it holds the cluster's keys",
+            dump.authority.cluster,
+            flags.file.display(),
+        ))
+    })
+}
+
+/// # Errors
+/// The file is no export, or there is a cluster already.
+pub(super) fn import(settings: &Settings, flags: args::Import) -> Result<(), Failure> {
+    let file = flags.file.display();
+    let text = if is_standard(&flags.file) {
+        let mut text = Vec::new();
+        std::io::stdin().read_to_end(&mut text).map(|_| text)
+    } else {
+        std::fs::read(&flags.file)
+    };
+    let text =
+        text.map_err(|error| Failure::new("file", format!("cannot read {file}: {error}")))?;
+    let dump = Dump::parse(&text)
+        .map_err(|error| Failure::new("file", format!("{file} can't be imported: {error}")))?;
+    let data = settings.controller_data(flags.of);
+    let store = settings.store(flags.store)?;
+    controller::import(&data, store.as_ref(), &dump).map_err(failed)?;
+    let told = describe(&dump, &flags.file);
+    render::show(settings.json, &told, |_| {
+        render::line(format_args!(
+            "cluster {} is there again, as of revision {}: start its controllers",
+            dump.authority.cluster, dump.revision
+        ))
+    })
+}
+
+fn is_standard(file: &Path) -> bool {
+    file.as_os_str() == "-"
+}
+
+fn describe(dump: &Dump, file: &Path) -> serde_json::Value {
+    json!({
+        "cluster": dump.authority.cluster.to_string(), "revision": dump.revision,
+        "objects": dump.objects.len(), "tokens": dump.tokens.len(), "file": file,
+    })
+}
+
+/// A new file for its owner only.
+fn write_secret(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
 }
 
 /// # Errors

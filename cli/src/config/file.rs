@@ -13,7 +13,7 @@ use crate::args::values;
 use crate::failure::Failure;
 
 /// Every key the file may have, in the order of the manual.
-pub(super) const KEYS: [&str; 25] = [
+pub(super) const KEYS: [&str; 31] = [
     "socket",
     "json",
     "log",
@@ -35,7 +35,13 @@ pub(super) const KEYS: [&str; 25] = [
     "docker-host",
     "data",
     "listen",
+    "advertise",
     "store",
+    "store-ca",
+    "store-cert",
+    "store-key",
+    "store-user",
+    "store-password-file",
     "cert-ttl",
     "ttl",
     "uses",
@@ -65,7 +71,13 @@ pub(super) struct File {
     pub(super) docker_host: Option<PathBuf>,
     pub(super) data: Option<PathBuf>,
     pub(super) listen: Option<SocketAddr>,
+    pub(super) advertise: Option<Vec<SocketAddr>>,
     pub(super) store: Option<String>,
+    pub(super) store_ca: Option<PathBuf>,
+    pub(super) store_cert: Option<PathBuf>,
+    pub(super) store_key: Option<PathBuf>,
+    pub(super) store_user: Option<String>,
+    pub(super) store_password_file: Option<PathBuf>,
     pub(super) cert_ttl: Option<Duration>,
     pub(super) ttl: Option<Duration>,
     pub(super) uses: Option<u32>,
@@ -134,7 +146,13 @@ impl File {
             docker_host: keys.path("docker-host")?,
             data: keys.path("data")?,
             listen: keys.parsed("listen", values::controller_address)?,
+            advertise: keys.list("advertise", values::controller_address)?,
             store: keys.text("store")?,
+            store_ca: keys.path("store-ca")?,
+            store_cert: keys.path("store-cert")?,
+            store_key: keys.path("store-key")?,
+            store_user: keys.text("store-user")?,
+            store_password_file: keys.path("store-password-file")?,
             cert_ttl: keys.parsed("cert-ttl", values::duration)?,
             ttl: keys.parsed("ttl", values::duration)?,
             uses: keys.number("uses", 10_000)?.map(u32::from),
@@ -175,6 +193,26 @@ pub(super) fn read_token(path: &Path) -> Result<String, Failure> {
             Err(Failure::new("token_file", message).hint(hint))
         }
         token => Ok(token.to_owned()),
+    }
+}
+
+/// Reads a password from a file; a line's end after it does not count.
+///
+/// # Errors
+/// The file cannot be read or is empty.
+pub(super) fn read_password(path: &Path) -> Result<String, Failure> {
+    let failed = |what: String| {
+        Failure::new(
+            "password_file",
+            format!("password file {} {what}", path.display()),
+        )
+        .hint("write the etcd user's password into it, readable by the controller's user only")
+    };
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| failed(format!("cannot be read: {error}")))?;
+    match text.trim_end_matches(['\r', '\n']) {
+        "" => Err(failed("is empty".to_owned())),
+        password => Ok(password.to_owned()),
     }
 }
 

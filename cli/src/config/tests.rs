@@ -54,7 +54,7 @@ fn a_flag_wins_over_the_environment_and_the_environment_over_the_file() {
 fn every_key_of_the_file_arrives() {
     let (dir, path) = config(
         "join = ['10.0.0.1:7', '10.0.0.2']\ntoken = 'T'\nnode = 'n'\nunderlay = 'fd00::1'\nstate = '/s'\nworkers = 3\n\
-         vxlan-port = 8472\nencrypted-port = 0\nrekey-after = '30m'\nno-gso = true\ndata = '/d'\nlisten = '1.2.3.4:5'\nstore = 'etcd://h:1'\ncert-ttl = '2days'\nttl = '90m'\nuses = 7\njson = true",
+         vxlan-port = 8472\nencrypted-port = 0\nrekey-after = '30m'\nno-gso = true\ndata = '/d'\nlisten = '1.2.3.4:5'\nadvertise = '5.6.7.8'\nstore = 'etcd://h:1'\nstore-ca = '/ca'\nstore-cert = '/c'\nstore-key = '/k'\nstore-user = 'u'\ncert-ttl = '2days'\nttl = '90m'\nuses = 7\njson = true",
     );
     let found = agent(&["--config", &path], &[]).unwrap();
     assert_eq!(found.controllers[0], "10.0.0.1:7".parse().unwrap());
@@ -78,12 +78,25 @@ fn every_key_of_the_file_arrives() {
         (Some(0), half_an_hour)
     );
     assert_eq!(found.state, PathBuf::from("/s"));
-    let (_, settings) = settings(&["controller", "run", "--config", &path], &[]).unwrap();
-    assert!(settings.json);
-    let controller = settings.controller(controller::Run::default());
+    let (_, settings) = settings(
+        &["controller", "run", "--config", &path],
+        &[("WEFT_STORE_PASSWORD", "secret")],
+    )
+    .unwrap();
+    assert!(settings.json && !format!("{settings:?}").contains("secret"));
+    let controller = settings.controller(controller::Run::default()).unwrap();
     assert_eq!(controller.listen, "1.2.3.4:5".parse().unwrap());
-    assert_eq!(controller.store.as_deref(), Some("etcd://h:1"));
     assert_eq!(controller.cert_ttl, Duration::from_secs(2 * 24 * 3600));
+    assert_eq!(controller.advertise, ["5.6.7.8:6783".parse().unwrap()]);
+    let store = controller.store.unwrap();
+    assert_eq!(store.name(), "etcd://h:1/weft");
+    assert!(!format!("{store:?}").contains("secret"));
+    let files = [store.ca, store.cert, store.key].map(Option::unwrap);
+    assert_eq!(files, ["/ca", "/c", "/k"].map(PathBuf::from));
+    assert_eq!(
+        (store.user.as_deref(), store.password.as_deref()),
+        (Some("u"), Some("secret"))
+    );
     let token = settings.controller_token(controller::Token::default());
     assert_eq!(
         token,
@@ -94,6 +107,31 @@ fn every_key_of_the_file_arrives() {
         }
     );
     drop(dir);
+}
+
+#[test]
+fn a_store_needs_all_of_its_secrets() {
+    let dir = tempfile::tempdir().unwrap();
+    let password = dir.path().join("password");
+    std::fs::write(&password, " pass word \n").unwrap();
+    let password = password.to_str().unwrap();
+    let store = |args: &[&str], environment: &[(&str, &str)]| {
+        let args = [&["controller", "run", "--store", "etcd://h"], args].concat();
+        let (cli, settings) = settings(&args, environment).unwrap();
+        let Command::Controller(controller::Controller::Run(flags)) = cli.command else {
+            unreachable!("as typed")
+        };
+        settings.controller(flags).map(|wish| wish.store.unwrap())
+    };
+    let user = ["--store-user", "u"];
+    assert_eq!(store(&[], &[]).unwrap().password, None);
+    assert!(store(&user, &[]).is_err());
+    let given = [&user[..], &["--store-password-file", password]].concat();
+    let found = store(&given, &[("WEFT_STORE_PASSWORD", "other")]).unwrap();
+    assert_eq!(found.password.as_deref(), Some(" pass word "));
+    assert!(store(&["--store-password-file", "/nowhere"], &[]).is_err());
+    assert!(store(&["--store-ca", "/ca", "--store-cert", "/c"], &[]).is_err());
+    assert!(store(&["--store-cert", "/c", "--store-key", "/k"], &[]).is_err());
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The control channel's events, and telling the controller what it missed while it was away.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -89,6 +89,7 @@ impl Agent {
                 inner.map.revision = inner.map.revision.max(up_to);
             }
             LinkEvent::CaughtUp => self.inner().channel.caught_up = true,
+            LinkEvent::Controllers { controllers } => self.take_controllers(controllers),
             // This agent hears of everything.
             LinkEvent::Watched { .. } => {}
             LinkEvent::Ask { ask, answer } => {
@@ -100,6 +101,27 @@ impl Agent {
                 });
             }
         }
+    }
+
+    /// The next start calls them, too.
+    fn take_controllers(self: &Arc<Self>, controllers: Vec<SocketAddr>) {
+        {
+            let mut inner = self.inner();
+            let known = &inner.channel.addresses;
+            if controllers.iter().all(|address| known.contains(address))
+                && controllers.len() == known.len()
+            {
+                return;
+            }
+            info!(?controllers, "controllers of this cluster");
+            inner.channel.addresses.clone_from(&controllers);
+        }
+        let agent = Arc::clone(self);
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = agent.state.save_controllers(&controllers) {
+                warn!(%error, "the controllers' addresses can't be saved");
+            }
+        });
     }
 
     fn take_snapshot(&self, incarnation: String, map: ClusterMap) {

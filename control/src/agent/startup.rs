@@ -219,7 +219,14 @@ impl Running {
         state.save_settings(&settings)?;
         let controllers = match (&controller, config.controllers.is_empty()) {
             (Some(controller), _) => vec![controller.address()],
-            (None, true) => identity.controllers.clone(),
+            (None, true) => {
+                let told = state.load_controllers()?;
+                let more = identity
+                    .controllers
+                    .iter()
+                    .filter(|joined| !told.contains(joined));
+                told.iter().chain(more).copied().collect()
+            }
             (None, false) => config.controllers.clone(),
         };
         let place = (facts, underlay, fabric);

@@ -5,6 +5,7 @@
 //! | `ports.json` | the ports of this host: owned facts | durably, before a change is answered |
 //! | `docker.json` | what Docker was given (ranges, addresses, endpoints) | durably, before Docker is answered |
 //! | `settings.json` | the flags that a later start needn't repeat | at each start |
+//! | `controllers.json` | the controllers that the cluster told of | when they change |
 //! | `map.cbor` | the last cluster map: a cache, to forward by while no controller answers | within a second |
 //! | `lock` | held by the agent that runs here | |
 //!
@@ -13,7 +14,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -26,7 +27,7 @@ use weft_wire::{Mtu, Vni};
 
 use super::ipam::Returning;
 use super::uplink::UplinkRecord;
-use crate::api::{Attachment, Impairments, Limits, Route};
+use crate::api::{Attachment, Impairments, Limits, Publish, Route};
 use crate::docker::ledger::Ledger;
 use crate::model::{ClusterId, ClusterMap, Endpoint, NetworkId};
 
@@ -116,6 +117,9 @@ pub(super) struct PortRecord {
     /// Routes that connecting it set beside those of its subnets.
     #[serde(default)]
     pub(super) routes: Vec<Route>,
+    /// Ports of the host whose clients are connected with it.
+    #[serde(default)]
+    pub(super) published: Vec<Publish>,
     /// How fast it may be.
     #[serde(default)]
     pub(super) limits: Limits,
@@ -351,6 +355,32 @@ impl StateDir {
         replace(&self.path("settings.json"), &text)
     }
 
+    /// The controllers that the cluster told of last; none when there is no such file.
+    ///
+    /// # Errors
+    /// [`StateError::Corrupt`], [`StateError::Io`].
+    pub(super) fn load_controllers(&self) -> Result<Vec<SocketAddr>, StateError> {
+        let path = self.path("controllers.json");
+        let Some(bytes) = read(&path)? else {
+            return Ok(Vec::new());
+        };
+        serde_json::from_slice(&bytes).map_err(|error| StateError::Corrupt {
+            path,
+            cause: error.to_string(),
+            next: "delete it: the controllers named with --join say it again",
+        })
+    }
+
+    /// Remembers the controllers that the cluster told of.
+    ///
+    /// # Errors
+    /// [`StateError::Io`]; the old file is still there then.
+    pub(super) fn save_controllers(&self, controllers: &[SocketAddr]) -> Result<(), StateError> {
+        let mut text = serde_json::to_vec_pretty(controllers).expect("addresses are text");
+        text.push(b'\n');
+        replace(&self.path("controllers.json"), &text)
+    }
+
     /// The last saved map, if it is of this cluster; an empty one when there is none.
     ///
     /// # Errors
@@ -496,6 +526,14 @@ mod tests {
             foreign: vec!["192.0.2.9/24".parse().unwrap()],
             gateways: vec!["10.32.0.1".parse().unwrap()],
             routes: vec![Route::new("0.0.0.0/0".parse().unwrap(), None)],
+            published: vec![Publish {
+                ip: None,
+                host_port: 8080,
+                port: 80,
+                protocol: crate::api::PortProtocol::Tcp,
+                proxy: None,
+                keep_source: true,
+            }],
             limits: Limits::default(),
             impairments: Impairments::default(),
             allow_spoof: false,

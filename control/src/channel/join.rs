@@ -7,7 +7,7 @@ use quinn::{ClientConfig, Connection};
 use serde::Serialize;
 use tokio::time::timeout;
 
-use super::link::{DialError, client_config, dial, source_for};
+use super::link::{CALL_PATIENCE, DialError, client_config, dial, source_for};
 use super::messages::{JoinHello, JoinWelcome, NodeFacts, PROTOCOLS, Refusal};
 use super::tls;
 use super::transport::{self, HANDSHAKE_PATIENCE, close};
@@ -112,7 +112,7 @@ async fn ask(
     let mut dialled = Err(DialError::Unreachable(String::new()));
     for round in 0..2 {
         let source = source_for(hello.facts.underlay, controller, round);
-        dialled = dial(client, source, controller).await;
+        dialled = dial(client, source, controller, CALL_PATIENCE).await;
         if !matches!(dialled, Err(DialError::Unreachable(_))) || source.is_unspecified() {
             break;
         }

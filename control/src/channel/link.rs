@@ -3,7 +3,7 @@
 //! It keeps the node's certificate fresh, too ([`renewal`]): a new one is asked for while the old one has a third of its
 //! time left, over the session that is there; the session stays.
 //!
-//! States: *calling* (address after address, pauses growing from 100 ms to 1 s), *up* (a session; events and requests
+//! States: *calling* (address after address, pauses growing from 100 ms to 1 s; what was lost comes last), *up* (a session; events and requests
 //! flow), *refused* (a controller won't have this node: calling goes on, slowly, since an operator may change that).
 //! What the agent has of the map is tracked here, so that a new session brings only what is missing.
 
@@ -28,11 +28,17 @@ use crate::model::{Change, ClusterMap, NetworkId, Revision};
 
 mod renewal;
 mod session;
+mod whom;
+
+use whom::Whom;
 
 use renewal::Keepsake;
 
 /// From the first packet to `Welcome`. The first packet is repeated after 0.3 and 0.9 seconds.
-const CALL_PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const CALL_PATIENCE: Duration = Duration::from_secs(2);
+/// The same for the first round when there are other controllers to call; it doubles with each round up to
+/// `CALL_PATIENCE`, for those that are far away.
+const CALL_PATIENCE_FIRST: Duration = Duration::from_millis(600);
 /// First pause between two rounds of calls.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 /// Longest pause between two rounds of calls: with `CALL_PATIENCE`, a controller that comes back is found within 3 s.
@@ -60,7 +66,7 @@ pub struct LinkConfig {
     pub identity: Identity,
     /// Where a renewed identity is saved; nowhere when `None`.
     pub identity_dir: Option<PathBuf>,
-    /// Whom to call.
+    /// Whom to call; the cluster may tell of more.
     pub controllers: Vec<SocketAddr>,
     /// This host.
     pub facts: NodeFacts,
@@ -112,6 +118,11 @@ pub enum LinkEvent {
     },
     /// What the agent has now is as new as the controller was when the session began.
     CaughtUp,
+    /// The cluster told where its controllers are.
+    Controllers {
+        /// All of them.
+        controllers: Vec<SocketAddr>,
+    },
     /// The controller asks something.
     Ask {
         /// What.
@@ -184,7 +195,7 @@ impl Link {
                 credentials: None,
                 interest: config.interest,
             },
-            controllers: config.controllers,
+            whom: Whom::new(config.controllers),
             client: (Arc::clone(&*identity.borrow()), client),
             keepsake: Arc::new(keepsake),
             interest,
@@ -303,7 +314,7 @@ fn member_config(identity: &Identity) -> Result<ClientConfig, rustls::Error> {
 /// The task behind a [`Link`].
 struct Caller {
     hello: Hello,
-    controllers: Vec<SocketAddr>,
+    whom: Whom,
     /// How to call, and whose identity is in it.
     client: (Arc<Identity>, ClientConfig),
     keepsake: Arc<Keepsake>,
@@ -344,16 +355,24 @@ impl Caller {
 
     async fn call_for_ever(&mut self) {
         let mut pause = PAUSE_MIN;
-        for round in 0_usize.. {
+        let mut patience = CALL_PATIENCE_FIRST;
+        let mut round = 0;
+        loop {
             let mut refused = false;
-            for controller in self.controllers.clone() {
+            let mut lost = false;
+            for controller in self.whom.order() {
                 let source = source_for(self.hello.facts.underlay, controller, round);
-                let ended = self.session(controller, source).await;
-                match ended {
+                let waits = if self.whom.are_several() {
+                    patience
+                } else {
+                    CALL_PATIENCE
+                };
+                match self.session(controller, source, waits).await {
                     Ended::Stopped => return,
                     Ended::Lost(reason) => {
                         self.down(reason).await;
-                        pause = PAUSE_MIN;
+                        self.whom.put_last(controller);
+                        lost = true;
                     }
                     Ended::Unreachable(reason) => self.down(reason).await,
                     Ended::Refused(refusal) => {
@@ -366,11 +385,22 @@ impl Caller {
                 if self.events.is_closed() {
                     return;
                 }
+                if lost {
+                    break;
+                }
+            }
+            if lost {
+                (pause, patience, round) = (PAUSE_MIN, CALL_PATIENCE_FIRST, 0);
+            } else {
+                round += 1;
             }
             let wait = if refused { PAUSE_REFUSED } else { pause };
             // A quarter of chance, so that a hundred agents don't call in step.
             sleep(wait.mul_f64(rand::random_range(0.75..1.0))).await;
-            pause = (pause * 2).min(PAUSE_MAX);
+            if !lost {
+                pause = (pause * 2).min(PAUSE_MAX);
+                patience = (patience * 2).min(CALL_PATIENCE);
+            }
         }
     }
 
@@ -397,6 +427,7 @@ pub(super) async fn dial(
     client: &ClientConfig,
     source: IpAddr,
     controller: SocketAddr,
+    patience: Duration,
 ) -> Result<(Endpoint, Connection), DialError> {
     let failed = |cause: String| DialError::Unreachable(cause);
     let endpoint = Endpoint::client(SocketAddr::new(source, 0))
@@ -404,7 +435,7 @@ pub(super) async fn dial(
     let connecting = endpoint
         .connect_with(client.clone(), controller, CONTROLLER_NAME)
         .map_err(|error| failed(error.to_string()))?;
-    match timeout(CALL_PATIENCE, connecting).await {
+    match timeout(patience, connecting).await {
         Err(_) => Err(failed("it does not answer".to_owned())),
         Ok(Err(error)) => Err(DialError::from(error)),
         Ok(Ok(connection)) => Ok((endpoint, connection)),

@@ -2,7 +2,7 @@
 //! message.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use rustls_pki_types::CertificateDer;
@@ -217,6 +217,9 @@ pub struct Welcome {
     pub incarnation: String,
     /// The newest revision there is; what is pushed until it was reached is old news.
     pub revision: Revision,
+    /// Where the controllers of this cluster are; empty when there is only this one.
+    #[serde(default)]
+    pub controllers: Vec<SocketAddr>,
 }
 
 /// What the controller tells without being asked, in this order: `SnapshotStart`, `Objects`..., `SnapshotEnd` if the
@@ -244,6 +247,9 @@ pub enum Push {
         changes: Vec<(Revision, Change)>,
         /// The revision reached with them.
         up_to: Revision,
+        /// Where the controllers of this cluster are, if that has changed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        controllers: Option<Vec<SocketAddr>>,
     },
 }
 

@@ -147,7 +147,11 @@ fn pushes() -> impl Strategy<Value = Push> {
             prop::collection::vec((any::<u64>(), change), 0..5),
             any::<u64>()
         )
-            .prop_map(|(changes, up_to)| Push::Changes { changes, up_to }),
+            .prop_map(|(changes, up_to)| Push::Changes {
+                changes,
+                up_to,
+                controllers: None
+            }),
     ]
 }
 

@@ -15,12 +15,14 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::timeout;
+use tracing::info;
 
 use super::{ControllerError, Core, FAILED, TokenSpec, rotation, stopped};
 use crate::api::{AuthorityInfo, ControllerReport, TokenInfo};
 use crate::channel::{Refusal, codec};
 use crate::identity::{JoinToken, TokenError};
 use crate::store::AuthorityRecord;
+use crate::store::dump::Dump;
 
 /// The socket's name in the data directory.
 const SOCKET_NAME: &str = "admin.sock";
@@ -45,6 +47,8 @@ pub(super) enum Question {
     },
     /// All join tokens.
     ListTokens,
+    /// The whole cluster.
+    Export,
     /// Make a join token worthless.
     RevokeToken {
         /// Which.
@@ -73,6 +77,12 @@ pub(super) struct Answer {
     /// `ListTokens`.
     #[serde(default)]
     pub(super) tokens: Vec<TokenInfo>,
+    /// `Export`: so many bytes of a document come after the answer.
+    #[serde(default)]
+    follows: u64,
+    /// That document.
+    #[serde(skip)]
+    pub(super) document: Vec<u8>,
     /// `Authority`, `RotateAuthority`, `AdvanceAuthority`.
     #[serde(default)]
     authority: Option<AuthorityInfo>,
@@ -182,7 +192,11 @@ async fn answer(core: &Core, mut stream: tokio::net::UnixStream) -> io::Result<(
     };
     stream
         .write_all(&codec::encode(&answer).map_err(io::Error::other)?)
-        .await
+        .await?;
+    match answer {
+        Ok(answer) => stream.write_all(&answer.document).await,
+        Err(_) => Ok(()),
+    }
 }
 
 impl Core {
@@ -200,6 +214,15 @@ impl Core {
                 tokens: self.tokens().await?,
                 ..Answer::default()
             }),
+            Question::Export => {
+                let document = Dump::of(self.ledger.store()).await?.to_json();
+                info!("cluster exported");
+                Ok(Answer {
+                    follows: document.len() as u64,
+                    document,
+                    ..Answer::default()
+                })
+            }
             Question::RevokeToken { id } => {
                 self.revoke_token(&id).await?;
                 Ok(Answer::default())
@@ -283,5 +306,14 @@ fn exchange(stream: &mut UnixStream, question: &Question) -> io::Result<Result<A
         codec::decode_length(prefix, codec::MAX_MESSAGE_BYTES).map_err(io::Error::other)?;
     let mut bytes = vec![0; length];
     stream.read_exact(&mut bytes)?;
-    codec::decode(&bytes).map_err(io::Error::other)
+    let mut answer: Result<Answer, Refusal> = codec::decode(&bytes).map_err(io::Error::other)?;
+    if let Ok(answer) = &mut answer {
+        let read = stream
+            .take(answer.follows)
+            .read_to_end(&mut answer.document)?;
+        if read as u64 != answer.follows {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(answer)
 }

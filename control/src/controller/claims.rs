@@ -77,8 +77,9 @@ impl Core {
                 // One of them may have been put to use meanwhile.
                 let still = forsaken(map, reported, |node| self.sessions.is_connected(node));
                 let changes: Vec<Change> = overdue
-                    .into_iter()
+                    .iter()
                     .filter(|claim| still.contains(claim))
+                    .cloned()
                     .map(|(network, prefix)| Change::Delete(Key::Block(network, prefix)))
                     .collect();
                 let count = changes.len();

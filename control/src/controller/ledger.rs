@@ -1,17 +1,27 @@
 //! The map in memory and in the store. Changes come one after the other: decided on the newest map, written, then
 //! shown; readers never wait for the disk.
+//!
+//! Other controllers may work on the same store. What they do is followed; a decision that was made on an old map isn't
+//! written but made again; and nobody is refused because of an old map.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 use tokio::sync::{OwnedMutexGuard, watch};
+use tokio::time::sleep;
 use tracing::{error, warn};
 
 use super::audience::{self, Audience, Scope};
 use super::decide::Decision;
 use crate::channel::Refusal;
 use crate::model::{Change, ClusterMap, Object, Revision, Versioned};
-use crate::store::{Commit, LOG_KEEP, Store, StoreError, TokenRecord, TokenWrite};
+use crate::store::{Commit, LOG_KEEP, Since, Snapshot, Store, StoreError, TokenRecord, TokenWrite};
+
+/// So often a decision is made again because another controller was faster: each time one of them got on.
+const TRIES: u32 = 100;
+/// Between two tries to hear what other controllers did.
+const REFRESH_AGAIN: Duration = Duration::from_millis(200);
 
 /// The map with its store.
 ///
@@ -60,12 +70,7 @@ impl Ledger {
     pub(super) async fn load(store: Arc<dyn Store>) -> Result<Self, StoreError> {
         let snapshot = store.snapshot().await?;
         let revision = watch::Sender::new(snapshot.map.revision);
-        let shown = Shown {
-            map: snapshot.map,
-            incarnation: snapshot.incarnation,
-            log: logged(snapshot.log),
-        };
-        let shown = RwLock::new(shown);
+        let shown = RwLock::new(Shown::from(snapshot));
         let book = Book {
             store,
             shown,
@@ -101,23 +106,88 @@ impl Ledger {
     /// Decides on the newest map and carries it out. Returns the revision at which it shows.
     pub(super) async fn decide<T>(
         &self,
-        decide: impl FnOnce(&ClusterMap) -> Decision<(Vec<Change>, T)>,
+        decide: impl Fn(&ClusterMap) -> Decision<(Vec<Change>, T)>,
     ) -> Decision<(Revision, T)> {
-        let writing = self.begin().await;
-        let (changes, told) = decide(&self.shown().map)?;
-        let revision = self.commit(writing, changes, None).await?;
-        Ok((revision, told))
+        self.settle(None, decide).await
     }
 
     /// The same with a token that is used up by it.
     pub(super) async fn decide_with_token(
         &self,
         token: TokenWrite,
-        decide: impl FnOnce(&ClusterMap) -> Decision<Vec<Change>>,
+        decide: impl Fn(&ClusterMap) -> Decision<Vec<Change>>,
     ) -> Decision<Revision> {
-        let writing = self.begin().await;
-        let changes = decide(&self.shown().map)?;
-        self.commit(writing, changes, Some(token)).await
+        let decide = |map: &ClusterMap| Ok((decide(map)?, ()));
+        let (revision, ()) = self.settle(Some(token), decide).await?;
+        Ok(revision)
+    }
+
+    async fn settle<T>(
+        &self,
+        token: Option<TokenWrite>,
+        decide: impl Fn(&ClusterMap) -> Decision<(Vec<Change>, T)>,
+    ) -> Decision<(Revision, T)> {
+        let mut writing = self.begin().await;
+        let mut is_newest = !self.is_shared();
+        let mut tries = TRIES;
+        loop {
+            let decided = decide(&self.shown().map);
+            let (changes, told) = match decided {
+                Ok(decided) => decided,
+                Err(refusal) if is_newest => return Err(refusal),
+                Err(_) => {
+                    self.book.refresh().await.map_err(|error| refuse(&error))?;
+                    is_newest = true;
+                    continue;
+                }
+            };
+            match self.commit(writing, changes, token.clone()).await? {
+                (_, Ok(revision)) => return Ok((revision, told)),
+                (again, Err(StoreError::Conflict { .. })) if tries > 0 => {
+                    writing = again;
+                    tries -= 1;
+                    self.book.refresh().await.map_err(|error| refuse(&error))?;
+                }
+                (_, Err(error)) => return Err(refuse(&error)),
+            }
+        }
+    }
+
+    /// Whether other controllers may write to the store.
+    fn is_shared(&self) -> bool {
+        self.book.store.heard().is_some()
+    }
+
+    /// Brings the map up to what any controller has told anybody so far.
+    pub(super) async fn refresh(&self) -> Decision<()> {
+        if !self.is_shared() {
+            return Ok(());
+        }
+        let _writing = self.begin().await;
+        self.book.refresh().await.map_err(|error| refuse(&error))
+    }
+
+    /// Shows what other controllers write, for ever.
+    pub(super) async fn follow(&self) {
+        let Some(mut heard) = self.book.store.heard() else {
+            return std::future::pending().await;
+        };
+        loop {
+            let newest = *heard.borrow_and_update();
+            if newest != self.revision() {
+                let _writing = self.begin().await;
+                // A commit of ours is heard of before it is answered.
+                let is_news = newest != self.revision();
+                if is_news && let Err(error) = self.book.refresh().await {
+                    warn!(%error, "what other controllers did can't be read");
+                    sleep(REFRESH_AGAIN).await;
+                    continue;
+                }
+            }
+            if heard.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     async fn begin(&self) -> OwnedMutexGuard<()> {
@@ -131,20 +201,16 @@ impl Ledger {
         writing: OwnedMutexGuard<()>,
         changes: Vec<Change>,
         token: Option<TokenWrite>,
-    ) -> Decision<Revision> {
+    ) -> Decision<(OwnedMutexGuard<()>, Result<Revision, StoreError>)> {
         if changes.is_empty() && token.is_none() {
-            return Ok(self.revision());
+            return Ok((writing, Ok(self.revision())));
         }
         let book = Arc::clone(&self.book);
         let written = tokio::spawn(async move {
             let written = book.write(changes, token).await;
-            drop(writing);
-            written
+            (writing, written)
         });
-        match written.await {
-            Ok(written) => written.map_err(|error| refuse(&error)),
-            Err(error) => Err(failed(&error)),
-        }
+        written.await.map_err(|error| failed(&error))
     }
 
     /// What an agent lacks that has the map as of `have`, as far as it is its business: by what it was told of so far, and
@@ -176,14 +242,25 @@ impl Ledger {
 
     /// Whether an agent has revisions of this life of the store; if it has newer ones than there are, the store was set
     /// back, and a new life begins, so that no other agent takes lost changes for these.
-    pub(super) async fn recognise(&self, have: Revision, incarnation: &str) -> bool {
+    ///
+    /// # Errors
+    /// The store can't be asked: the agent may know more than this controller, and must not be given an older map.
+    pub(super) async fn recognise(&self, have: Revision, incarnation: &str) -> Decision<bool> {
         if self.shown().incarnation != incarnation {
-            return false;
+            return Ok(false);
         }
         if have <= self.revision() {
-            return true;
+            return Ok(true);
         }
+        // It may have come from a controller that knows more than this one.
         let _writing = self.begin().await;
+        self.book.refresh().await.map_err(|error| refuse(&error))?;
+        if self.shown().incarnation != incarnation {
+            return Ok(false);
+        }
+        if have <= self.revision() {
+            return Ok(true);
+        }
         match self.book.store.reincarnate().await {
             Ok(new) => {
                 warn!(
@@ -195,7 +272,7 @@ impl Ledger {
             }
             Err(error) => error!(%error, "the store was set back, and that can't be noted in it"),
         }
-        false
+        Ok(false)
     }
 
     pub(super) async fn token(&self, id: String) -> Decision<Option<TokenRecord>> {
@@ -233,8 +310,27 @@ impl Book {
             token,
         };
         let revision = self.store.commit(before, commit).await?;
+        self.show((before + 1..).zip(changes));
+        Ok(revision)
+    }
+
+    /// Shows what other controllers wrote. The caller has the right to write.
+    async fn refresh(&self) -> Result<(), StoreError> {
+        match self.store.since(self.revision()).await? {
+            Since::Changes(changes) => self.show(changes.into_iter()),
+            Since::Everything(snapshot) => {
+                let revision = snapshot.map.revision;
+                *self.shown_mut() = Shown::from(*snapshot);
+                self.revision.send_replace(revision);
+            }
+        }
+        Ok(())
+    }
+
+    fn show(&self, changes: impl Iterator<Item = (Revision, Change)>) {
         let mut shown = self.shown_mut();
-        for (revision, change) in (before + 1..).zip(changes) {
+        let before = shown.map.revision;
+        for (revision, change) in changes {
             let scope = Scope::of(&change, Some(&shown.map));
             shown.log.push_back(Logged {
                 revision,
@@ -246,9 +342,21 @@ impl Book {
         while shown.log.len() as u64 > LOG_KEEP {
             shown.log.pop_front();
         }
+        let revision = shown.map.revision;
         drop(shown);
-        self.revision.send_replace(revision);
-        Ok(revision)
+        if revision != before {
+            self.revision.send_replace(revision);
+        }
+    }
+}
+
+impl From<Snapshot> for Shown {
+    fn from(snapshot: Snapshot) -> Self {
+        Self {
+            map: snapshot.map,
+            incarnation: snapshot.incarnation,
+            log: logged(snapshot.log),
+        }
     }
 }
 

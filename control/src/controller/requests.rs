@@ -52,14 +52,7 @@ impl Core {
             }
             Request::ChangeRouter { name, change } => self.change_router(&name, &change).await?,
             Request::RemoveNode { name } => self.remove_node(from, &name).await?,
-            Request::Presence => {
-                let connected = self.sessions.connected();
-                return Ok(Reply {
-                    revision: self.ledger.revision(),
-                    connected,
-                    ..Reply::default()
-                });
-            }
+            Request::Presence => return self.presence().await,
             Request::AllocateBlock { .. }
             | Request::ReturnBlock { .. }
             | Request::ClaimAddress { .. }
@@ -148,6 +141,18 @@ impl Core {
         })
     }
 
+    /// Who is connected, here or at another controller, and the newest revision that any of them has told.
+    async fn presence(&self) -> Decision<Reply> {
+        self.ledger.refresh().await?;
+        let mut connected = self.sessions.connected();
+        connected.extend(self.fellows.connected());
+        Ok(Reply {
+            revision: self.ledger.revision(),
+            connected,
+            ..Reply::default()
+        })
+    }
+
     fn watch(&self, from: &NodeId, networks: BTreeSet<NetworkId>) -> Revision {
         self.sessions.watch(from, networks);
         self.ledger.revision()
@@ -192,7 +197,7 @@ impl Core {
 
     async fn change(
         &self,
-        decide: impl FnOnce(&ClusterMap) -> Decision<Vec<Change>>,
+        decide: impl Fn(&ClusterMap) -> Decision<Vec<Change>>,
     ) -> Decision<Revision> {
         let decided = self.ledger.decide(|map| Ok((decide(map)?, ()))).await;
         decided.map(|(revision, ())| revision)
@@ -270,7 +275,11 @@ impl Core {
             network: network.clone(),
             ip,
         };
-        match self.sessions.ask(owner, ask).await {
+        let asked = match self.sessions.ask(owner, ask.clone()).await {
+            None => self.fellows.ask(owner, ask).await,
+            here => here,
+        };
+        match asked {
             None => Err(away("is not connected")),
             Some(Err(why)) => Err(away(&format!("doesn't answer ({why})"))),
             // None of ours answers that.

@@ -107,6 +107,10 @@ pub(super) async fn accept(
             incoming = endpoint.accept() => incoming,
         };
         let Some(incoming) = incoming else { return };
+        if core.fellows.is_cut_off() {
+            incoming.refuse();
+            continue;
+        }
         let remote = incoming.remote_address();
         if endpoint.open_connections() >= MAX_CONNECTIONS {
             core.refusals

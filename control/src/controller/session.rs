@@ -26,7 +26,7 @@ use crate::identity::cert::Subject;
 use crate::model::{Change, ClusterMap, NetworkId, NodeId, Object, Revision, Versioned};
 
 /// An agent answers from memory; the asking agent waits for it.
-const ASK_PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const ASK_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a refusal may take to its reader before the connection is closed.
 const REFUSAL_PATIENCE: Duration = Duration::from_secs(1);
 /// An agent that no change concerns hears after this time how far the map is.
@@ -49,6 +49,8 @@ struct Wish {
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
     connections: Mutex<BTreeMap<NodeId, Connection>>,
+    /// The same for the other controllers: nodes and numbers of their sessions.
+    roster: watch::Sender<BTreeMap<NodeId, u64>>,
     /// What each session is to tell.
     wishes: Mutex<BTreeMap<NodeId, watch::Sender<Wish>>>,
 }
@@ -68,9 +70,37 @@ impl Sessions {
         self.lock().contains_key(node)
     }
 
+    /// Follows who is connected.
+    pub(super) fn roster(&self) -> watch::Receiver<BTreeMap<NodeId, u64>> {
+        self.roster.subscribe()
+    }
+
+    /// Ends all sessions; their agents may call again.
+    pub(super) fn end_all(&self, why: &str) {
+        let all = std::mem::take(&mut *self.lock());
+        self.roster.send_replace(BTreeMap::new());
+        for connection in all.into_values() {
+            connection.close(VarInt::from_u32(close::STOPPING), why.as_bytes());
+        }
+    }
+
+    /// Ends a session of a node that has a newer one at another controller.
+    pub(super) fn end_moved(&self, node: &NodeId, session: u64) {
+        let known = self.lock().get(node).cloned();
+        if let Some(connection) = known.filter(|known| number(known) == session) {
+            self.leave(node, &connection);
+            let reason = b"another agent with this node's identity connected to another controller";
+            connection.close(VarInt::from_u32(close::REPLACED), reason);
+        }
+    }
+
     /// Ends the session of a node that is a member no more.
     pub(super) fn expel(&self, node: &NodeId) {
-        if let Some(connection) = self.lock().remove(node) {
+        let connection = self.lock().remove(node);
+        if let Some(connection) = connection {
+            self.roster.send_modify(|roster| {
+                roster.remove(node);
+            });
             let reason = node::removed(node).message;
             connection.close(VarInt::from_u32(close::REMOVED), reason.as_bytes());
         }
@@ -79,6 +109,9 @@ impl Sessions {
     /// A newer session of the same node ends the older one: its agent was restarted.
     fn enter(&self, node: &NodeId, connection: &Connection) {
         let older = self.lock().insert(node.clone(), connection.clone());
+        self.roster.send_modify(|roster| {
+            roster.insert(node.clone(), number(connection));
+        });
         if let Some(older) = older {
             let reason = b"another agent with this node's identity connected";
             older.close(VarInt::from_u32(close::REPLACED), reason);
@@ -92,6 +125,9 @@ impl Sessions {
             .is_some_and(|known| known.stable_id() == connection.stable_id())
         {
             connections.remove(node);
+            self.roster.send_modify(|roster| {
+                roster.remove(node);
+            });
         }
     }
 
@@ -150,6 +186,11 @@ impl Sessions {
     }
 }
 
+/// Tells sessions of one node apart.
+fn number(connection: &Connection) -> u64 {
+    connection.stable_id() as u64
+}
+
 async fn exchange(connection: &Connection, ask: Ask) -> Result<Answer, String> {
     let (mut to, mut from) = connection
         .open_bi()
@@ -187,8 +228,17 @@ pub(super) async fn serve(core: Arc<Core>, connection: Connection, subject: Subj
         return;
     }
     info!(node = %subject.name, remote = %connection.remote_address(), version = %hello.version, "agent connected");
-    let known = core.ledger.recognise(hello.have, &hello.incarnation).await;
-    let have = known.then_some(hello.have);
+    let have = match core.ledger.recognise(hello.have, &hello.incarnation).await {
+        Ok(known) => known.then_some(hello.have),
+        Err(refusal) => {
+            core.sessions.leave(&subject.node, &connection);
+            connection.close(
+                VarInt::from_u32(close::STOPPING),
+                refusal.message.as_bytes(),
+            );
+            return;
+        }
+    };
     let wishes = core.sessions.listen(&subject.node, hello.interest);
     let why = tokio::select! {
         ended = push(&core, &subject.node, (pushes, have), wishes) => {
@@ -339,6 +389,10 @@ async fn admit(core: &Core, subject: &Subject, hello: &Hello) -> Result<Welcome,
         return Err(Refusal::new("identity_mismatch", message)
             .hint("restore the state directory's identity from one backup"));
     }
+    if hello.have > core.ledger.revision() || hello.incarnation != core.ledger.incarnation() {
+        // Another controller may have told it.
+        core.ledger.refresh().await?;
+    }
     let decide = |map: &ClusterMap| {
         let mut changes = node::update(map, &subject.node, &hello.facts)?;
         if let Some(credentials) = &hello.credentials {
@@ -352,6 +406,7 @@ async fn admit(core: &Core, subject: &Subject, hello: &Hello) -> Result<Welcome,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         incarnation: core.ledger.incarnation(),
         revision,
+        controllers: core.fellows.addresses().borrow().clone(),
     })
 }
 
@@ -362,6 +417,9 @@ async fn push(
     (mut to, mut have): (SendStream, Option<Revision>),
     mut wishes: watch::Receiver<Wish>,
 ) -> Result<(), FrameError> {
+    let incarnation = core.ledger.incarnation();
+    let mut addresses = core.fellows.addresses();
+    addresses.mark_unchanged();
     let mut revisions = core.ledger.revisions();
     let audience = |wish: &Wish| Audience {
         node: node.clone(),
@@ -373,6 +431,10 @@ async fn push(
     let (mut told, mut behind): (Option<Revision>, _) = (None, Instant::now());
     loop {
         revisions.borrow_and_update();
+        if core.ledger.incarnation() != incarnation {
+            // The store was set back: what this agent has is worth nothing. It learns that when it calls again.
+            return Ok(());
+        }
         let wish = wishes.borrow_and_update().clone();
         let from_now = audience(&wish);
         let mut further = Vec::new();
@@ -400,9 +462,19 @@ async fn push(
         if told == have {
             behind = Instant::now();
         }
+        if addresses.has_changed().unwrap_or(false) {
+            let controllers = Some(addresses.borrow_and_update().clone());
+            let (changes, up_to) = (Vec::new(), told.unwrap_or_default());
+            let news = Push::Changes {
+                changes,
+                up_to,
+                controllers,
+            };
+            send(&mut to, &news).await?;
+        }
         // It is told in time how far the map is, also if no change concerns it.
         let deadline = (told != have).then(|| behind + LAG);
-        if !more((&mut revisions, &mut wishes), deadline).await {
+        if !more((&mut revisions, &mut wishes, &mut addresses), deadline).await {
             return Ok(());
         }
     }
@@ -410,13 +482,18 @@ async fn push(
 
 /// Waits for something to tell, at most until then; says false when there will be nothing any more.
 async fn more(
-    (revisions, wishes): (&mut watch::Receiver<Revision>, &mut watch::Receiver<Wish>),
+    (revisions, wishes, addresses): (
+        &mut watch::Receiver<Revision>,
+        &mut watch::Receiver<Wish>,
+        &mut watch::Receiver<Vec<SocketAddr>>,
+    ),
     deadline: Option<Instant>,
 ) -> bool {
     let changed = async {
         tokio::select! {
             changed = revisions.changed() => changed.is_ok(),
             changed = wishes.changed() => changed.is_ok(),
+            changed = addresses.changed() => changed.is_ok(),
         }
     };
     match deadline {
@@ -442,7 +519,16 @@ async fn tell_watched(
         let rest = changes.split_off(batch_len(&changes));
         // They are older than that, but nothing else of before is still to come.
         let up_to = newest;
-        send(to, &Push::Changes { changes, up_to }).await?;
+        let controllers = None;
+        send(
+            to,
+            &Push::Changes {
+                changes,
+                up_to,
+                controllers,
+            },
+        )
+        .await?;
         changes = rest;
     }
     let networks = BTreeSet::clone(networks);
@@ -461,7 +547,16 @@ async fn push_changes(
         }
         let rest = changes.split_off(first);
         let up_to = changes.last().map_or(newest, |(revision, _)| *revision);
-        send(to, &Push::Changes { changes, up_to }).await?;
+        let controllers = None;
+        send(
+            to,
+            &Push::Changes {
+                changes,
+                up_to,
+                controllers,
+            },
+        )
+        .await?;
         changes = rest;
     }
     send(
@@ -469,6 +564,7 @@ async fn push_changes(
         &Push::Changes {
             changes,
             up_to: newest,
+            controllers: None,
         },
     )
     .await?;
@@ -486,31 +582,9 @@ fn batch_len<T: serde::Serialize>(items: &[T]) -> usize {
 }
 
 async fn push_everything(to: &mut SendStream, map: ClusterMap) -> Result<Revision, FrameError> {
-    fn object<T>(of: Versioned<T>, kind: impl Fn(T) -> Object) -> Versioned<Object> {
-        Versioned {
-            revision: of.revision,
-            object: kind(of.object),
-        }
-    }
+    let revision = map.revision;
     send(to, &Push::SnapshotStart).await?;
-    let nodes = map.nodes.into_values().map(|of| object(of, Object::Node));
-    let networks = map
-        .networks
-        .into_values()
-        .map(|of| object(of, Object::Network));
-    let blocks = map.blocks.into_values().map(|of| object(of, Object::Block));
-    let endpoints = map
-        .endpoints
-        .into_values()
-        .map(|of| object(of, Object::Endpoint));
-    let routers = map.routers.into_values();
-    let routers = routers.map(|of| object(of, Object::Router));
-    let mut objects = nodes
-        .chain(networks)
-        .chain(blocks)
-        .chain(endpoints)
-        .chain(routers)
-        .peekable();
+    let mut objects = map.into_objects().peekable();
     while objects.peek().is_some() {
         let mut batch: Vec<Versioned<Object>> = objects.by_ref().take(BATCH).collect();
         while !batch.is_empty() {
@@ -519,14 +593,8 @@ async fn push_everything(to: &mut SendStream, map: ClusterMap) -> Result<Revisio
             batch = rest;
         }
     }
-    send(
-        to,
-        &Push::SnapshotEnd {
-            revision: map.revision,
-        },
-    )
-    .await?;
-    Ok(map.revision)
+    send(to, &Push::SnapshotEnd { revision }).await?;
+    Ok(revision)
 }
 
 /// Takes requests until the connection ends; each is worked on beside the others.

@@ -69,9 +69,8 @@ impl Keeper {
             .build()
             .unwrap();
         let config = ControllerConfig {
-            data: self.data.path().to_owned(),
-            listen: self.listen,
             cert_ttl: self.cert_ttl,
+            ..ControllerConfig::new(self.data.path().to_owned(), self.listen)
         };
         // What a killed controller left of its tasks may hold the store a moment longer.
         let handle = runtime.spawn(async move {
@@ -336,6 +335,7 @@ impl Seen {
                 self.up = false;
                 self.down = Some(reason);
             }
+            LinkEvent::Controllers { .. } => {}
             LinkEvent::Refused { refusal } => {
                 self.up = false;
                 self.refused = Some(refusal);

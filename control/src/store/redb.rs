@@ -9,18 +9,23 @@
 //!
 //! redb writes copy-on-write pages with checksums and syncs before a commit returns. The file is locked while it is
 //! open, so that there is one writer. Its calls block, hence each runs on tokio's blocking threads.
+//!
+//! redb takes nothing more after a write that failed (a disk that is full): the file is closed then, and opened again by
+//! the next call.
 
-use std::path::Path;
-use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use ::redb::{ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tracing::info;
 
+use super::dump::Dump;
 use super::{
-    AuthorityRecord, Commit, LOG_KEEP, Promise, Snapshot, Store, StoreError, TokenRecord,
-    TokenWrite,
+    AuthorityRecord, Commit, LOG_KEEP, Promise, Since, Snapshot, Store, StoreError, TokenRecord,
+    TokenWrite, unix_now,
 };
 use crate::identity::authorities::Authorities;
 use crate::identity::ca::Authority;
@@ -46,7 +51,68 @@ use open::OpenFile;
 /// The embedded store; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct RedbStore {
-    file: Arc<OpenFile>,
+    place: Arc<Place>,
+}
+
+/// Where the file is, and the file while it is open.
+#[derive(Debug)]
+struct Place {
+    dir: PathBuf,
+    file: Mutex<Option<Arc<OpenFile>>>,
+}
+
+/// How long a file that failed may take to be closed by who still uses it.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
+
+impl Place {
+    fn new(dir: &Path, file: OpenFile) -> Arc<Self> {
+        Arc::new(Self {
+            dir: dir.to_owned(),
+            file: Mutex::new(Some(Arc::new(file))),
+        })
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Option<Arc<OpenFile>>> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The file, opened again if it had failed.
+    fn open(&self) -> Result<Arc<OpenFile>, StoreError> {
+        let mut slot = self.slot();
+        if let Some(file) = &*slot {
+            return Ok(Arc::clone(file));
+        }
+        let patience = Instant::now() + CLOSE_PATIENCE;
+        let file = loop {
+            match OpenFile::open(&self.dir, false) {
+                Err(StoreError::Locked { .. }) if Instant::now() < patience => {
+                    std::thread::sleep(CLOSE_PATIENCE / 100);
+                }
+                opened => break opened?,
+            }
+        };
+        file.guarded(OpenFile::check_layout)?;
+        info!(path = %file.path.display(), "the store is open again");
+        let file = Arc::new(file);
+        *slot = Some(Arc::clone(&file));
+        Ok(file)
+    }
+
+    /// Works on the file; after a failure of the disk the next one opens it anew.
+    fn with<T>(
+        &self,
+        work: impl FnOnce(&OpenFile) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let file = self.open()?;
+        let worked = file.guarded(work);
+        if matches!(worked, Err(StoreError::Io { .. })) {
+            let mut slot = self.slot();
+            if slot.as_ref().is_some_and(|known| Arc::ptr_eq(known, &file)) {
+                *slot = None;
+            }
+        }
+        worked
+    }
 }
 
 impl RedbStore {
@@ -60,16 +126,36 @@ impl RedbStore {
             path: dir.to_owned(),
             cause: format!("{error}; give --data a directory that can be written"),
         })?;
-        let store = Self {
-            file: Arc::new(OpenFile::open(dir, true)?),
-        };
-        store.file.guarded(|file| {
+        let file = OpenFile::open(dir, true)?;
+        file.guarded(|file| {
             if file.meta("layout")?.is_none() {
                 file.found()?;
             }
             file.check_layout()
         })?;
-        Ok(store)
+        let place = Place::new(dir, file);
+        Ok(Self { place })
+    }
+
+    /// Makes a store in `dir` with what was exported elsewhere; it begins a new life. Blocks.
+    ///
+    /// # Errors
+    /// [`StoreError::Occupied`] when there is one; there is none when another error comes.
+    pub fn import(dir: &Path, dump: &Dump) -> Result<(), StoreError> {
+        make_dir(dir)?;
+        let path = dir.join(FILE_NAME);
+        if path.exists() {
+            let store = path.display().to_string();
+            return Err(StoreError::Occupied { store });
+        }
+        let file = OpenFile::open(dir, true)?;
+        let written = file.guarded(|file| file.fill(dump));
+        drop(file);
+        if written.is_err() {
+            // An empty one would become a new cluster.
+            let _ = std::fs::remove_file(&path);
+        }
+        written
     }
 
     /// Opens the store in `dir`. Blocks.
@@ -82,21 +168,20 @@ impl RedbStore {
                 dir: dir.to_owned(),
             });
         }
-        let store = Self {
-            file: Arc::new(OpenFile::open(dir, false)?),
-        };
-        store.file.guarded(OpenFile::check_layout)?;
-        Ok(store)
+        let file = OpenFile::open(dir, false)?;
+        file.guarded(OpenFile::check_layout)?;
+        let place = Place::new(dir, file);
+        Ok(Self { place })
     }
 
     fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&OpenFile) -> Result<T, StoreError> + Send + 'static,
     ) -> Promise<'_, T> {
-        let file = Arc::clone(&self.file);
+        let place = Arc::clone(&self.place);
         Box::pin(async move {
-            let path = file.path.clone();
-            let worked = tokio::task::spawn_blocking(move || file.guarded(work)).await;
+            let path = place.dir.join(FILE_NAME);
+            let worked = tokio::task::spawn_blocking(move || place.with(work)).await;
             worked.unwrap_or_else(|error| Err(StoreError::corrupt(&path, error)))
         })
     }
@@ -105,6 +190,17 @@ impl RedbStore {
 impl Store for RedbStore {
     fn snapshot(&self) -> Promise<'_, Snapshot> {
         self.blocking(OpenFile::snapshot)
+    }
+
+    /// Nobody else writes, but whether a write that failed was done after all shows when the file is opened again.
+    fn since(&self, have: Revision) -> Promise<'_, Since> {
+        self.blocking(move |file| {
+            if file.revision()? == have {
+                return Ok(Since::Changes(Vec::new()));
+            }
+            let snapshot = file.snapshot()?;
+            Ok(Since::Everything(Box::new(snapshot)))
+        })
     }
 
     fn authority(&self) -> Promise<'_, AuthorityRecord> {
@@ -139,30 +235,64 @@ impl Store for RedbStore {
 impl OpenFile {
     /// Writes a new cluster into an empty file.
     fn found(&self) -> Result<(), StoreError> {
-        let authority = Authority::mint()?;
+        let authority = AuthorityRecord::first(&Authority::mint()?);
+        self.write(|transaction| self.write_cluster(transaction, &authority, 0))
+    }
+
+    /// Writes an exported cluster into an empty file.
+    fn fill(&self, dump: &Dump) -> Result<(), StoreError> {
         self.write(|transaction| {
+            self.write_cluster(transaction, &dump.authority, dump.revision)?;
             let failed = |error| self.failed(error);
-            let mut meta = transaction
-                .open_table(META)
-                .map_err(|error| self.failed(error))?;
-            let mut put = |name, value: &[u8]| meta.insert(name, value).map(drop).map_err(failed);
-            put("cluster", authority.cluster().0.as_bytes())?;
-            put("ca_cert", authority.cert())?;
-            put("ca_key", authority.key_pem().as_bytes())?;
-            put("incarnation", new_incarnation().as_bytes())?;
-            put("revision", &0_u64.to_be_bytes())?;
-            put("layout", &LAYOUT.to_be_bytes())?;
-            transaction
+            let mut objects = transaction
                 .open_table(OBJECTS)
                 .map_err(|error| self.failed(error))?;
-            transaction
-                .open_table(LOG)
-                .map_err(|error| self.failed(error))?;
-            transaction
+            for object in &dump.objects {
+                let key = encode(&object.object.key());
+                let value = encode(object);
+                let put = objects.insert(key.as_slice(), value.as_slice());
+                put.map(drop).map_err(failed)?;
+            }
+            let mut tokens = transaction
                 .open_table(TOKENS)
                 .map_err(|error| self.failed(error))?;
+            for token in &dump.tokens {
+                let put = tokens.insert(token.id.as_str(), encode(token).as_slice());
+                put.map(drop).map_err(failed)?;
+            }
             Ok(())
         })
+    }
+
+    /// A cluster with nothing in its map; every store begins a life of its own.
+    fn write_cluster(
+        &self,
+        transaction: &WriteTransaction,
+        authority: &AuthorityRecord,
+        revision: Revision,
+    ) -> Result<(), StoreError> {
+        let failed = |error| self.failed(error);
+        let mut meta = transaction
+            .open_table(META)
+            .map_err(|error| self.failed(error))?;
+        let mut put = |name, value: &[u8]| meta.insert(name, value).map(drop).map_err(failed);
+        put("cluster", authority.cluster.0.as_bytes())?;
+        put("ca_cert", &authority.ca_cert)?;
+        put("ca_key", authority.ca_key.as_bytes())?;
+        put("incarnation", new_incarnation().as_bytes())?;
+        put("revision", &revision.to_be_bytes())?;
+        put("ca_next", &encode(&authority.next))?;
+        put("layout", &LAYOUT.to_be_bytes())?;
+        transaction
+            .open_table(OBJECTS)
+            .map_err(|error| self.failed(error))?;
+        transaction
+            .open_table(LOG)
+            .map_err(|error| self.failed(error))?;
+        transaction
+            .open_table(TOKENS)
+            .map_err(|error| self.failed(error))?;
+        Ok(())
     }
 
     fn check_layout(&self) -> Result<(), StoreError> {
@@ -397,9 +527,7 @@ impl OpenFile {
         if found != before {
             return Err(StoreError::TokenConflict { id: after.id });
         }
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs());
+        let now = unix_now();
         tokens
             .retain(|_, value| {
                 let old: Result<TokenRecord, _> = ciborium::from_reader(value);

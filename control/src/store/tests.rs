@@ -4,10 +4,49 @@ use std::os::unix::fs::PermissionsExt;
 use proptest::prelude::*;
 use weft_wire::Mtu;
 
+use super::dump::Dump;
+use super::etcd::EtcdStore;
+use super::etcd::testing::Server;
 use super::redb::{FILE_NAME, RedbStore};
 use super::*;
 use crate::identity::ca::Authority;
 use crate::model::{Key, Node, Object, Transport};
+
+/// Where a store is, to be opened again.
+enum Place {
+    Redb(tempfile::TempDir),
+    Etcd(Server),
+}
+
+impl Place {
+    async fn open(&self) -> Box<dyn Store> {
+        match self {
+            Self::Redb(dir) => Box::new(RedbStore::open_or_make(dir.path()).unwrap()),
+            Self::Etcd(server) => {
+                Box::new(EtcdStore::open_or_make(&server.config("t")).await.unwrap())
+            }
+        }
+    }
+}
+
+/// A test that every store must pass.
+macro_rules! on_each_store {
+    ($name:ident) => {
+        mod $name {
+            use super::{Place, Server};
+
+            #[tokio::test]
+            async fn embedded() {
+                super::$name(Place::Redb(tempfile::tempdir().unwrap())).await;
+            }
+
+            #[tokio::test]
+            async fn etcd() {
+                super::$name(Place::Etcd(Server::start())).await;
+            }
+        }
+    };
+}
 
 fn node(number: u32) -> Change {
     Change::Put(Object::Node(Node {
@@ -41,10 +80,9 @@ fn replay(log: &[(Revision, Change)]) -> ClusterMap {
     map
 }
 
-#[tokio::test]
-async fn what_was_committed_is_there_after_opening_again() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = RedbStore::open_or_make(dir.path()).unwrap();
+on_each_store!(what_was_committed_is_there_after_opening_again);
+async fn what_was_committed_is_there_after_opening_again(place: Place) {
+    let store = place.open().await;
     assert_eq!(
         store
             .commit(0, changes(vec![node(1), node(2)]))
@@ -56,24 +94,25 @@ async fn what_was_committed_is_there_after_opening_again() {
     let before = store.snapshot().await.unwrap();
     let cluster = store.authority().await.unwrap().cluster;
     drop(store);
-    let store = RedbStore::open(dir.path()).unwrap();
+    let store = place.open().await;
     let after = store.snapshot().await.unwrap();
     assert_eq!(after.map, before.map);
     assert_eq!(after.map, replay(&after.log));
     assert_eq!((after.map.revision, after.map.nodes.len()), (3, 1));
     assert_eq!(after.incarnation, before.incarnation);
     assert_eq!(store.authority().await.unwrap().cluster, cluster);
-    let mode = std::fs::metadata(dir.path().join(FILE_NAME))
-        .unwrap()
-        .permissions()
-        .mode();
-    assert_eq!(mode & 0o777, 0o600);
+    if let Place::Redb(dir) = &place {
+        let mode = std::fs::metadata(dir.path().join(FILE_NAME))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
 }
 
-#[tokio::test]
-async fn a_commit_on_an_old_revision_changes_nothing() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = RedbStore::open_or_make(dir.path()).unwrap();
+on_each_store!(a_commit_on_an_old_revision_changes_nothing);
+async fn a_commit_on_an_old_revision_changes_nothing(place: Place) {
+    let store = place.open().await;
     store.commit(0, changes(vec![node(1)])).await.unwrap();
     let error = store.commit(0, changes(vec![node(2)])).await.unwrap_err();
     assert!(
@@ -89,10 +128,9 @@ async fn a_commit_on_an_old_revision_changes_nothing() {
     assert_eq!(store.snapshot().await.unwrap().map.nodes.len(), 1);
 }
 
-#[tokio::test]
-async fn old_changes_are_forgotten_and_the_rest_has_no_gap() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = RedbStore::open_or_make(dir.path()).unwrap();
+on_each_store!(old_changes_are_forgotten_and_the_rest_has_no_gap);
+async fn old_changes_are_forgotten_and_the_rest_has_no_gap(place: Place) {
+    let store = place.open().await;
     let mut revision = 0;
     for round in 0..6 {
         let batch = (0..1000).map(|number| {
@@ -136,10 +174,9 @@ fn write(before: Option<&TokenRecord>, after: &TokenRecord) -> TokenWrite {
     }
 }
 
-#[tokio::test]
-async fn a_token_is_written_with_the_changes_that_use_it_up() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = RedbStore::open_or_make(dir.path()).unwrap();
+on_each_store!(a_token_is_written_with_the_changes_that_use_it_up);
+async fn a_token_is_written_with_the_changes_that_use_it_up(place: Place) {
+    let store = place.open().await;
     let token = a_token("t");
     store.put_token(write(None, &token)).await.unwrap();
     let found = || store.token("t".to_owned());
@@ -170,10 +207,9 @@ async fn a_token_is_written_with_the_changes_that_use_it_up() {
     assert_eq!(all, [used, old("v")]);
 }
 
-#[tokio::test]
-async fn of_two_who_use_a_token_up_one_is_told() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = RedbStore::open_or_make(dir.path()).unwrap();
+on_each_store!(of_two_who_use_a_token_up_one_is_told);
+async fn of_two_who_use_a_token_up_one_is_told(place: Place) {
+    let store = place.open().await;
     let token = a_token("t");
     store.put_token(write(None, &token)).await.unwrap();
     let revoked = TokenRecord {
@@ -344,5 +380,81 @@ proptest! {
         if let Ok(store) = RedbStore::open_or_make(dir.path()) {
             let _ = runtime.block_on(store.snapshot());
         }
+    }
+}
+
+#[tokio::test]
+async fn a_cluster_goes_from_any_store_into_any_other() {
+    let dirs = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    let first = RedbStore::open_or_make(dirs[0].path()).unwrap();
+    first
+        .commit(0, changes(vec![node(1), node(2), gone(1)]))
+        .await
+        .unwrap();
+    let token = a_token("t");
+    first.put_token(write(None, &token)).await.unwrap();
+    let before = Dump::of(&first).await.unwrap();
+    assert!(!format!("{before:?}").contains("PRIVATE KEY"));
+    let read = Dump::parse(&before.to_json()).unwrap();
+    assert_eq!(read, before);
+
+    let server = Server::start();
+    let config = server.config("t");
+    EtcdStore::import(&config, &read).await.unwrap();
+    let error = EtcdStore::import(&config, &read).await.unwrap_err();
+    assert!(matches!(error, StoreError::Occupied { .. }), "{error}");
+    let second = EtcdStore::open(&config).await.unwrap();
+    let there = second.snapshot().await.unwrap();
+    let here = first.snapshot().await.unwrap();
+    assert_eq!(there.map, here.map);
+    assert_ne!(there.incarnation, here.incarnation);
+    assert_eq!(second.tokens().await.unwrap(), std::slice::from_ref(&token));
+    assert_eq!(second.commit(3, changes(vec![node(3)])).await.unwrap(), 4);
+    assert!(matches!(second.since(4).await.unwrap(), Since::Changes(none) if none.is_empty()));
+
+    let after = Dump::of(&second).await.unwrap();
+    assert_eq!(after.authority, before.authority);
+    RedbStore::import(dirs[1].path(), &after).unwrap();
+    let error = RedbStore::import(dirs[1].path(), &after).unwrap_err();
+    assert!(matches!(error, StoreError::Occupied { .. }), "{error}");
+    let third = RedbStore::open(dirs[1].path()).unwrap();
+    assert_eq!(
+        third.snapshot().await.unwrap().map,
+        second.snapshot().await.unwrap().map
+    );
+    assert_eq!(third.commit(4, changes(vec![gone(3)])).await.unwrap(), 5);
+    assert_eq!(third.tokens().await.unwrap(), [token]);
+}
+
+#[test]
+fn what_is_no_export_or_a_newer_one_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = RedbStore::open_or_make(dir.path()).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let dump = runtime.block_on(Dump::of(&store)).unwrap();
+    let text = String::from_utf8(dump.to_json()).unwrap();
+    let changed = |from: &str, to: &str| {
+        assert!(text.contains(from), "{text}");
+        Dump::parse(text.replace(from, to).as_bytes())
+            .unwrap_err()
+            .to_string()
+    };
+    let newer = changed("\"version\": 1", "\"version\": 2");
+    assert!(
+        newer.contains("version 2") && newer.contains("weft 0."),
+        "{newer}"
+    );
+    changed("weft-cluster", "other");
+    changed("\"cluster\"", "\"clutter\"");
+    for rubbish in [
+        &b""[..],
+        b"{}",
+        b"[]",
+        b"\xff",
+        &text.as_bytes()[..text.len() / 2],
+    ] {
+        Dump::parse(rubbish).unwrap_err();
     }
 }

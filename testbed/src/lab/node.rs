@@ -70,20 +70,35 @@ pub struct Controller {
     pub ns: Namespace,
     /// Where agents reach it.
     pub address: SocketAddr,
+    name: String,
+    args: Vec<String>,
     data: PathBuf,
     process: Mutex<Option<Arc<Process>>>,
 }
 
 impl Controller {
     pub(crate) fn new(lab: &Lab, ns: Namespace, ip: IpAddr) -> Self {
-        let data = lab.site().path("controller");
+        Self::named(lab, ns, ip, "controller")
+    }
+
+    /// One of several of a lab.
+    pub(crate) fn named(lab: &Lab, ns: Namespace, ip: IpAddr, name: &str) -> Self {
+        let data = lab.site().path(name);
         let address = SocketAddr::new(ip, CONTROLLER_PORT);
         Self {
             ns,
             address,
+            name: name.to_owned(),
+            args: Vec::new(),
             data,
             process: Mutex::new(None),
         }
+    }
+
+    /// Further flags for each start.
+    pub(crate) fn with_args(mut self, args: &[&str]) -> Self {
+        self.args.extend(args.iter().map(|arg| (*arg).to_owned()));
+        self
     }
 
     /// Its data directory.
@@ -102,17 +117,8 @@ impl Controller {
     /// The same with further flags.
     #[track_caller]
     pub fn start_with(&self, extra: &[&str]) {
-        let listen = self.address.to_string();
-        let args = [
-            "controller",
-            "run",
-            "--data",
-            self.data(),
-            "--listen",
-            &listen,
-        ];
-        let args = [&args, extra].concat();
-        let process = self.ns.spawn("controller", &bin(), &args);
+        self.spawn_with(extra);
+        let process = self.running();
         wait_until(DAEMON_PATIENCE, "the controller listens", || {
             assert!(
                 process.is_running(),
@@ -122,7 +128,41 @@ impl Controller {
             self.listens()
         });
         self.token(&[]);
+    }
+
+    /// Starts it and does not wait.
+    #[track_caller]
+    pub fn start_soon(&self) {
+        self.spawn_with(&[]);
+    }
+
+    #[track_caller]
+    fn spawn_with(&self, extra: &[&str]) {
+        let listen = self.address.to_string();
+        let args = [
+            "controller",
+            "run",
+            "--data",
+            self.data(),
+            "--listen",
+            &listen,
+        ];
+        let further: Vec<&str> = self.args.iter().map(String::as_str).collect();
+        let process = self
+            .ns
+            .spawn(&self.name, &bin(), &[&args, &further[..], extra].concat());
         *lock(&self.process) = Some(process);
+    }
+
+    /// Waits until it answers. One that ended because its store didn't answer is started again, as systemd does.
+    #[track_caller]
+    pub fn wait_up(&self) {
+        wait_until(2 * DAEMON_PATIENCE, "the controller answers", || {
+            if !self.running().is_running() {
+                self.start_soon();
+            }
+            self.listens() && self.try_token(&[]).code == Some(0)
+        });
     }
 
     /// `kill -9`.

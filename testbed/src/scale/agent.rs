@@ -218,7 +218,7 @@ async fn hear(
             LinkEvent::Ask { answer, .. } => {
                 let _ = answer.send(Answer::Yielded);
             }
-            LinkEvent::Down { .. } | LinkEvent::Refused { .. } => {}
+            LinkEvent::Down { .. } | LinkEvent::Refused { .. } | LinkEvent::Controllers { .. } => {}
         }
     }
 }

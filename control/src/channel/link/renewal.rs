@@ -12,7 +12,9 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
-use super::{DialError, REQUEST_PATIENCE, RequestError, client_config, dial, exchange};
+use super::{
+    CALL_PATIENCE, DialError, REQUEST_PATIENCE, RequestError, client_config, dial, exchange,
+};
 use crate::channel::codec;
 use crate::channel::join::ask_over;
 use crate::channel::messages::{
@@ -137,7 +139,7 @@ impl Keepsake {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             csr: identity.csr().map_err(|error| failed(&error))?,
         };
-        let dialled = dial(&client_config(tls), source, controller).await;
+        let dialled = dial(&client_config(tls), source, controller, CALL_PATIENCE).await;
         let (_endpoint, connection) = dialled.map_err(RenewError::Dial)?;
         let answer = ask_over(&connection, &hello).await;
         let issued = answer.map_err(RenewError::Dial)?;

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quinn::{Connection, Endpoint, RecvStream, SendStream};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -19,19 +19,28 @@ use crate::channel::messages::{Answer, Ask, Hello, Push, Refusal, Request, Welco
 use crate::channel::transport::{self, FrameError, close};
 use crate::model::{Change, ClusterMap, Revision};
 
+/// Where there is another controller to go to, one that was silent for this long is taken for dead, though both sides
+/// say each second that they live: sooner than QUIC would end the connection.
+const SILENCE: Duration = Duration::from_secs(2);
+
 /// Between two tries to say what to hear of.
 const WATCH_AGAIN: Duration = Duration::from_millis(500);
 
 impl Caller {
     /// Calls a controller and stays with it.
-    pub(super) async fn session(&mut self, controller: SocketAddr, source: IpAddr) -> Ended {
+    pub(super) async fn session(
+        &mut self,
+        controller: SocketAddr,
+        source: IpAddr,
+        patience: Duration,
+    ) -> Ended {
         if self.keepsake.is_over()
             && let Err(ended) = self.renew_by_key(controller, source).await
         {
             return ended;
         }
         // The endpoint carries the connection: it must live as long.
-        let (_endpoint, connection) = match self.call(source, controller).await {
+        let (_endpoint, connection) = match self.call(source, controller, patience).await {
             Ok(dialled) => dialled,
             Err(error) => return self.hung_up(controller, source, error).await,
         };
@@ -63,7 +72,7 @@ impl Caller {
         let (interest, loaded) = (self.interest.clone(), self.hello.interest.clone());
         let asks = answer_asks(connection.clone(), self.events.clone(), &keepsake);
         let cause = tokio::select! {
-            ended = self.follow(hello, pushes) => match ended {
+            ended = self.follow(&connection, hello, pushes) => match ended {
                 Ok(()) => return Ended::Stopped,
                 Err(error) => error.to_string(),
             },
@@ -86,6 +95,7 @@ impl Caller {
         &mut self,
         source: IpAddr,
         controller: SocketAddr,
+        patience: Duration,
     ) -> Result<(Endpoint, Connection), DialError> {
         let newest = self.keepsake.identity();
         if !Arc::ptr_eq(&newest, &self.client.0) {
@@ -93,7 +103,7 @@ impl Caller {
             let client = member_config(&newest).map_err(unusable)?;
             self.client = (newest, client);
         }
-        dial(&self.client.1, source, controller).await
+        dial(&self.client.1, source, controller, patience).await
     }
 
     /// The controller didn't take the call. When it is our certificate that it doesn't take, because it ended by the
@@ -159,16 +169,30 @@ impl Caller {
     /// Hands on what the controller pushes. Ends well only when nobody listens any more.
     async fn follow(
         &mut self,
+        connection: &Connection,
         welcome: Welcome,
         (_open, mut pushes): (SendStream, RecvStream),
     ) -> Result<(), FrameError> {
+        let controllers = welcome.controllers.clone();
+        if !controllers.is_empty() {
+            self.whom.learn(&controllers);
+            let told = self.events.send(LinkEvent::Controllers { controllers });
+            if told.await.is_err() {
+                return Ok(());
+            }
+        }
         let mut reader = Reader {
             welcome,
             snapshot: None,
             caught_up: false,
         };
         loop {
-            let bytes = transport::receive_bytes(&mut pushes, codec::MAX_MESSAGE_BYTES).await?;
+            let bytes = tokio::select! {
+                bytes = transport::receive_bytes(&mut pushes, codec::MAX_MESSAGE_BYTES) => bytes?,
+                () = gone_silent(connection), if self.whom.are_several() => {
+                    return Err(FrameError::Ended("it went silent".to_owned()));
+                }
+            };
             for event in reader.handle(codec::decode(&bytes)?)? {
                 match &event {
                     LinkEvent::Snapshot { map, incarnation } => {
@@ -176,6 +200,7 @@ impl Caller {
                         self.hello.incarnation.clone_from(incarnation);
                     }
                     LinkEvent::Changes { up_to, .. } => self.hello.have = *up_to,
+                    LinkEvent::Controllers { controllers } => self.whom.learn(controllers),
                     LinkEvent::Watched { networks } => {
                         self.hello.interest = Some(networks.clone());
                     }
@@ -229,6 +254,19 @@ impl Caller {
     }
 }
 
+/// Returns when nothing came from the other side for [`SILENCE`].
+async fn gone_silent(connection: &Connection) {
+    let mut heard = connection.stats().udp_rx.datagrams;
+    let mut since = Instant::now();
+    while since.elapsed() < SILENCE {
+        sleep(SILENCE / 8).await;
+        let now = connection.stats().udp_rx.datagrams;
+        if now != heard {
+            (heard, since) = (now, Instant::now());
+        }
+    }
+}
+
 enum Greeting {
     Refused(Refusal),
     Broken(String),
@@ -273,7 +311,14 @@ impl Reader {
                 events.push(LinkEvent::Watched { networks });
                 return Ok(events);
             }
-            Push::Changes { changes, up_to } => {
+            Push::Changes {
+                changes,
+                up_to,
+                controllers,
+            } => {
+                if let Some(controllers) = controllers {
+                    events.push(LinkEvent::Controllers { controllers });
+                }
                 if !changes.is_empty() || up_to > self.welcome.revision {
                     events.push(LinkEvent::Changes { changes, up_to });
                 }

@@ -79,6 +79,7 @@ async fn a_certificate_is_renewed_in_time_and_the_session_stays() {
             ),
             LinkEvent::CaughtUp
             | LinkEvent::Watched { .. }
+            | LinkEvent::Controllers { .. }
             | LinkEvent::Refused { .. }
             | LinkEvent::Ask { .. } => {}
         }

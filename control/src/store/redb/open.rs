@@ -127,7 +127,7 @@ impl OpenFile {
         StoreError::Io {
             what: "use store",
             path: self.path.clone(),
-            cause: format!("{error}; see that the disk has room and works, then start again"),
+            cause: format!("{error}; see that the disk has room and works"),
         }
     }
 }

@@ -1,0 +1,84 @@
+//! The data directory of a controller whose store is elsewhere: for its admin socket, so one controller only.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::Instant;
+
+use nix::fcntl::{Flock, FlockArg};
+
+use super::{STARTING_LOOK, STARTING_PATIENCE};
+use crate::identity::make_dir;
+use crate::store::StoreError;
+use crate::store::redb;
+
+/// The lock's name in the data directory.
+const LOCK_NAME: &str = "lock";
+
+/// Held by the controller that runs on a data directory.
+#[derive(Debug)]
+pub(super) struct DataLock {
+    _lock: Flock<File>,
+}
+
+impl DataLock {
+    /// Makes the directory if it isn't there and takes its lock. Blocks for as long as a predecessor may take to die.
+    ///
+    /// # Errors
+    /// [`StoreError::Embedded`] when there is an embedded store in it: this cluster would not be that one.
+    pub(super) fn take(dir: &Path) -> Result<Self, StoreError> {
+        let failed = |what, path: &Path, cause: String| StoreError::Io {
+            what,
+            path: path.to_owned(),
+            cause,
+        };
+        make_dir(dir).map_err(|error| {
+            failed(
+                "use data directory",
+                dir,
+                format!("{error}; give --data a directory that can be written"),
+            )
+        })?;
+        if dir.join(redb::FILE_NAME).exists() {
+            return Err(StoreError::Embedded {
+                path: dir.join(redb::FILE_NAME),
+            });
+        }
+        let path = dir.join(LOCK_NAME);
+        let patience = Instant::now() + STARTING_PATIENCE;
+        loop {
+            let file = OpenOptions::new()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .mode(0o600)
+                .open(&path)
+                .map_err(|error| failed("open", &path, error.to_string()))?;
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => return Ok(Self { _lock: lock }),
+                Err(_) if Instant::now() < patience => std::thread::sleep(STARTING_LOOK),
+                Err(_) => return Err(StoreError::Locked { path }),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_data_directory_serves_one_controller_and_one_kind_of_store() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = DataLock::take(dir.path()).unwrap();
+        let error = DataLock::take(dir.path()).unwrap_err();
+        assert!(matches!(error, StoreError::Locked { .. }), "{error}");
+        drop(held);
+        drop(redb::RedbStore::open_or_make(dir.path()).unwrap());
+        let error = DataLock::take(dir.path()).unwrap_err().to_string();
+        assert!(
+            error.contains("weft controller import") && error.contains("weft.redb"),
+            "{error}"
+        );
+    }
+}

@@ -173,6 +173,9 @@ fn print_report(report: &Report, markdown: bool) {
         "{}\n\n{table}\n\nOf a core, without traffic: {idle}",
         report.about
     ));
+    if let Some(routed) = report.routed() {
+        print(&format!("\n{routed}"));
+    }
 }
 
 /// Prints and writes the report. Wrong checksums are a failure whatever the speed.

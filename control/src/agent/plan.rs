@@ -147,13 +147,14 @@ pub(super) fn plan<'a>(
     here: &Here<'_>,
     ports: impl Iterator<Item = LocalPort<'a>>,
 ) -> Wanted {
-    let mut wanted = Wanted::default();
+    let mut wanted = Wanted {
+        subnets: subnets(map),
+        ..Wanted::default()
+    };
     plan_peers(map, here, &mut wanted);
     let members = members(map, here, &wanted.peers);
     let routes = plan_routes(map);
     for network in map.networks.values().map(|network| &network.object) {
-        let subnets = network.subnets.iter().map(|subnet| subnet.cidr);
-        wanted.subnets.extend(subnets);
         let mut flood = members.get(&network.id).cloned().unwrap_or_default();
         if network.is_encrypted() {
             flood.retain(|ip| is_secure(&wanted, *ip));
@@ -222,6 +223,13 @@ fn plan_ports<'a>(ports: impl Iterator<Item = LocalPort<'a>>, wanted: &mut Wante
             secure.keep = true;
         }
     }
+}
+
+/// What isn't outside: the subnets of all networks, those of other routers too.
+fn subnets(map: &ClusterMap) -> Vec<IpNet> {
+    let networks = map.networks.values().map(|network| &network.object);
+    let subnets = networks.flat_map(|network| &network.subnets);
+    subnets.map(|subnet| subnet.cidr).collect()
 }
 
 /// Where the gateway answers: at each subnet's gateway address, and as an IPv6 router at its link-local one.

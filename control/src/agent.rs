@@ -28,6 +28,7 @@ mod audit;
 mod credentials;
 mod detach;
 mod docker;
+mod drops;
 mod duplicates;
 mod error;
 mod ipam;

@@ -102,10 +102,23 @@ fn the_way_is_seen_and_what_leads_nowhere_is_said() {
         let said = blue.ns.run("ping", &["-n", "-c", "1", "-W", "2", to]);
         assert!(said.stdout.contains(wanted), "{to}: {said}");
     }
-    let drops = pair.host1.port_of(&blue.ns).traffic.drops;
-    for reason in ["ttl_exceeded", "no_neighbor", "no_route"] {
-        assert!(drops.contains_key(reason), "{reason}: {drops:?}");
+    let drops: Vec<api::Drops> = pair.host1.json(&["drops", "--network", "blue"]);
+    for (reason, cause) in [
+        ("ttl_exceeded", "loop"),
+        ("no_neighbor", "no endpoint has the address"),
+        ("no_route", "one router"),
+    ] {
+        let mut of_blue = drops.iter().filter(|drops| drops.name == "blue1");
+        let found = of_blue.find(|drops| drops.reason == reason);
+        let found = found.unwrap_or_else(|| panic!("{reason}: {drops:?}"));
+        assert_eq!(found.network.as_deref(), Some("blue"));
+        assert!(found.count > 0 && found.cause.contains(cause), "{found:?}");
     }
+    let said = pair.host1.weft(&["why"]);
+    assert!(
+        said.contains("no_route") && said.contains("blue1"),
+        "{said}"
+    );
 }
 
 #[test]

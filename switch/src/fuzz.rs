@@ -41,6 +41,35 @@ fn vni(number: u8) -> Vni {
     Vni::new(number.into()).expect("not zero")
 }
 
+const fn to(address: IpAddr, len: u8, route: Route) -> RouteSpec {
+    RouteSpec {
+        address,
+        len,
+        route,
+    }
+}
+
+/// Routes to both subnets of a network.
+fn subnets(number: u8, route: Route) -> [RouteSpec; 2] {
+    let (four, six) = (v4(number, 0), v6(number, 0));
+    [to(four, 16, route), to(six, 64, route)]
+}
+
+/// The table of the router of networks 1 and 2.
+fn routes() -> Routes {
+    let networks = [1, 2].into_iter().flat_map(|number| {
+        let (four, six) = (v4(number, 1), v6(number, 1));
+        let gateways = [to(four, 32, Route::Local), to(six, 128, Route::Local)];
+        [subnets(number, Route::Connected(vni(number))), gateways]
+    });
+    // Behind an endpoint of network 2, and behind one that isn't there.
+    let behind = [
+        to(v4(50, 0), 16, Route::Via(vni(2), v4(2, 9))),
+        to(v4(51, 0), 16, Route::Via(vni(2), v4(2, 99))),
+    ];
+    Routes::new(networks.flatten().chain(behind))
+}
+
 /// A host with ports on networks 1 and 2 of one router, an endpoint of each on another host, and network 3 on no router.
 struct World {
     tables: Tables,
@@ -51,28 +80,7 @@ struct World {
 impl World {
     fn new(is_guarded: bool) -> Self {
         let mut tables = Tables::new(1);
-        let to = |address, len, route| RouteSpec {
-            address,
-            len,
-            route,
-        };
-        let subnets = |number: u8, route: Route| {
-            let (four, six) = (v4(number, 0), v6(number, 0));
-            [to(four, 16, route), to(six, 64, route)]
-        };
-        let gateways = |number: u8| {
-            let (four, six) = (v4(number, 1), v6(number, 1));
-            [to(four, 32, Route::Local), to(six, 128, Route::Local)]
-        };
-        // Behind an endpoint of network 2, and behind one that isn't there.
-        let behind = [
-            to(v4(50, 0), 16, Route::Via(vni(2), v4(2, 9))),
-            to(v4(51, 0), 16, Route::Via(vni(2), v4(2, 99))),
-        ];
-        let connected = [1, 2].map(|number| subnets(number, Route::Connected(vni(number))));
-        let routes = connected.into_iter().flatten();
-        let routes = routes.chain([1, 2].into_iter().flat_map(gateways));
-        let routes = Arc::new(Routes::new(routes.chain(behind)));
+        let routes = Arc::new(routes());
         let inside = [1, 2, 3].map(|number| subnets(number, Route::Local));
         tables.set_subnets(Arc::new(Routes::new(inside.into_iter().flatten())));
         for number in [1, 2, 3] {

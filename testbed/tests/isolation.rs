@@ -1,10 +1,5 @@
 //! Ports of an isolated network reach the gateway and other networks, not each other, on one host and on two.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "scenarios are told in order, and a test may panic"
-)]
-
 use std::net::IpAddr;
 
 use weft_testbed::lab::traffic::{answers, ping};

@@ -1,10 +1,5 @@
 //! Who has an address is known: nobody asks the whole network, who takes another's address is told, and people too.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "scenarios are told in order, and a test may panic"
-)]
-
 use std::net::IpAddr;
 use std::time::Duration;
 

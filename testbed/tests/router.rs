@@ -1,6 +1,6 @@
 //! Networks on one router reach each other, across hosts and by both families; networks that aren't stay apart.
 
-#![allow(
+#![expect(
     clippy::unwrap_used,
     reason = "scenarios are told in order, and a test may panic"
 )]

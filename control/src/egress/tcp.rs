@@ -5,13 +5,14 @@
 //! into it and it is the buffer; the near side is a kernel on this host. What it keeps from the RFCs is all that the
 //! container's kernel relies on: three-way handshake, windows that scale, retransmission with backoff, NewReno,
 //! selective acknowledgments of what comes too early, half-closed connections, resets and challenge acknowledgments
-//! (RFC 5961). Why not a library: `docs/decisions/0009-way-out.md`.
+//! (RFC 5961). Why not a library: `docs/decisions/0015-way-out.md`.
 //!
 //! States: `Dialling` (a SYN is here; it is answered when the host's socket is connected) -> `Answered` (SYN+ACK sent)
 //! -> `Open`; or, towards the container, `Calling` (SYN sent) -> `Open`. `Open` lasts until both have said their FIN, then
 //! `Finished` answers what is late. `Dead` is a reset, ours or theirs.
 
 mod congestion;
+mod fuzz;
 mod options;
 mod receive;
 mod segment;
@@ -24,6 +25,7 @@ use std::time::Instant;
 use weft_wire::{Tcp, TcpFlags};
 
 use congestion::{Congestion, MAX_FLIGHT};
+pub(crate) use fuzz::fuzz_segments;
 use options::SynOptions;
 pub(super) use receive::Outside;
 use receive::ReceiveBuffer;

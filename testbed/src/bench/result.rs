@@ -1,4 +1,5 @@
-//! All measurements of a run, reduced to rows: medians, ratios to the kernel, and whether issue 3 is satisfied.
+//! All measurements of a run, reduced to rows: medians, ratios to who weft is compared with, and whether issues 3 and 5
+//! are satisfied.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,6 +18,8 @@ use crate::work::{Metric, Work, names};
 
 /// Who everybody is compared with.
 pub(crate) const KERNEL: &str = "kernel";
+/// The usual way out without privileges: who is compared with what leaves the overlay.
+pub(crate) const SLIRP: &str = "slirp4netns";
 /// Who has targets to reach.
 pub(crate) const WEFT: &str = "weft";
 /// The same agents on an encrypted network.
@@ -79,7 +82,10 @@ pub(crate) struct Row {
     pub(crate) is_time: bool,
     /// What the ratio should be: at least, or at most for times.
     pub(crate) target: f64,
-    /// weft's median by the kernel's.
+    /// Who weft is compared with.
+    #[serde(default = "kernel")]
+    pub(crate) rival: String,
+    /// weft's median by the rival's.
     pub(crate) ratio: Option<f64>,
     /// Whether the target is reached.
     pub(crate) reached: Option<bool>,
@@ -88,6 +94,10 @@ pub(crate) struct Row {
     pub(crate) routed: Option<f64>,
     /// By contender.
     pub(crate) series: BTreeMap<String, Series>,
+}
+
+fn kernel() -> String {
+    KERNEL.to_owned()
 }
 
 /// What one contender did, round by round.
@@ -286,7 +296,7 @@ impl Row {
             both.map(|(of, to)| of / to)
         };
         let routed = ratio(ROUTED, WEFT);
-        let ratio = ratio(WEFT, KERNEL);
+        let ratio = ratio(WEFT, work.rival());
         let (target, is_time) = (work.target(), metric.is_time());
         let reached = |ratio: f64| {
             if is_time {
@@ -301,6 +311,7 @@ impl Row {
             unit: metric.unit().to_owned(),
             is_time,
             target,
+            rival: work.rival().to_owned(),
             reached: ratio.map(reached),
             routed,
             ratio,

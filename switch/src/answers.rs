@@ -106,7 +106,7 @@ impl Answers {
     fn dropped(&mut self, from: Asker<'_>, frame: &[u8], reason: DropReason) -> Option<Vec<u8>> {
         let error = match reason {
             DropReason::TooBig => IcmpError::TooBig(network_mtu(from.tables, from.id, frame)?),
-            DropReason::NoRoute => IcmpError::NoRoute,
+            DropReason::NoRoute | DropReason::RouteLoop => IcmpError::NoRoute,
             DropReason::NoNeighbor => IcmpError::AddressUnreachable,
             DropReason::TtlExceeded => IcmpError::TimeExceeded,
             DropReason::Isolated => IcmpError::Prohibited,

@@ -94,6 +94,7 @@ fn about_what_it_was_to_route_the_gateway_speaks_itself() {
         DropReason::NoRoute,
         DropReason::NoNeighbor,
         DropReason::TtlExceeded,
+        DropReason::RouteLoop,
         DropReason::Isolated,
     ] {
         let answer = answers.dropped(from, &frame, reason).unwrap();

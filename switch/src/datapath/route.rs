@@ -110,7 +110,7 @@ pub(super) fn route(
     if let (Source::Port(port), Action::ToPort(to)) = (from, routed.delivery())
         && port == to
     {
-        return Err(DropReason::SameSide);
+        return Err(DropReason::RouteLoop);
     }
     Ok(Way::Onward(routed))
 }
@@ -122,7 +122,7 @@ pub(super) fn leave(
     (exit, vni): (Exit, Vni),
 ) -> Result<Routed, DropReason> {
     if from == Source::Port(exit.port) {
-        return Err(DropReason::SameSide);
+        return Err(DropReason::RouteLoop);
     }
     to_port(tables, vni, exit.port)?;
     Ok(Routed {

@@ -132,7 +132,7 @@ fn a_static_route_leads_to_its_next_hop() {
     assert_eq!(world.send(FROM_A, &packet(nobody, 100)), refused);
     // Back to where it came from: a loop.
     let back = Ipv4Addr::new(10, 51, 0, 1).into();
-    let refused = drop_for(DropReason::SameSide);
+    let refused = drop_for(DropReason::RouteLoop);
     assert_eq!(world.send(FROM_A, &packet(back, 100)), refused);
 }
 

@@ -126,6 +126,7 @@ impl Contender {
             name: ROUTED,
             local: Some(way(join(host, "right", "r2"))),
             cross: Some(way(join(&pair.host2, "right", "r3"))),
+            out: None,
             hosts: vec![pair.host1.ns.clone(), pair.host2.ns.clone()],
             switch: Switch::Processes(agents.to_vec()),
         }

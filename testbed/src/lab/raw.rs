@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use etherparse::{EtherType, PacketBuilder};
+use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, send, socket};
 use weft_wire::MacAddr;
 
@@ -46,6 +47,18 @@ impl FrameSocket {
             send(self.0.as_raw_fd(), frame, MsgFlags::empty()),
             &format!("send a frame of {} bytes", frame.len()),
         );
+    }
+
+    /// Sends one frame if there is room for it; false if there is none.
+    #[track_caller]
+    pub fn offer(&self, frame: &[u8]) -> bool {
+        match send(self.0.as_raw_fd(), frame, MsgFlags::empty()) {
+            Err(Errno::ENOBUFS) => false,
+            sent => {
+                must(sent, &format!("send a frame of {} bytes", frame.len()));
+                true
+            }
+        }
     }
 }
 

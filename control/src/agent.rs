@@ -28,6 +28,8 @@ mod audit;
 mod credentials;
 mod detach;
 mod docker;
+mod drops;
+mod duplicates;
 mod error;
 mod ipam;
 mod keeper;
@@ -70,6 +72,7 @@ use crate::api::Attachment;
 use crate::channel::Link;
 use crate::model::{ClusterId, ClusterMap, Endpoint, EndpointId, NetworkId, NodeId, Revision};
 use assemble::Fabric;
+use duplicates::Duplicates;
 use keeper::Keeper;
 use outside::Outside;
 use services::Services;
@@ -196,6 +199,8 @@ struct Inner {
     /// Highest epoch given so far.
     epoch: u64,
     warnings: Vec<String>,
+    /// Who uses addresses of others.
+    duplicates: Duplicates,
     /// The agent ends: nothing new is begun.
     stopping: bool,
 }

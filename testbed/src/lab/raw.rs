@@ -57,18 +57,6 @@ impl FrameSocket {
             }
         }
     }
-
-    /// Sends one frame if there is room for it; false if there is none.
-    #[track_caller]
-    pub fn offer(&self, frame: &[u8]) -> bool {
-        match send(self.0.as_raw_fd(), frame, MsgFlags::empty()) {
-            Err(Errno::ENOBUFS) => false,
-            sent => {
-                must(sent, &format!("send a frame of {} bytes", frame.len()));
-                true
-            }
-        }
-    }
 }
 
 /// An Ethernet frame of any type around any bytes, not padded.

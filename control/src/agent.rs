@@ -30,6 +30,8 @@ mod audit;
 mod credentials;
 mod detach;
 mod docker;
+mod drops;
+mod duplicates;
 mod error;
 mod interest;
 mod ipam;
@@ -74,6 +76,7 @@ use crate::api::Attachment;
 use crate::channel::Link;
 use crate::model::{ClusterId, ClusterMap, Endpoint, EndpointId, NetworkId, NodeId, Revision};
 use assemble::Fabric;
+use duplicates::Duplicates;
 use interest::Interest;
 use keeper::Keeper;
 use outside::Outside;
@@ -207,6 +210,8 @@ struct Inner {
     /// Highest epoch given so far.
     epoch: u64,
     warnings: Vec<String>,
+    /// Who uses addresses of others.
+    duplicates: Duplicates,
     /// The agent ends: nothing new is begun.
     stopping: bool,
 }

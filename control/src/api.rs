@@ -200,6 +200,24 @@ pub struct Traffic {
     pub drops: BTreeMap<String, u64>,
 }
 
+/// Frames or packets that went no further at one place of this host, for one reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drops {
+    /// Its name (docs/drops.md, docs/egress.md).
+    pub reason: String,
+    /// How many since the port, peer or agent began.
+    pub count: u64,
+    /// Where: `port`, `uplink`, `peer`, `stranger` or `egress`.
+    pub kind: String,
+    /// Of the port, link, peer or network; of a stranger, the last one's address.
+    pub name: String,
+    /// Its network; peers have all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+    /// Cause and cure; empty for a reason that this agent has no words for.
+    pub cause: String,
+}
+
 /// All tunnel peers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Peers {

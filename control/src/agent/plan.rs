@@ -91,6 +91,8 @@ pub(super) struct Wanted {
     pub(super) networks: BTreeMap<Vni, WantedNetwork>,
     /// Owned addresses with their epoch.
     pub(super) macs: BTreeMap<(Vni, MacAddr), (WantedPlace, u64)>,
+    /// Subnets of all networks.
+    pub(super) subnets: Vec<IpNet>,
     /// Whose MAC each address has, of endpoints on all hosts.
     pub(super) neighbors: BTreeMap<(Vni, IpAddr), MacAddr>,
     /// MACs of endpoints on other hosts of plain L2 networks, which are learned, not owned: when one goes, what was
@@ -182,7 +184,10 @@ pub(super) fn plan<'a>(
     here: &Here<'_>,
     ports: impl Iterator<Item = LocalPort<'a>>,
 ) -> Wanted {
-    let mut wanted = Wanted::default();
+    let mut wanted = Wanted {
+        subnets: subnets(part.map),
+        ..Wanted::default()
+    };
     plan_peers(part, here, &mut wanted);
     let members = members(part, here, &wanted.peers);
     let routes = plan_routes(part);
@@ -267,6 +272,13 @@ fn plan_ports<'a>(ports: impl Iterator<Item = LocalPort<'a>>, wanted: &mut Wante
             secure.keep = true;
         }
     }
+}
+
+/// What isn't outside: the subnets of all networks, those of other routers too.
+fn subnets(map: &ClusterMap) -> Vec<IpNet> {
+    let networks = map.networks.values().map(|network| &network.object);
+    let subnets = networks.flat_map(|network| &network.subnets);
+    subnets.map(|subnet| subnet.cidr).collect()
 }
 
 /// Where the gateway answers: at each subnet's gateway address, and as an IPv6 router at its link-local one.

@@ -199,10 +199,12 @@ impl Agent {
     /// `weft status`.
     pub(super) fn status(&self) -> api::Status {
         let applied = self.applied.borrow().clone();
-        let inner = self.inner();
+        let mut inner = self.inner();
+        let claims = inner.duplicate_warnings();
         let fabric = self.fabric();
         let channel = &inner.channel;
         let mut warnings = inner.warnings.clone();
+        warnings.extend(claims);
         warnings.extend(fabric.applied().warnings.iter().cloned());
         let survive = self.keeper.answers();
         if !survive {

@@ -132,6 +132,7 @@ fn router(door: Door) -> Router {
         )
         .route("/v1/ports/{name}", axum::routing::patch(port_change))
         .route("/v1/fdb", get(fdb))
+        .route("/v1/drops", get(drops))
         .route("/v1/egress", get(egress))
         .route("/v1/subnets", get(subnets))
         .route("/v1/ipam", get(leases))
@@ -290,6 +291,10 @@ async fn audit_and_fix(State(door): State<Door>) -> Reply<api::Audit> {
 
 async fn dns(State(door): State<Door>) -> Reply<api::Dns> {
     Ok(Json(door.agent()?.services.dns()))
+}
+
+async fn drops(State(door): State<Door>) -> Reply<Vec<api::Drops>> {
+    Ok(Json(door.agent()?.drops()))
 }
 
 async fn egress(State(door): State<Door>) -> Reply<Vec<api::NetworkEgress>> {

@@ -450,9 +450,16 @@ async fn follow_paths(agent: Arc<Agent>) {
     }
 }
 
-/// Takes down ports whose namespace died.
+/// Takes down ports whose namespace died, and notes who uses others' addresses.
 async fn follow_ports(agent: Arc<Agent>, mut events: mpsc::UnboundedReceiver<PortEvent>) {
-    while let Some(PortEvent::Gone(port)) = events.recv().await {
+    while let Some(event) = events.recv().await {
+        let port = match event {
+            PortEvent::Gone(port) => port,
+            PortEvent::Claims(port, claim) => {
+                agent.note_claim(port, claim);
+                continue;
+            }
+        };
         let again = Arc::clone(&agent);
         // Waits for the workers.
         let was_uplink = tokio::task::spawn_blocking(move || again.uplink_gone(port)).await;
@@ -508,6 +515,7 @@ impl Inner {
             interest: Interest::starting(saved.has, used),
             channel: Channel::new(controllers),
             warnings: Vec::new(),
+            duplicates: super::Duplicates::default(),
             stopping: false,
         }
     }

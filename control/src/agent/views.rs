@@ -106,8 +106,8 @@ impl Agent {
                 let (via, name, address) = match row.place {
                     Place::Port(id) => {
                         let name = ports.get(&id).map(|port| port.record.endpoint.name.clone());
-                        match fabric.link_of(id) {
-                            Some(link) => ("uplink", Some(link.to_owned()), None),
+                        match fabric.uplink_behind(id) {
+                            Some(uplink) => ("uplink", Some(uplink.dev.clone()), None),
                             None => ("port", name, None),
                         }
                     }

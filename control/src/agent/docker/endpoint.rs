@@ -30,6 +30,7 @@ impl Agent {
         }
         let network = self.docker_network(&call.of.network).await?;
         self.check_place(&network)?;
+        let _heard = self.hear_of(&network).await?;
         // The container's name isn't known yet: `host` learns it.
         let guard = self.reserve_as(&network, &format!("docker-{}", short(&id)))?;
         let wanted = (call.ips.as_slice(), call.mac);
@@ -97,6 +98,7 @@ impl Agent {
                 internal,
             });
         }
+        let _heard = self.hear_of(&network).await?;
         self.expect_endpoint(&endpoint).await?;
         let ifname = self
             .plug_loose(&network, endpoint.clone(), &sandbox)

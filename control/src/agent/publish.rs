@@ -64,6 +64,17 @@ impl Agent {
         Ok(Bound(bound))
     }
 
+    /// A runtime asks for a container's ports on each of its networks: the first one publishes.
+    pub(super) fn leave_out_published(&self, netns: (u64, u64), wanted: &mut Vec<Publish>) {
+        let inner = self.inner();
+        let ports = inner.ports.values().map(|port| &port.record);
+        let own: Vec<&Publish> = ports
+            .filter(|record| record.netns_id == netns)
+            .flat_map(|record| &record.published)
+            .collect();
+        wanted.retain(|wanted| !own.contains(&wanted));
+    }
+
     fn bind(&self, publish: &Publish) -> Result<Vec<socket2::Socket>, ApiError> {
         let stream = publish.protocol == PortProtocol::Tcp;
         listen(stream, publish.ip, publish.host_port).map_err(|error| {

@@ -128,6 +128,9 @@ pub struct Status {
     pub ports: usize,
     /// Networks in the cluster.
     pub networks: usize,
+    /// What of the cluster this host is told of.
+    #[serde(default)]
+    pub heard: Heard,
     /// Tunnel peers.
     pub peers: usize,
     /// Whether ports would survive the agent now (the fd holder answers).
@@ -135,6 +138,19 @@ pub struct Status {
     /// What an operator should look at.
     #[serde(default)]
     pub warnings: Vec<String>,
+}
+
+/// What of the cluster a host has in its map beside the names of networks and routers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heard {
+    /// The networks of whose endpoints it is told, by name: those that something on it uses, and those that routers lead to.
+    /// All when `None`.
+    #[serde(default)]
+    pub networks: Option<Vec<String>>,
+    /// Nodes that it knows, itself among them.
+    pub nodes: usize,
+    /// Endpoints that it knows.
+    pub endpoints: usize,
 }
 
 /// `weft agent stop`.
@@ -589,8 +605,8 @@ pub struct NetworkInfo {
     pub ageing_secs: u32,
     /// Static VTEPs.
     pub vteps: Vec<IpAddr>,
-    /// Endpoints in the cluster.
-    pub endpoints: usize,
+    /// Endpoints in the cluster; `None` when this host doesn't have the network and no controller answers.
+    pub endpoints: Option<usize>,
 }
 
 /// A network with what is on it.

@@ -274,7 +274,7 @@ async fn fdb(State(door): State<Door>) -> Reply<Vec<api::FdbEntry>> {
 }
 
 async fn leases(State(door): State<Door>) -> Reply<Vec<api::Lease>> {
-    Ok(Json(door.agent()?.leases()))
+    Ok(Json(door.agent()?.all_leases().await))
 }
 
 async fn audit(State(door): State<Door>) -> Reply<api::Audit> {
@@ -302,7 +302,7 @@ async fn egress(State(door): State<Door>) -> Reply<Vec<api::NetworkEgress>> {
 }
 
 async fn subnets(State(door): State<Door>) -> Reply<Vec<api::SubnetBlock>> {
-    Ok(Json(door.agent()?.subnets()))
+    Ok(Json(door.agent()?.subnets().await))
 }
 
 async fn nodes(State(door): State<Door>) -> Reply<Vec<api::NodeInfo>> {
@@ -315,7 +315,7 @@ async fn node_rm(State(door): State<Door>, UrlPath(name): UrlPath<String>) -> Re
 }
 
 async fn networks(State(door): State<Door>) -> Reply<Vec<api::NetworkInfo>> {
-    Ok(Json(door.agent()?.networks()))
+    Ok(Json(door.agent()?.networks().await))
 }
 
 async fn network_create(State(door): State<Door>, bytes: Bytes) -> Reply<api::NetworkInfo> {

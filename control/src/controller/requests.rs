@@ -1,6 +1,5 @@
 //! From a member's request to a decision to a reply.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::PoisonError;
 use std::time::Instant;
@@ -11,7 +10,7 @@ use super::Core;
 use super::decide::block::Claim;
 use super::decide::{Decision, block, endpoint, network, node, router};
 use crate::api::NetworkCreate;
-use crate::channel::{Answer, Ask, Refusal, Reply, Request, RouterChange};
+use crate::channel::{Answer, Ask, Interest, Refusal, Reply, Request, RouterChange};
 use crate::model::{
     Change, ClusterMap, Credentials, Endpoint, NetworkId, NodeId, Revision, RouterId,
 };
@@ -53,6 +52,15 @@ impl Core {
             Request::ChangeRouter { name, change } => self.change_router(&name, &change).await?,
             Request::RemoveNode { name } => self.remove_node(from, &name).await?,
             Request::Presence => return self.presence().await,
+            Request::ReadNetwork { network, after } => {
+                return Ok(self.read_network(&network, after.as_ref()));
+            }
+            Request::ReadNodes { after } => return Ok(self.read_nodes(after.as_ref())),
+            Request::CountEndpoints => return Ok(self.count_endpoints()),
+            Request::Newest => {
+                self.ledger.refresh().await?;
+                self.ledger.revision()
+            }
             Request::AllocateBlock { .. }
             | Request::ReturnBlock { .. }
             | Request::ClaimAddress { .. }
@@ -120,7 +128,7 @@ impl Core {
                 self.change(|map| endpoint::delete(map, from, &id)).await?
             }
             Request::SyncEndpoints { endpoints } => return self.sync(from, &endpoints).await,
-            Request::Watch { networks } => self.watch(from, networks),
+            Request::Watch { networks, wish } => self.watch(from, Interest { networks, wish }),
             Request::Renew { csr } => return self.renewed(from, &csr),
             Request::NoteCredentials { credentials } => {
                 self.note_credentials(from, &credentials).await?
@@ -133,6 +141,10 @@ impl Core {
             | Request::RemoveVtep { .. }
             | Request::ChangeRouter { .. }
             | Request::RemoveNode { .. }
+            | Request::ReadNetwork { .. }
+            | Request::ReadNodes { .. }
+            | Request::CountEndpoints
+            | Request::Newest
             | Request::Presence => self.ledger.revision(),
         };
         Ok(Reply {
@@ -153,8 +165,8 @@ impl Core {
         })
     }
 
-    fn watch(&self, from: &NodeId, networks: BTreeSet<NetworkId>) -> Revision {
-        self.sessions.watch(from, networks);
+    fn watch(&self, from: &NodeId, interest: Interest) -> Revision {
+        self.sessions.watch(from, interest);
         self.ledger.revision()
     }
 

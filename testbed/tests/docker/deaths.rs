@@ -90,6 +90,14 @@ fn a_dockerd_that_dies_in_the_middle_of_a_call_leaves_nothing() {
     });
     assert_eq!(addresses.len(), 12, "no address twice: {addresses:?}");
     assert_eq!(taps(host).len(), 12);
+    // Also an address that was never used, and one that it says.
+    for wanted in ["", "10.40.4.4"] {
+        let reply = docker.call(
+            "IpamDriver.RequestAddress",
+            &json!({ "PoolID": pool, "Address": wanted, "Options": {} }),
+        );
+        assert!(reply["Address"].is_string(), "{reply}");
+    }
     // Also what was never joined, also over a restart of the agent.
     let endpoint = "f".repeat(64);
     docker.call(
@@ -109,13 +117,13 @@ fn a_dockerd_that_dies_in_the_middle_of_a_call_leaves_nothing() {
             .network("net-10.48.0.0-16")
             .network
             .endpoints,
-        0
+        Some(0)
     );
     host.kill_agent();
     host.restart_agent();
     world.pair.wait_in_sync();
     assert_eq!(taps(host).len(), 12);
-    assert_eq!(host.network("shop").network.endpoints, 13);
+    assert_eq!(host.network("shop").network.endpoints, Some(13));
     wait_for(FORGOTTEN, "the ports are given back", &0, || {
         host.ports().len()
     });

@@ -187,6 +187,7 @@ impl Agent {
         (network, subnet): (&Network, &Subnet),
         wanted: Option<IpAddr>,
     ) -> Result<IpAddr, ApiError> {
+        let _heard = self.hear_of(network).await?;
         let taken = self.take_for_later(network, (subnet, wanted)).await?;
         let ip = taken.address()?;
         self.hold(pool, ip).await?;
@@ -198,7 +199,7 @@ impl Agent {
     async fn hold(self: &Arc<Self>, pool: String, ip: IpAddr) -> Result<(), ApiError> {
         let held = self.note(move |ledger| {
             let known = ledger.pool(&pool).is_some();
-            (known, ledger.hold(&pool, ip))
+            (known, ledger.hold(&pool, ip, now()))
         });
         match held.await? {
             (_, true) => Ok(()),

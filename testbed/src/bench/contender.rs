@@ -108,7 +108,7 @@ impl Contender {
     /// The same two hosts and agents, from one network of a router to another.
     pub(crate) fn weft_routed(pair: &Pair) -> Self {
         let host = &pair.host1;
-        for (name, subnet) in [("left", "10.35.0.0/16"), ("right", "10.36.0.0/16")] {
+        for (name, subnet) in [("left", "10.37.0.0/16"), ("right", "10.38.0.0/16")] {
             host.weft(&["network", "create", name, "--subnet", subnet]);
         }
         host.weft(&["router", "create", "core"]);

@@ -61,6 +61,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use ipnet::IpNet;
 use tokio::sync::{Notify, watch};
 use weft_switch::impair::Relay;
 use weft_wire::{Mtu, PortId};
@@ -198,6 +199,9 @@ struct Inner {
     yielded: BTreeMap<(NetworkId, IpAddr), Instant>,
     /// Blocks that are being given back: nothing is given from them.
     returning: ipam::Returning,
+    /// Those that the map no longer shows as ours, and since which revision: until that map is on disk, too, an agent
+    /// that starts anew would give from them.
+    returned: BTreeMap<(NetworkId, IpNet), Revision>,
     /// Addresses that Docker has, whether a container uses them now or not.
     held: BTreeSet<(NetworkId, IpAddr)>,
     /// Networks that Docker has on this host, whether a container uses them now or not.
@@ -355,7 +359,12 @@ impl Inner {
         SavedPorts {
             ports: ports.collect(),
             yielded: self.yielded.keys().cloned().collect(),
-            returning: self.returning.clone(),
+            returning: self
+                .returning
+                .iter()
+                .chain(self.returned.keys())
+                .cloned()
+                .collect(),
             uplinks: self.uplinks.iter().cloned().collect(),
         }
     }

@@ -15,7 +15,7 @@ use super::startup::is_gone;
 use super::{Agent, ApiError, Inner};
 use crate::api;
 use crate::channel::{Request, RequestError};
-use crate::model::{NetworkId, NodeId};
+use crate::model::{NetworkId, NodeId, Revision};
 
 impl Agent {
     /// Compares the books.
@@ -150,13 +150,24 @@ impl Inner {
         !in_use && self.returning.insert(key.clone())
     }
 
-    /// Forgets blocks that the map doesn't show as this node's any more.
-    pub(super) fn forget_returned(&mut self, node: &NodeId) {
+    /// Notes which blocks the map doesn't show as this node's any more.
+    pub(super) fn note_returned(&mut self, node: &NodeId) {
         let map = &self.map;
-        self.returning.retain(|key| {
+        let is_ours = |key: &(NetworkId, IpNet)| {
             let block = map.blocks.get(key);
             block.is_some_and(|block| block.object.node == *node)
-        });
+        };
+        let (ours, gone) = std::mem::take(&mut self.returning)
+            .into_iter()
+            .partition::<BTreeSet<_>, _>(is_ours);
+        self.returning = ours;
+        let gone = gone.into_iter().map(|key| (key, map.revision));
+        self.returned.extend(gone);
+    }
+
+    /// The map of that revision is on disk: what it doesn't show needn't be remembered.
+    pub(super) fn forget_returned(&mut self, on_disk: Revision) {
+        self.returned.retain(|_, since| *since > on_disk);
     }
 }
 

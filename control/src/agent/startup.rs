@@ -509,6 +509,7 @@ impl Inner {
             leaving: BTreeMap::new(),
             yielded: BTreeMap::new(),
             returning: Default::default(),
+            returned: BTreeMap::new(),
             uplinks,
             held: BTreeSet::new(),
             docker_networks: BTreeSet::new(),

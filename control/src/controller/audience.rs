@@ -25,9 +25,8 @@ impl Scope {
         match change {
             Change::Put(Object::Block(block)) => Self::of_block(block),
             Change::Put(Object::Endpoint(endpoint)) => Self::of_endpoint(endpoint),
-            Change::Put(Object::Credentials(..)) | Change::Delete(Key::Credentials(_)) => {
-                Self::Controllers
-            }
+            Change::Put(Object::Credentials(..) | Object::Session(..))
+            | Change::Delete(Key::Credentials(_) | Key::Session(_)) => Self::Controllers,
             Change::Delete(Key::Block(network, prefix)) => {
                 let key = (network.clone(), *prefix);
                 let block = before.and_then(|map| map.blocks.get(&key));
@@ -82,6 +81,7 @@ impl Audience {
         let Some(interest) = &self.interest else {
             let mut all = map.clone();
             all.credentials.clear();
+            all.sessions.clear();
             return all;
         };
         let mut excerpt = map.frame();

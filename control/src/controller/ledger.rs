@@ -15,6 +15,7 @@ use tracing::{error, warn};
 use super::audience::{self, Audience, Scope};
 use super::decide::Decision;
 use crate::channel::Refusal;
+use crate::channel::messages::STORE_FAILED;
 use crate::model::{Change, ClusterMap, Object, Revision, Versioned};
 use crate::store::{Commit, LOG_KEEP, Since, Snapshot, Store, StoreError, TokenRecord, TokenWrite};
 
@@ -383,7 +384,7 @@ fn refuse(error: &StoreError) -> Refusal {
 fn failed(error: &dyn std::fmt::Display) -> Refusal {
     error!(%error, "the store failed");
     Refusal::new(
-        "store_failed",
+        STORE_FAILED,
         format!("the controller can't write this down: {error}"),
     )
     .hint("see the controller's log")

@@ -8,7 +8,8 @@ use std::time::Duration;
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use serde::Deserialize;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{debug, info};
 
 use super::Core;
@@ -16,6 +17,7 @@ use super::audience::Audience;
 use super::decide::node;
 use super::ledger::News;
 use super::refusals::{BREACHES, NO_HELLO, SLOW, Turned};
+use super::requests::{Asker, MOVED};
 use crate::channel::codec::{self, DecodeError};
 use crate::channel::messages::{Hello, PROTOCOLS, Protocols, Push, Welcome};
 use crate::channel::{
@@ -31,6 +33,8 @@ pub(super) const ASK_PATIENCE: Duration = Duration::from_secs(2);
 const REFUSAL_PATIENCE: Duration = Duration::from_secs(1);
 /// An agent that no change concerns hears after this time how far the map is.
 const LAG: Duration = Duration::from_secs(1);
+/// Between the entry of a node's session at another controller and the end of the one here.
+const DEPARTURE_PATIENCE: Duration = Duration::from_millis(500);
 /// Objects or changes in one message.
 const BATCH: usize = 256;
 /// What they may take together; one alone may be longer, as long as the request was that brought it.
@@ -116,6 +120,25 @@ impl Sessions {
             let reason = b"another agent with this node's identity connected";
             older.close(VarInt::from_u32(close::REPLACED), reason);
         }
+    }
+
+    /// Ends a node's session because it begins another one: what it asked in that one isn't done any more.
+    fn end_older(&self, node: &NodeId) {
+        let older = self.lock().remove(node);
+        if let Some(older) = older {
+            self.roster.send_modify(|roster| {
+                roster.remove(node);
+            });
+            let reason = b"another agent with this node's identity connected";
+            older.close(VarInt::from_u32(close::REPLACED), reason);
+        }
+    }
+
+    /// Whether that connection is the node's session.
+    fn is_current(&self, node: &NodeId, connection: &Connection) -> bool {
+        let connections = self.lock();
+        let known = connections.get(node);
+        known.is_some_and(|known| known.stable_id() == connection.stable_id())
     }
 
     fn leave(&self, node: &NodeId, connection: &Connection) {
@@ -249,6 +272,12 @@ pub(super) async fn serve(core: Arc<Core>, connection: Connection, subject: Subj
             core.sessions.expel(&subject.node);
             "the node was removed".to_owned()
         }
+        () = departure(&core, &subject.node) => {
+            core.sessions.leave(&subject.node, &connection);
+            let reason = b"the node connected to another controller";
+            connection.close(VarInt::from_u32(close::STOPPING), reason);
+            "it is connected to another controller".to_owned()
+        }
     };
     core.sessions.leave(&subject.node, &connection);
     core.sessions.unlisten(&subject.node);
@@ -267,6 +296,24 @@ async fn removal(core: &Core, node: &NodeId) {
         }
         if revisions.changed().await.is_err() {
             // The controller is stopping: others tell.
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// Returns when the map has had the node's session at another controller for a while. Where the node really went there,
+/// this session was ended before; otherwise it was entered there too late, and has to come here anew.
+async fn departure(core: &Core, node: &NodeId) {
+    let mut revisions = core.ledger.revisions();
+    loop {
+        revisions.borrow_and_update();
+        if core.ledger.read(|map| core.has_moved(map, node)) {
+            sleep(DEPARTURE_PATIENCE).await;
+            if core.ledger.read(|map| core.has_moved(map, node)) {
+                return;
+            }
+        }
+        if revisions.changed().await.is_err() {
             return std::future::pending().await;
         }
     }
@@ -352,9 +399,14 @@ async fn greet(
 ) -> Result<(Hello, SendStream), Turned> {
     let (bytes, mut to) = hello_bytes(connection).await?;
     let admitted = match read_hello::<Hello>(&bytes) {
-        Ok(hello) => admit(core, subject, &hello)
-            .await
-            .map(|welcome| (hello, welcome)),
+        Ok(hello) => {
+            let admitted = tokio::select! {
+                admitted = admit(core, subject, &hello) => admitted,
+                // It has gone to another controller, perhaps: it mustn't be entered here after that.
+                error = connection.closed() => return Err(Turned::new(NO_HELLO, error)),
+            };
+            admitted.map(|welcome| (hello, welcome))
+        }
         Err(refusal) => Err(refusal),
     };
     match admitted {
@@ -389,18 +441,8 @@ async fn admit(core: &Core, subject: &Subject, hello: &Hello) -> Result<Welcome,
         return Err(Refusal::new("identity_mismatch", message)
             .hint("restore the state directory's identity from one backup"));
     }
-    if hello.have > core.ledger.revision() || hello.incarnation != core.ledger.incarnation() {
-        // Another controller may have told it.
-        core.ledger.refresh().await?;
-    }
-    let decide = |map: &ClusterMap| {
-        let mut changes = node::update(map, &subject.node, &hello.facts)?;
-        if let Some(credentials) = &hello.credentials {
-            changes.extend(node::note_credentials(map, &subject.node, credentials)?);
-        }
-        Ok((changes, ()))
-    };
-    let (revision, ()) = core.ledger.decide(decide).await?;
+    core.sessions.end_older(&hello.node);
+    let revision = enter(core, hello).await?;
     Ok(Welcome {
         protocol: PROTOCOLS.common(hello.protocols).unwrap_or(PROTOCOLS.max),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -408,6 +450,26 @@ async fn admit(core: &Core, subject: &Subject, hello: &Hello) -> Result<Welcome,
         revision,
         controllers: core.fellows.addresses().borrow().clone(),
     })
+}
+
+/// Notes what a member says of itself, and that it has its session here. Returns the revision that its map has to reach.
+pub(super) async fn enter(core: &Core, hello: &Hello) -> Result<Revision, Refusal> {
+    if hello.have > core.ledger.revision() || hello.incarnation != core.ledger.incarnation() {
+        // Another controller may have told it.
+        core.ledger.refresh().await?;
+    }
+    let decide = |map: &ClusterMap| {
+        let mut changes = node::update(map, &hello.node, &hello.facts)?;
+        if let Some(credentials) = &hello.credentials {
+            changes.extend(node::note_credentials(map, &hello.node, credentials)?);
+        }
+        if let Some(controller) = core.fellows.name() {
+            changes.extend(node::enter(map, &hello.node, controller));
+        }
+        Ok((changes, ()))
+    };
+    let (revision, ()) = core.ledger.decide(decide).await?;
+    Ok(revision)
 }
 
 /// Brings the agent's map up to date, for ever.
@@ -597,18 +659,24 @@ async fn push_everything(to: &mut SendStream, map: ClusterMap) -> Result<Revisio
     Ok(revision)
 }
 
-/// Takes requests until the connection ends; each is worked on beside the others.
+/// Takes requests until the connection ends; each is worked on beside the others. None outlives the connection: what its
+/// node says in its next session is newer.
 async fn take_requests(
     core: &Arc<Core>,
     connection: &Connection,
     node: &NodeId,
 ) -> quinn::ConnectionError {
+    let mut requests = JoinSet::new();
     loop {
-        match connection.accept_bi().await {
+        let accepted = tokio::select! {
+            accepted = connection.accept_bi() => accepted,
+            Some(_) = requests.join_next() => continue,
+        };
+        match accepted {
             Ok((to, from)) => {
                 let (core, node) = (Arc::clone(core), node.clone());
-                let remote = connection.remote_address();
-                tokio::spawn(async move { answer(&core, (&node, remote), (to, from)).await });
+                let connection = connection.clone();
+                requests.spawn(async move { answer(&core, (&node, &connection), (to, from)).await });
             }
             Err(error) => return error,
         }
@@ -617,7 +685,7 @@ async fn take_requests(
 
 async fn answer(
     core: &Core,
-    (node, remote): (&NodeId, SocketAddr),
+    (node, connection): (&NodeId, &Connection),
     (mut to, mut from): (SendStream, RecvStream),
 ) {
     let received = receive_bytes(&mut from, codec::MAX_MESSAGE_BYTES);
@@ -627,17 +695,26 @@ async fn answer(
         Ok(Err(FrameError::Ended(_) | FrameError::TooSlow)) | Err(_) => return,
     };
     let reply: Result<Reply, Refusal> = match request {
-        Ok(request) => core.handle(node, request).await,
+        Ok(request) => {
+            let is_current = || core.sessions.is_current(node, connection);
+            let is_current = &is_current;
+            core.handle(Asker { node, is_current }, request).await
+        }
         Err(refusal) => Err(refusal),
     };
     if let Ok(reply) = &reply {
         core.sessions.reach(node, reply.revision);
     }
+    if reply.as_ref().is_err_and(|refusal| refusal.code == MOVED) {
+        // The session ends; the node asks again where it is.
+        return;
+    }
     if let Err(refusal) = &reply
         && BREACHES.contains(&refusal.code.as_str())
     {
         let what = format!("node {node}: {}", refusal.message);
-        core.refusals.note(&refusal.code, remote, what);
+        core.refusals
+            .note(&refusal.code, connection.remote_address(), what);
     }
     if let Err(error) = send(&mut to, &reply).await {
         debug!(%node, %error, "a reply did not reach its agent");

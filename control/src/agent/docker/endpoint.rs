@@ -39,7 +39,7 @@ impl Agent {
         let guard = self.reserve_as(&network, &format!("docker-{}", short(&id)))?;
         let wanted = (call.ips.as_slice(), call.mac);
         let endpoint = self.fill_given(&guard, &network, wanted).await?;
-        self.announce(&endpoint).await?;
+        self.announce_new(&endpoint).await?;
         let entry = EndpointEntry {
             network: call.of.network,
             endpoint: endpoint.clone(),
@@ -51,7 +51,7 @@ impl Agent {
             .await;
         if let Err(error) = noted {
             drop(guard);
-            self.withdraw(&endpoint.id).await;
+            self.withdraw(&endpoint).await;
             return Err(error);
         }
         guard.keep();
@@ -159,7 +159,7 @@ impl Agent {
         if told.is_err() {
             self.inner().pending.remove(&endpoint.id);
         }
-        told
+        told.map(drop)
     }
 
     pub(super) async fn docker_delete_endpoint(
@@ -175,7 +175,7 @@ impl Agent {
         if !self.take_down(&endpoint.id).await {
             let pending = self.inner().pending.remove(&endpoint.id);
             if pending.is_some() {
-                self.withdraw(&endpoint.id).await;
+                self.withdraw(&endpoint).await;
             }
         }
         info!(port = %endpoint.name, docker_endpoint = short(&id), "endpoint of Docker removed");

@@ -14,6 +14,7 @@
 //! | `services` | what a network's gateway does for ports: names |
 //! | `outside` | the way out of networks: what `egress` is told of them |
 //! | `docker` | Docker's network and IPAM driver |
+//! | `publish` | ports of the host whose clients are connected with an endpoint |
 //! | `state` | what is on disk |
 //! | `requests`, `views` | the API's writing and reading half |
 //! | `serve` | the API's HTTP |
@@ -34,6 +35,7 @@ mod keeper;
 mod line;
 mod outside;
 mod plan;
+mod publish;
 mod reconcile;
 mod requests;
 mod resolv;

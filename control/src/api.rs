@@ -57,9 +57,11 @@ mod attachment;
 
 pub use attachment::{Attachment, Detached, Route};
 mod line;
+mod publish;
 mod uplink;
 
 pub use line::{Impairment, Impairments, Limits, LineTraffic, PortChange, PortLine, RateLimit};
+pub use publish::{PortProtocol, ProxyProtocol, Publish, PublishRange};
 pub use uplink::{Uplink, UplinkAdd};
 
 /// Where the agent listens when nobody says otherwise.
@@ -289,6 +291,9 @@ pub struct Port {
     pub mtu: Mtu,
     /// `up`, or what is wrong with it.
     pub state: String,
+    /// Ports of the host whose clients are connected with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub published: Vec<Publish>,
     /// Its line, where it has limits or impairments.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub line: Option<PortLine>,
@@ -728,6 +733,9 @@ pub struct Connect {
     /// It may send from any address but the gateway's.
     #[serde(default)]
     pub allow_spoof: bool,
+    /// Ports of the host whose clients are to be connected with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub publish: Vec<Publish>,
 }
 
 /// Disconnect a namespace from a network: by namespace or by endpoint name.

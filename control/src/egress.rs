@@ -20,6 +20,8 @@ mod errors;
 mod inside;
 mod packet;
 mod policy;
+mod proxy;
+mod publish;
 mod pool;
 mod reassembly;
 mod refusal;
@@ -31,3 +33,5 @@ mod token;
 
 pub(crate) use engine::Engine;
 pub(crate) use inside::{Counters, NetworkSpec};
+pub use proxy::ProxyProtocol;
+pub(crate) use publish::{Listening, listen};

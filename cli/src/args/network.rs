@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{ArgGroup, Args, Subcommand};
 use ipnet::IpNet;
-use weft_control::api::NetnsArg;
+use weft_control::api::{NetnsArg, PublishRange};
 use weft_control::model::Egress;
 use weft_wire::{MacAddr, Mtu, Vni};
 
@@ -141,6 +141,10 @@ pub(crate) struct Connect {
     /// Let it send from any address: for a VM with more of them, or a container that routes
     #[arg(long)]
     pub(crate) allow_spoof: bool,
+    /// Connect clients of a port of this host with a port of the container, /tcp or /udp; ranges, and options
+    /// ,proxy=v1|v2 (PROXY protocol) and ,source=client (clients keep their addresses); repeat for several
+    #[arg(short, long, value_name = "[IP:]HOSTPORT:PORT")]
+    pub(crate) publish: Vec<PublishRange>,
     /// A plain TAP: frames exactly as on the wire, slower
     #[arg(long)]
     pub(crate) no_offload: bool,

@@ -39,6 +39,7 @@ pub(super) fn expose(session: &Session, flags: Expose) -> Result<(), Failure> {
         dns: false,
         allow_spoof: false,
         limits: weft_control::api::Limits::default(),
+        publish: Vec::new(),
     };
     let path = ApiPath::new("networks")
         .segment(&flags.network)

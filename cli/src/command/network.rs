@@ -142,6 +142,11 @@ fn connect(session: &Session, flags: args::Connect) -> Result<(), Failure> {
         dhcp: flags.dhcp,
         dns: flags.dns,
         limits: super::port::limits(flags.rate, Direction::Both),
+        publish: flags
+            .publish
+            .into_iter()
+            .flat_map(|range| range.0)
+            .collect(),
         allow_spoof: flags.allow_spoof,
     };
     let path = of(&flags.network).segment("connect");

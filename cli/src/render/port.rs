@@ -23,6 +23,7 @@ pub(crate) fn table(ports: &[Port]) -> String {
         ">TX",
         "DROPS",
         "LINE",
+        "PUBLISHED",
     ];
     let mut table = Table::new(&headings);
     for port in ports {
@@ -40,6 +41,7 @@ pub(crate) fn table(ports: &[Port]) -> String {
             units::traffic(port.traffic.tx_frames, port.traffic.tx_bytes),
             units::drops(&port.traffic.drops),
             port.line.as_ref().map(line_cell).unwrap_or_default(),
+            units::list(&port.published),
         ]);
     }
     table.to_string()

@@ -50,11 +50,15 @@ impl Agent {
         check_fit(&network, &request)?;
         check_protection(&network, self.facts.encrypted_port)?;
         resolv::check(&network, &request)?;
+        let bound = self.bind_published(&network, &request.publish)?;
         let pending = self.reserve(&network, &request, &netns).await?;
         let endpoint = self.fill(&pending, &network, &request).await?;
         self.announce_new(&endpoint).await?;
         match self.plug(&network, endpoint.clone(), netns, request).await {
-            Ok(port) => Ok(port),
+            Ok(port) => {
+                self.serve_bound(&endpoint.id, bound);
+                Ok(port)
+            }
             Err(error) => {
                 drop(pending);
                 self.withdraw(&endpoint).await;
@@ -178,6 +182,7 @@ impl Agent {
             mtu,
             allow_spoof: request.allow_spoof,
             limits: request.limits,
+            published: request.publish.clone(),
             impairments: api::Impairments::default(),
             attachment: request.attachment.clone(),
             foreign: request.addresses.clone(),

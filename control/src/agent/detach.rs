@@ -169,6 +169,9 @@ impl Agent {
             agent.fabric().remove_port(&id);
             let port = agent.inner().ports.remove(&id);
             if let Some(port) = &port {
+                if !port.record.published.is_empty() {
+                    agent.outside.close_ports(&port.record.endpoint);
+                }
                 agent.outside.container_gone(&port.record.endpoint);
             }
             // After it is no port of ours any more: a new holder that is just being filled must not get it back.

@@ -17,7 +17,7 @@ use super::assemble::ServicePort;
 use super::plan::Wanted;
 use super::services::Services;
 use crate::api;
-use crate::egress::{Counters, Engine, NetworkSpec};
+use crate::egress::{Counters, Engine, Listening, NetworkSpec};
 use crate::model::{ClusterMap, Egress, Endpoint, NetworkId};
 
 /// The engine, and what it was told.
@@ -125,6 +125,17 @@ impl Outside {
     pub(super) fn container_gone(&self, endpoint: &Endpoint) {
         let ips: Vec<IpAddr> = endpoint.ips.clone();
         self.engine.container_gone(endpoint.network.clone(), ips);
+    }
+
+    /// Sockets of an endpoint's published ports.
+    pub(super) fn publish_ports(&self, endpoint: &Endpoint, listeners: Vec<Listening>) {
+        self.engine
+            .publish(endpoint.id.to_string(), endpoint.network.clone(), listeners);
+    }
+
+    /// Closes an endpoint's published ports.
+    pub(super) fn close_ports(&self, endpoint: &Endpoint) {
+        self.engine.unpublish(endpoint.id.to_string());
     }
 
     /// `weft egress`: networks that have ports here, or had.

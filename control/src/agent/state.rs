@@ -27,7 +27,7 @@ use weft_wire::{Mtu, Vni};
 
 use super::ipam::Returning;
 use super::uplink::UplinkRecord;
-use crate::api::{Attachment, Impairments, Limits, Route};
+use crate::api::{Attachment, Impairments, Limits, Publish, Route};
 use crate::docker::ledger::Ledger;
 use crate::model::{ClusterId, ClusterMap, Endpoint, NetworkId};
 
@@ -117,6 +117,9 @@ pub(super) struct PortRecord {
     /// Routes that connecting it set beside those of its subnets.
     #[serde(default)]
     pub(super) routes: Vec<Route>,
+    /// Ports of the host whose clients are connected with it.
+    #[serde(default)]
+    pub(super) published: Vec<Publish>,
     /// How fast it may be.
     #[serde(default)]
     pub(super) limits: Limits,
@@ -523,6 +526,14 @@ mod tests {
             foreign: vec!["192.0.2.9/24".parse().unwrap()],
             gateways: vec!["10.32.0.1".parse().unwrap()],
             routes: vec![Route::new("0.0.0.0/0".parse().unwrap(), None)],
+            published: vec![Publish {
+                ip: None,
+                host_port: 8080,
+                port: 80,
+                protocol: crate::api::PortProtocol::Tcp,
+                proxy: None,
+                keep_source: true,
+            }],
             limits: Limits::default(),
             impairments: Impairments::default(),
             allow_spoof: false,

@@ -297,6 +297,7 @@ pub(super) fn port_view(port: &Port, traffic: api::Traffic) -> api::Port {
         mtu: record.mtu,
         state: port.trouble.clone().unwrap_or_else(|| "up".to_owned()),
         line: line_view(port),
+        published: record.published.clone(),
         traffic,
     }
 }

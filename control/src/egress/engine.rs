@@ -21,6 +21,7 @@ use super::datagrams::Datagrams;
 use super::echo::Echo;
 use super::inside::{Counters, Inside, NetworkSpec};
 use super::packet::{Fragment, NoPacket, Packet};
+use super::publish::{Listening, Published, Visits};
 use super::reassembly::Reassembly;
 use super::refusal::Refusal;
 use super::relay::Relay;
@@ -31,6 +32,8 @@ use crate::model::NetworkId;
 
 /// Frames read from a network before others have their turn.
 const TURN: usize = 32;
+/// How long a port may take to close.
+const CLOSING: Duration = Duration::from_secs(1);
 /// Events taken at once.
 const EVENTS: usize = 256;
 
@@ -54,6 +57,15 @@ enum Command {
     Gone {
         network: NetworkId,
         ips: Vec<IpAddr>,
+    },
+    Publish {
+        owner: String,
+        network: NetworkId,
+        listeners: Vec<Listening>,
+    },
+    Unpublish {
+        owner: String,
+        done: Sender<()>,
     },
     Stop,
 }
@@ -88,6 +100,8 @@ impl Engine {
             relay: Relay::default(),
             datagrams: Datagrams::default(),
             echo: Echo::default(),
+            published: Published::default(),
+            visits: Visits::default(),
             reassembly: Reassembly::default(),
             fragments: Armed::default(),
         };
@@ -132,6 +146,23 @@ impl Engine {
         self.tell(Command::Gone { network, ips });
     }
 
+    /// Sockets of published ports of the endpoint `owner`, until [`Self::unpublish`].
+    pub(crate) fn publish(&self, owner: String, network: NetworkId, listeners: Vec<Listening>) {
+        self.tell(Command::Publish {
+            owner,
+            network,
+            listeners,
+        });
+    }
+
+    /// The endpoint is gone: its ports close, and are closed when this returns. Its connections end by
+    /// [`Self::container_gone`].
+    pub(crate) fn unpublish(&self, owner: String) {
+        let (done, closed) = channel();
+        self.tell(Command::Unpublish { owner, done });
+        let _ = closed.recv_timeout(CLOSING);
+    }
+
     fn tell(&self, command: Command) {
         // The thread ends only with us.
         let _ = self.commands.send(command);
@@ -160,6 +191,8 @@ struct Core {
     relay: Relay,
     datagrams: Datagrams,
     echo: Echo,
+    published: Published,
+    visits: Visits,
     reassembly: Reassembly,
     fragments: Armed,
 }
@@ -248,6 +281,18 @@ impl Core {
                     self.forget(number, Some(&ips));
                 }
             }
+            Command::Publish {
+                owner,
+                network,
+                listeners,
+            } => self
+                .published
+                .add(owner, &network, listeners, &mut self.shared),
+            Command::Unpublish { owner, done } => {
+                let gone = self.published.remove(&owner, &mut self.shared);
+                self.visits.forget(&gone, None);
+                let _ = done.send(());
+            }
             Command::Stop => {}
         }
     }
@@ -276,6 +321,7 @@ impl Core {
 
     fn unplug(&mut self, number: u64) {
         self.forget(number, None);
+        self.visits.forget(&[], Some(number));
         self.networks.remove(&number);
         if let Some(name) = self.names.remove(&number)
             && self.numbers.get(&name) == Some(&number)
@@ -312,7 +358,26 @@ impl Core {
                 self.echo
                     .handle_event(family, &mut self.networks, &mut self.shared);
             }
-            Token::Wake | Token::Listener(_) | Token::Fragments => {}
+            Token::Listener(number) => self.handle_visitors(number),
+            Token::Wake | Token::Visits | Token::Fragments => {}
+        }
+    }
+
+    /// Clients of a published port.
+    fn handle_visitors(&mut self, number: u64) {
+        match self.published.is_stream(number) {
+            Some(true) => {
+                let to = (&self.networks, &mut self.relay);
+                self.published
+                    .accept(number, &self.numbers, to, &mut self.shared);
+            }
+            Some(false) => self.visits.handle_event(
+                number,
+                &self.published,
+                (&self.numbers, &self.networks),
+                &mut self.shared,
+            ),
+            None => {}
         }
     }
 
@@ -333,6 +398,7 @@ impl Core {
                     }
                 }
             }
+            Token::Visits => self.visits.handle_timer(at, &mut self.shared),
             Token::Wake | Token::Inside(_) | Token::Listener(_) => {}
         }
     }
@@ -370,6 +436,8 @@ impl Core {
                     relay: &mut self.relay,
                     datagrams: &mut self.datagrams,
                     echo: &mut self.echo,
+                    published: &self.published,
+                    visits: &mut self.visits,
                     reassembly: &mut self.reassembly,
                 };
                 kinds.handle_frame(*number, inside, &frame, &mut self.shared);
@@ -392,6 +460,8 @@ struct Kinds<'a> {
     relay: &'a mut Relay,
     datagrams: &'a mut Datagrams,
     echo: &'a mut Echo,
+    published: &'a Published,
+    visits: &'a mut Visits,
     reassembly: &'a mut Reassembly,
 }
 
@@ -445,7 +515,18 @@ impl Kinds<'_> {
             return inside.counters.refusals.count(Refusal::Protocol);
         }
         let to = packet.destination;
-        let refused = if !inside.spec.open {
+        if packet.protocol == IpProtocol::UDP
+            && self
+                .visits
+                .handle_packet(network, inside, packet, self.published, shared.now)
+        {
+            return;
+        }
+        // A client of a published port comes from the gateway: its flow is known.
+        let answers = packet.protocol == IpProtocol::TCP && self.relay.knows(network, packet);
+        let refused = if answers {
+            None
+        } else if !inside.spec.open {
             Some((Refusal::Off, IcmpError::prohibited(to)))
         } else if inside.spec.gateways.contains(&to) {
             Some((Refusal::Host, IcmpError::port_unreachable(to)))

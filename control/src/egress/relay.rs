@@ -191,14 +191,14 @@ impl Relay {
         self.queue(id);
     }
 
-    /// A client of a published port, to be connected with the container at `key`'s inside end from its outside end.
-    #[expect(dead_code, reason = "ports are not published yet")]
+    /// A client of a published port, to be connected with the container at `key`'s inside end from its outside end; `first`
+    /// is what the container hears before the client's own words.
     pub(super) fn adopt(
         &mut self,
         network: u64,
         inside: &Inside,
         (key, mac): (FlowKey, MacAddr),
-        socket: Socket,
+        (socket, first): (Socket, Option<Vec<u8>>),
         shared: &mut Shared,
     ) {
         let key = (network, key);
@@ -206,14 +206,29 @@ impl Relay {
             return inside.counters.refusals.count(Refusal::Full);
         }
         let mss = inside.mss(key.1.inside.ip());
-        let connection = Connection::call(rand::random(), mss, shared.now);
+        let mut connection = Connection::call(rand::random(), mss, shared.now);
+        if let Some(first) = first {
+            let mut buffer = shared.pool.take();
+            if let Some(room) = buffer.get_mut(..first.len()) {
+                room.copy_from_slice(&first);
+                connection.push(buffer, first.len(), &mut shared.pool, shared.now);
+            }
+        }
         self.add((key, mac), connection, socket, inside, shared);
     }
 
     /// Whether a flow has these ends.
-    #[expect(dead_code, reason = "ports are not published yet")]
     pub(super) fn has(&self, network: u64, key: FlowKey) -> bool {
         self.by_key.contains_key(&(network, key))
+    }
+
+    /// Whether a packet is of a flow that is there.
+    pub(super) fn knows(&self, network: u64, packet: &Packet<'_>) -> bool {
+        let Some([s0, s1, d0, d1]) = packet.upper.first_chunk::<4>().copied() else {
+            return false;
+        };
+        let (source, destination) = (u16::from_be_bytes([s0, s1]), u16::from_be_bytes([d0, d1]));
+        self.has(network, packet.flow(source, destination))
     }
 
     fn queue(&mut self, id: u64) {

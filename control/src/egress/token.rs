@@ -21,6 +21,8 @@ pub(super) enum Token {
     Listener(u64),
     /// Packets that are being put together.
     Fragments,
+    /// Clients of published ports that speak in datagrams.
+    Visits,
 }
 
 impl Token {
@@ -33,6 +35,7 @@ impl Token {
             Self::Echo(number) => (4, number),
             Self::Listener(number) => (5, number),
             Self::Fragments => (6, 0),
+            Self::Visits => (7, 0),
         };
         (kind << NUMBER_BITS) | number
     }
@@ -46,6 +49,7 @@ impl Token {
             4 => Self::Echo(number),
             5 => Self::Listener(number),
             6 => Self::Fragments,
+            7 => Self::Visits,
             _ => Self::Wake,
         }
     }

@@ -174,6 +174,7 @@ impl Agent {
             gateways: Vec::new(),
             routes: Vec::new(),
             limits: Limits::default(),
+            published: Vec::new(),
             impairments: Impairments::default(),
             endpoint,
         };

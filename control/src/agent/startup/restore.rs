@@ -20,23 +20,7 @@ impl Agent {
         self: &Arc<Self>,
         records: Vec<PortRecord>,
     ) -> Result<(), AgentError> {
-        let known: BTreeSet<EndpointId> = records
-            .iter()
-            .map(|record| record.endpoint.id.clone())
-            .collect();
-        // What a holder that can't be asked has is not known; where nothing is to be had from it, that is no matter.
-        let names = if records.is_empty() {
-            self.ask_keeper(Keeper::names_if_it_answers).await?
-        } else {
-            let names = self.ask_keeper(Keeper::names).await?;
-            names.map_err(|_| self.unanswered())?
-        };
-        for name in names {
-            if !known.contains(&EndpointId(name.clone())) {
-                info!(port = name, "half-made port of the last agent destroyed");
-                self.keeper.forget(&name);
-            }
-        }
+        self.forget_half_made(&records).await?;
         // Networks and peers first: frames have been waiting in the ports' rings.
         self.reconcile();
         let total = records.len();
@@ -59,6 +43,7 @@ impl Agent {
                 }
                 continue;
             }
+            let published = (!record.published.is_empty()).then(|| record.clone());
             // Were a living port left out, its record would go, and with it the way back to it.
             self.add_port(record, fds).map_err(|error| {
                 AgentError::Invalid(format!(
@@ -66,6 +51,9 @@ impl Agent {
                     error.reply.message
                 ))
             })?;
+            if let Some(record) = published {
+                self.restore_published(&record);
+            }
             restored += 1;
         }
         self.reconcile();
@@ -79,6 +67,28 @@ impl Agent {
         }
         if total > 0 {
             info!(restored, lost = total - restored, "ports of the last agent");
+        }
+        Ok(())
+    }
+
+    /// Ports that the fd holder has and no record knows: the last agent ended while it made them.
+    async fn forget_half_made(self: &Arc<Self>, records: &[PortRecord]) -> Result<(), AgentError> {
+        let known: BTreeSet<EndpointId> = records
+            .iter()
+            .map(|record| record.endpoint.id.clone())
+            .collect();
+        // What a holder that can't be asked has is not known; where nothing is to be had from it, that is no matter.
+        let names = if records.is_empty() {
+            self.ask_keeper(Keeper::names_if_it_answers).await?
+        } else {
+            let names = self.ask_keeper(Keeper::names).await?;
+            names.map_err(|_| self.unanswered())?
+        };
+        for name in names {
+            if !known.contains(&EndpointId(name.clone())) {
+                info!(port = name, "half-made port of the last agent destroyed");
+                self.keeper.forget(&name);
+            }
         }
         Ok(())
     }

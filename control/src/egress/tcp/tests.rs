@@ -361,7 +361,7 @@ fn half_open_silent_and_idle_flows_end() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(96))]
     /// Loss, doubling, reordering, slow readers: the streams arrive whole.
     #[test]
     fn streams_survive_a_bad_link(

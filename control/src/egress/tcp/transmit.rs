@@ -62,13 +62,24 @@ impl Connection {
             let plain = |purpose, sequence| Some(self.segment(purpose, sequence, 0, 0));
             if self.due.keepalive {
                 // One byte that the container has: it must say so.
-                return plain(Purpose::Keepalive, self.next.wrapping_sub(1));
+                return plain(Purpose::Keepalive, self.una.wrapping_sub(1));
             }
             match self.due.ack {
-                true => plain(Purpose::Acknowledge, self.next),
+                true => plain(Purpose::Acknowledge, self.newest()),
                 false => None,
             }
         })
+    }
+
+    /// The sequence number of a bare acknowledgment: behind all that was ever sent, also while some of it is sent again.
+    /// With an older one the container would take it for a duplicate and not look at what it acknowledges; if both
+    /// sides did that, neither would ever get on. Not beyond the window either, where a probe's byte may be.
+    fn newest(&self) -> u32 {
+        let edge = self.una.wrapping_add(self.their_window);
+        match ahead(edge, self.top) > 0 {
+            true => edge,
+            false => self.top,
+        }
     }
 
     fn rst(&self) -> Segment {

@@ -1,5 +1,5 @@
 //! Controllers, etcd members and agents die at random under traffic, while containers come and go. `WEFT_CHAOS_SECS` says
-//! for how long (20 when not said); `WEFT_CHAOS_SEED` repeats the order of a run that failed (its seed is printed).
+//! for how long (40 when not said); `WEFT_CHAOS_SEED` repeats the order of a run that failed (its seed is printed).
 
 #![allow(
     clippy::too_many_lines,
@@ -38,25 +38,42 @@ fn from_environment(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).map_or(otherwise, |text| text.parse().unwrap())
 }
 
-/// Kills something and brings it back.
-fn strike(net: &Redundant, chance: &Chance) {
+/// How often what was killed.
+#[derive(Debug, Default)]
+struct Deaths {
+    controllers: u32,
+    members: u32,
+    agents: u32,
+    /// How long agents of the hosts with the traffic were away, all together.
+    away: Duration,
+}
+
+/// Kills something with `kill -9` and brings it back.
+fn strike(net: &Redundant, (chance, deaths): (&Chance, &mut Deaths)) {
     let number = chance.below(3);
     match chance.below(4) {
         0 | 1 => {
             net.controllers[number].kill();
             chance.pause(3_000);
             net.controllers[number].start_soon();
+            deaths.controllers += 1;
         }
         2 => {
             net.etcd.kill_member(number + 1);
             chance.pause(3_000);
             net.etcd.start_member(number + 1);
+            deaths.members += 1;
         }
         _ => {
-            // Of the host that has no part in the traffic.
-            net.hosts[2].kill_agent();
+            let died = Instant::now();
+            net.hosts[number].kill_agent();
             chance.pause(1_000);
-            net.hosts[2].restart_agent();
+            net.hosts[number].restart_agent();
+            deaths.agents += 1;
+            // The third host has no part in the traffic.
+            if number < 2 {
+                deaths.away += died.elapsed();
+            }
         }
     }
     chance.pause(2_000);
@@ -90,7 +107,7 @@ fn come_and_go(net: &Redundant, chance: &Chance, until: &AtomicBool) -> (u64, u6
 
 #[test]
 fn whatever_dies_containers_go_on_and_all_agree_in_the_end() {
-    let secs = from_environment("WEFT_CHAOS_SECS", 20);
+    let secs = from_environment("WEFT_CHAOS_SECS", 40);
     let now = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap();
@@ -109,20 +126,19 @@ fn whatever_dies_containers_go_on_and_all_agree_in_the_end() {
     let prober = Prober::start(&c1.ns, &c2.ns, c2.ip());
     let stop = AtomicBool::new(false);
     let end = Instant::now() + Duration::from_secs(secs);
-    let (strikes, (done, refused)) = thread::scope(|scope| {
+    let (deaths, (done, refused)) = thread::scope(|scope| {
         let churn = Chance(AtomicU64::new(seed ^ 1));
         let (net, stop) = (&net, &stop);
         let churning = scope.spawn(move || come_and_go(net, &churn, stop));
-        let mut strikes = 0;
+        let mut deaths = Deaths::default();
         while Instant::now() < end {
-            strike(net, &chance);
-            strikes += 1;
+            strike(net, (&chance, &mut deaths));
         }
         stop.store(true, Ordering::Relaxed);
-        (strikes, churning.join().unwrap())
+        (deaths, churning.join().unwrap())
     });
-    println!("{strikes} deaths, {done} connects and disconnects, {refused} refused");
-    assert!(strikes > 0 && done > 0);
+    println!("{deaths:?}, {done} connects and disconnects, {refused} refused");
+    assert!(deaths.controllers + deaths.members + deaths.agents > 0 && done > 0);
 
     net.etcd.wait_healthy();
     for controller in &net.controllers {
@@ -155,7 +171,10 @@ fn whatever_dies_containers_go_on_and_all_agree_in_the_end() {
             ping(&from.ns, to.ip());
         }
     }
-    // Nobody killed the agents between these two.
+    // What was sent while an agent between these two was dead is lost, and nothing else.
     let probe = prober.finish();
-    assert!(probe.arrived * 1000 >= probe.sent * 998, "{probe:?}");
+    println!("{probe:?}");
+    let missed = u64::try_from(deaths.away.as_millis()).unwrap();
+    let lost = probe.sent.saturating_sub(probe.arrived + missed);
+    assert!(lost * 1000 <= probe.sent * 2, "{lost} lost, {deaths:?}, {probe:?}");
 }

@@ -82,3 +82,83 @@ impl Inner {
         in_map != here
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::state::SavedMap;
+    use crate::model::{Block, Change, NetworkId, Object, next_epoch};
+    use weft_wire::MacAddr;
+
+    fn node(name: &str) -> NodeId {
+        NodeId(name.to_owned())
+    }
+
+    fn endpoint(id: &str, ip: &str) -> Endpoint {
+        Endpoint {
+            id: EndpointId(id.to_owned()),
+            network: NetworkId("n".to_owned()),
+            node: node("us"),
+            name: id.to_owned(),
+            aliases: Vec::new(),
+            mac: MacAddr([2, 0, 0, 0, 0, 1]),
+            ips: vec![ip.parse().unwrap()],
+            epoch: next_epoch(&node("us"), 0, 0),
+        }
+    }
+
+    /// A block of ours, an address in another's that we claimed, and one that they did; and these endpoints.
+    fn inner(endpoints: &[Endpoint]) -> Inner {
+        let block = |prefix: &str, owner: &str| {
+            Object::Block(Block {
+                network: NetworkId("n".to_owned()),
+                prefix: prefix.parse().unwrap(),
+                node: node(owner),
+            })
+        };
+        let blocks = [
+            block("10.0.0.0/26", "us"),
+            block("10.0.0.70/32", "us"),
+            block("10.0.0.7/32", "them"),
+        ];
+        let endpoints = endpoints.iter().cloned().map(Object::Endpoint);
+        let mut saved = SavedMap::default();
+        for object in blocks.into_iter().chain(endpoints) {
+            let revision = saved.map.revision + 1;
+            saved.map.apply(revision, Change::Put(object));
+        }
+        Inner::starting(saved, &[], Vec::new())
+    }
+
+    #[test]
+    fn nothing_is_given_from_a_claim_whose_endpoint_may_be_gone() {
+        let (claimed, own) = (endpoint("a", "10.0.0.70"), endpoint("b", "10.0.0.5"));
+        let mut inner = inner(&[claimed.clone(), own.clone()]);
+        let key = (NetworkId("n".to_owned()), "10.0.0.70/32".parse().unwrap());
+        // Only the claim: the block stays ours without endpoints.
+        let claims = inner.stop_claims(&node("us"), [&claimed, &own]);
+        assert_eq!(claims, Returning::from([key.clone()]));
+        assert_eq!(inner.returning, claims);
+        assert!(inner.stop_claims(&node("us"), [&claimed]).is_empty());
+        inner.resume_claims(&claims);
+        assert!(inner.returning.is_empty());
+        // A full report leaves both out: there are no ports.
+        assert!(inner.differs(&node("us")));
+        assert_eq!(inner.stop_claims_of_gone(&node("us")), claims);
+        // One that is connected anew with the address keeps it.
+        inner.returning.clear();
+        let anew = endpoint("c", "10.0.0.70");
+        inner.leaving.insert(anew.id.clone(), anew);
+        assert!(inner.stop_claims_of_gone(&node("us")).is_empty());
+    }
+
+    #[test]
+    fn a_claim_is_unknown_until_the_map_has_its_user() {
+        let claimed = endpoint("a", "10.0.0.70");
+        let without = inner(&[]);
+        assert_eq!(without.unknown_claim(&claimed), Some(claimed.ips[0]));
+        assert_eq!(without.unknown_claim(&endpoint("b", "10.0.0.5")), None);
+        let with = inner(&[endpoint("before", "10.0.0.70")]);
+        assert_eq!(with.unknown_claim(&claimed), None);
+    }
+}

@@ -464,7 +464,11 @@ async fn follow_ports(agent: Arc<Agent>, mut events: mpsc::UnboundedReceiver<Por
 
 impl Inner {
     /// What is known before the controller is called.
-    fn starting(saved: SavedMap, records: &[PortRecord], controllers: Vec<SocketAddr>) -> Self {
+    pub(super) fn starting(
+        saved: SavedMap,
+        records: &[PortRecord],
+        controllers: Vec<SocketAddr>,
+    ) -> Self {
         let epochs = records.iter().map(|record| record.endpoint.epoch);
         Self {
             epoch: epochs.fold(saved.map.revision, u64::max),

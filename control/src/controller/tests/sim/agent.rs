@@ -17,7 +17,7 @@ use super::super::super::audience::Audience;
 use super::super::super::ledger::News;
 use super::super::super::requests::{Asker, MOVED};
 use super::super::super::session::enter;
-use super::{CONTROLLERS, NETWORK, SUBNET, World, facts};
+use super::{CONTROLLERS, Chance, NETWORK, SUBNET, World, facts};
 use crate::channel::messages::{Hello, PROTOCOLS, STORE_FAILED};
 use crate::channel::{Answer, Ask, Refusal, Reply, Request};
 use crate::model::{
@@ -41,6 +41,8 @@ const MACS: usize = 4;
 pub(super) struct SimAgent {
     pub(super) number: usize,
     pub(super) node: NodeId,
+    /// For its calls and sessions.
+    calling: Chance,
     inner: Mutex<Inner>,
     /// A full report is sent while no single one is under way.
     reporting: RwLock<()>,
@@ -159,8 +161,9 @@ impl Inner {
 }
 
 impl SimAgent {
-    pub(super) fn new(number: usize, node: NodeId) -> Self {
+    pub(super) fn new(number: usize, (node, calling): (NodeId, Chance)) -> Self {
         Self {
+            calling,
             number,
             node,
             inner: Mutex::default(),
@@ -209,14 +212,15 @@ impl SimAgent {
     /// Keeps a session with some controller, for ever.
     pub(super) async fn follow(self: Arc<Self>, world: Arc<World>) {
         loop {
-            let place = world.chance.below(CONTROLLERS);
+            let place = self.calling.below(CONTROLLERS);
             if let Some((core, life)) = world.core(place) {
                 self.call(&world, &core, (place, life)).await;
                 let number = self.inner().sessions;
                 self.hang_up();
-                world.forget_session(place, (self.node.clone(), number), UNNOTICED);
+                let after = self.calling.part(UNNOTICED);
+                world.forget_session(place, (self.node.clone(), number), after);
             }
-            world.chance.pause(Duration::from_secs(1)).await;
+            self.calling.pause(Duration::from_secs(1)).await;
         }
     }
 
@@ -237,8 +241,9 @@ impl SimAgent {
         };
         let entering = tokio::spawn({
             let (core, hello, world) = (Arc::clone(core), hello.clone(), Arc::clone(world));
+            let pause = self.calling.part(Duration::from_millis(100));
             async move {
-                world.chance.pause(Duration::from_millis(100)).await;
+                sleep(pause).await;
                 world.forget_sessions(at.0, &hello.node);
                 enter(&core, &hello).await
             }
@@ -246,7 +251,7 @@ impl SimAgent {
         let abort = entering.abort_handle();
         let Ok(Ok(Ok(_))) = timeout(CALL_PATIENCE, entering).await else {
             // Whether the controller hears that the agent has gone is another question.
-            if !world.is_trouble() || world.chance.one_in(2) {
+            if !world.is_trouble() || self.calling.one_in(2) {
                 abort.abort();
             }
             return;
@@ -292,11 +297,15 @@ impl SimAgent {
         };
         let mut revisions = core.ledger.revisions();
         let at = self.inner().session.clone().map(|session| session.at);
-        let is_up = || at.is_some_and(|at| world.is_alive(at)) && self.is_in(number);
+        let Some(at) = at else { return };
+        let is_up = || {
+            let is_known = world.has_session(at.0, (&self.node, number));
+            is_known && world.is_alive(at) && self.is_in(number)
+        };
         while is_up() {
             revisions.borrow_and_update();
             let news = core.ledger.since(have, (&everything, &everything));
-            world.chance.pause(Duration::from_millis(100)).await;
+            self.calling.pause(Duration::from_millis(100)).await;
             if !is_up() {
                 return;
             }

@@ -50,8 +50,8 @@ impl Shared {
     }
 
     /// All that was ever written, in its order.
-    pub(super) fn history(&self) -> String {
-        format!("{:?}", self.log)
+    pub(super) fn history(&self) -> Vec<(Revision, Change)> {
+        self.log.clone()
     }
 
     /// Every controller hears of the newest revision.

@@ -300,7 +300,7 @@ fn everything_wrong_is_refused_in_the_protocols_own_way_and_changes_nothing() {
         ),
         (json!({ "runtimeConfig": { "aliases": ["a b"] } }), 7, "a b"),
         (
-            json!({ "runtimeConfig": { "portMappings": [{ "hostPort": 80, "containerPort": 80 }] } }),
+            json!({ "runtimeConfig": { "portMappings": [{ "hostPort": 80, "containerPort": 80, "protocol": "sctp" }] } }),
             2,
             "portMappings",
         ),
@@ -341,7 +341,7 @@ fn what_is_asked_for_one_container_is_given() {
             "ipam": { "type": "weft", "routes": [{ "dst": "198.51.100.0/24" }] },
             "runtimeConfig": {
                 "ips": ["10.32.0.77/16"], "mac": "02:00:00:00:00:77", "aliases": ["web", "www"],
-                "portMappings": [],
+                "portMappings": [{ "hostPort": 8080, "containerPort": 80, "protocol": "tcp" }],
                 "bandwidth": { "ingressRate": 8_000_000, "egressRate": 16_000_000, "egressBurst": 800_000 },
             },
         }),
@@ -365,6 +365,12 @@ fn what_is_asked_for_one_container_is_given() {
     assert_eq!(limits.to_port.unwrap().bits_per_sec, 8_000_000);
     assert_eq!(limits.from_port.unwrap().burst_bytes, Some(100_000));
     runtime.check(&container, &list, &result).unwrap();
+    ns.spawn("httpd", "busybox", &["httpd", "-f", "-p", "80"]);
+    let answers = || {
+        let ask = r"printf 'GET / HTTP/1.0\r\n\r\n' | busybox nc -w 2 10.99.0.1 8080";
+        pair.host2.ns.run("sh", &["-c", ask]).stdout.contains("404")
+    };
+    wait_until(Duration::from_secs(10), "the host's port answers", answers);
     // A second network: the default route is the first one's.
     let second = Sandbox {
         ifname: "net1".to_owned(),
@@ -772,7 +778,7 @@ fn install_puts_plugin_and_configuration_where_runtimes_look() {
                 "name": "weft",
                 "plugins": [
                     { "type": "weft", "network": "pods", "socket": host.socket(), "subnet": ["10.32.0.0/16"],
-                      "capabilities": { "ips": true, "mac": true, "aliases": true, "bandwidth": true, "dns": true } },
+                      "capabilities": { "ips": true, "mac": true, "aliases": true, "bandwidth": true, "dns": true, "portMappings": false } },
                     { "type": "portmap", "capabilities": { "portMappings": true } },
                 ],
             })

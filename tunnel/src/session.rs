@@ -1,5 +1,5 @@
 //! Sessions with the peers of encrypted networks: QUIC (RFC 9000) does the handshake, mutual TLS 1.3 and the check of who
-//! is there; the keys of the frames come from its exporter (RFC 8446 section 7.5). Why so: `docs/decisions/0009`.
+//! is there; the keys of the frames come from its exporter (RFC 8446 section 7.5). Why so: `docs/decisions/0009-esp-beside-quic.md`.
 //!
 //! A session is made when a frame wants it, or both sides have ports on an encrypted network, and each new key is a new
 //! session: its secrets are of a handshake of their own, and who may no longer have a session has no new key either. The

@@ -174,7 +174,7 @@ fn wish(
         default_route: config.default_route,
         aliases: asked.aliases.clone(),
         limits: asked.limits,
-        publish: Vec::new(),
+        publish: asked.publish.clone(),
         allow_spoof: config.allow_spoof,
         no_offload: config.no_offload,
         dhcp: false,

@@ -1,11 +1,13 @@
 //! The network configuration that the runtime hands over on standard input. Pure: what is missing or wrong is found
 //! here, before anything is done.
 
+mod runtime;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde_json::Value;
-use weft_control::api::{self, Limits, NetworkCreate, RateLimit, Route};
+use weft_control::api::{self, Limits, NetworkCreate, Publish, Route};
 use weft_wire::MacAddr;
 
 use super::env::{Args, Command, address, is_identifier};
@@ -68,6 +70,8 @@ pub(crate) struct Wish {
     pub(crate) name: Option<String>,
     /// How fast it may be.
     pub(crate) limits: Limits,
+    /// Ports of the host that lead to it.
+    pub(crate) publish: Vec<Publish>,
 }
 
 impl Config {
@@ -325,11 +329,11 @@ fn valid(object: &Fields<'_>) -> Result<Vec<(String, String)>, CniError> {
 fn wish(object: &Fields<'_>, env: &Args, ipam: &Ipam) -> Result<Wish, CniError> {
     let empty = Value::Object(serde_json::Map::new());
     let runtime = object.value("runtimeConfig").unwrap_or(&empty);
-    let runtime = Fields::of("runtimeConfig", runtime).map_err(invalid)?;
-    refuse_unsupported(&runtime, ipam)?;
+    let asked = Fields::of("runtimeConfig", runtime).map_err(invalid)?;
+    runtime::refuse_unsupported(&asked, ipam)?;
     let args = object.value("args").and_then(|args| args.get("cni"));
     let args = Fields::of("args.cni", args.unwrap_or(&empty)).map_err(invalid)?;
-    let ips = first_of([runtime.texts("ips"), args.texts("ips")])?;
+    let ips = first_of([asked.texts("ips"), args.texts("ips")])?;
     let addresses = ips
         .iter()
         .map(|text| {
@@ -338,7 +342,7 @@ fn wish(object: &Fields<'_>, env: &Args, ipam: &Ipam) -> Result<Wish, CniError> 
             })
         })
         .collect::<Result<Vec<_>, _>>()?;
-    let mac = [runtime.text("mac"), args.text("mac")]
+    let mac = [asked.text("mac"), args.text("mac")]
         .into_iter()
         .collect::<Result<Vec<_>, _>>()
         .map_err(invalid)?;
@@ -354,9 +358,10 @@ fn wish(object: &Fields<'_>, env: &Args, ipam: &Ipam) -> Result<Wish, CniError> 
             addresses
         },
         mac: mac.transpose()?.or(env.mac),
-        aliases: aliases(&runtime)?,
+        aliases: runtime::aliases(&asked)?,
         name: env.pod_name.clone(),
-        limits: bandwidth(&runtime)?,
+        limits: runtime::bandwidth(&asked)?,
+        publish: runtime::port_mappings(&asked)?,
     })
 }
 
@@ -368,79 +373,6 @@ fn first_of(lists: [Result<Vec<String>, String>; 2]) -> Result<Vec<String>, CniE
     } else {
         Ok(first)
     }
-}
-
-/// A list, or, as podman has it, lists by the networks' names.
-fn aliases(runtime: &Fields<'_>) -> Result<Vec<String>, CniError> {
-    match runtime.value("aliases") {
-        Some(Value::Object(networks)) => {
-            let mut all = Vec::new();
-            for name in networks.keys() {
-                let of = Fields::of(
-                    "runtimeConfig.aliases",
-                    runtime.value("aliases").unwrap_or(&Value::Null),
-                );
-                all.extend(of.and_then(|of| of.texts(name)).map_err(invalid)?);
-            }
-            Ok(all)
-        }
-        _ => runtime.texts("aliases").map_err(invalid),
-    }
-}
-
-/// Rates are in bits per second, bursts in bits; ingress is what the container gets (CNI conventions).
-fn bandwidth(runtime: &Fields<'_>) -> Result<Limits, CniError> {
-    let Some(asked) = runtime.value("bandwidth") else {
-        return Ok(Limits::default());
-    };
-    let asked = Fields::of("runtimeConfig.bandwidth", asked).map_err(invalid)?;
-    let limit = |rate: &str, burst: &str| -> Result<Option<RateLimit>, CniError> {
-        let rate = asked.number(rate).map_err(invalid)?.unwrap_or(0);
-        let burst = asked.number(burst).map_err(invalid)?.unwrap_or(0);
-        Ok((rate > 0).then_some(RateLimit {
-            bits_per_sec: rate,
-            burst_bytes: (burst > 0).then(|| burst.div_ceil(8)),
-        }))
-    };
-    Ok(Limits {
-        to_port: limit("ingressRate", "ingressBurst")?,
-        from_port: limit("egressRate", "egressBurst")?,
-    })
-}
-
-/// Capabilities that the configuration claims for weft, that the runtime therefore uses, and that weft doesn't have.
-fn refuse_unsupported(runtime: &Fields<'_>, ipam: &Ipam) -> Result<(), CniError> {
-    let asked = |key: &str| {
-        let value = runtime.value(key)?;
-        let nothing = match value {
-            Value::Array(list) => list.is_empty(),
-            Value::Object(object) => object.is_empty(),
-            Value::String(text) => text.is_empty(),
-            Value::Null | Value::Bool(_) | Value::Number(_) => false,
-        };
-        (!nothing).then_some(value)
-    };
-    for (key, hint) in [
-        (
-            "portMappings",
-            "chain the plugin \"portmap\" behind weft and give it this capability",
-        ),
-        (
-            "deviceID",
-            "weft makes the interface itself: take this capability out of its configuration",
-        ),
-    ] {
-        if let Some(value) = asked(key) {
-            return Err(CniError::unsupported(&format!("runtimeConfig.{key}"), value).hint(hint));
-        }
-    }
-    if *ipam == Ipam::Weft
-        && let Some(value) = asked("ipRanges")
-    {
-        return Err(CniError::unsupported("runtimeConfig.ipRanges", value)
-            .hint("a network's range is given when it is made (\"ipRange\"); or use the IPAM plugin \"host-local\""));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -71,10 +71,13 @@ fn shown(settings: &Settings, plugin: &Path, conf: &Path) -> Result<(), Failure>
 }
 
 fn conflist(settings: &Settings, flags: &Install) -> Value {
+    // One of both opens the host's ports.
+    let maps_ports = !flags.chain.iter().any(|name| name == PORTMAP);
     let mut weft = json!({
         "type": PLUGIN,
         "network": flags.network.as_deref().unwrap_or(&flags.name),
-        "capabilities": { "ips": true, "mac": true, "aliases": true, "bandwidth": true, "dns": true },
+        "capabilities": { "ips": true, "mac": true, "aliases": true, "bandwidth": true, "dns": true,
+            "portMappings": maps_ports },
     });
     if settings.socket != Path::new(DEFAULT_SOCKET) {
         weft["socket"] = json!(settings.socket);
@@ -104,10 +107,13 @@ fn conflist(settings: &Settings, flags: &Install) -> Value {
     list
 }
 
+/// The reference plugin that maps ports by rules of netfilter.
+const PORTMAP: &str = "portmap";
+
 /// What the plugins of containernetworking-plugins do at the runtime's word.
 fn capability_of(plugin: &str) -> Option<String> {
     match plugin {
-        "portmap" => Some("portMappings".to_owned()),
+        PORTMAP => Some("portMappings".to_owned()),
         "bandwidth" => Some("bandwidth".to_owned()),
         _ => None,
     }

@@ -33,9 +33,12 @@ pub fn networks(list: &Value, driver: &str) -> BTreeSet<String> {
 }
 
 /// Ids of containers with that of each endpoint that they have on one of `networks`, in what `GET /containers/json` says. A
-/// container that isn't running has none.
+/// container that has ended has none; but if its endpoint could not be taken down, as when no agent ran, Docker goes on
+/// naming the one that it has itself forgotten.
 pub fn endpoints_on(list: &Value, networks: &BTreeSet<String>) -> Vec<(String, String)> {
-    let of = items(list).flat_map(|container| {
+    let living = items(list)
+        .filter(|container| !matches!(container["State"].as_str(), Some("exited" | "dead")));
+    let of = living.flat_map(|container| {
         let settings = container["NetworkSettings"]["Networks"].as_object();
         settings.into_iter().flatten().filter_map(|(_, settings)| {
             text(&settings["NetworkID"]).filter(|id| networks.contains(id))?;
@@ -134,6 +137,20 @@ mod tests {
         let list = json!([container, { "Id": "c2" }, 7]);
         let wanted = ("c1".to_owned(), "e1".to_owned());
         assert_eq!(endpoints_on(&list, &ours()), [wanted]);
+    }
+
+    #[test]
+    fn a_container_that_has_ended_has_no_endpoint_whatever_docker_says() {
+        let ids = |state: &str| {
+            let list = json!([{ "Id": "c1", "State": state,
+                "NetworkSettings": { "Networks": { "shop": { "NetworkID": "n1", "EndpointID": "e1" } } } }]);
+            endpoints_on(&list, &ours()).len()
+        };
+        assert_eq!(["exited", "dead"].map(ids), [0, 0]);
+        assert_eq!(
+            ["running", "paused", "created", "restarting"].map(ids),
+            [1; 4]
+        );
     }
 
     #[test]

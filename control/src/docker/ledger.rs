@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::wish::Wish;
+use crate::api::Publish;
 use crate::model::Endpoint;
 
 /// Seconds since 1970: an age must survive a restart.
@@ -63,6 +64,9 @@ pub struct EndpointEntry {
     pub network: String,
     /// What the cluster knows of it.
     pub endpoint: Endpoint,
+    /// Ports of the host that lead to it once it has an interface.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub publish: Vec<Publish>,
     /// Docker asked for its interface: the port's own record counts from then on.
     #[serde(default)]
     pub joined: bool,

@@ -141,8 +141,23 @@ pub struct CreateEndpoint {
     pub ips: Vec<IpAddr>,
     /// `--mac-address`: we choose when `None`.
     pub mac: Option<MacAddr>,
-    /// `--publish`: ports of the host are to lead to it.
-    pub publishes: bool,
+    /// `--publish`: ports of the host that are to lead to it.
+    pub publish: Vec<PortBinding>,
+}
+
+/// A port of `docker run --publish`, as Docker says it: libnetwork's `PortBinding`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortBinding {
+    /// Protocol number.
+    pub protocol: u8,
+    /// Port of the container.
+    pub port: u16,
+    /// Address of the host; every one when `None`.
+    pub host_ip: Option<IpAddr>,
+    /// First port of the host that may be taken; 0 is any.
+    pub host_port: u16,
+    /// Last one.
+    pub host_port_end: u16,
 }
 
 /// A network that is to be made asks for a range.

@@ -1,6 +1,6 @@
 //! Which destinations the way out leads to. Refused are those that containers must not reach by surprise: the host's
 //! loopback, link-local services (cloud metadata), other overlay networks, and the host's own addresses, unless a
-//! published port is there (docs/decisions/0009-way-out.md).
+//! published port is there (docs/decisions/0015-way-out.md).
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -5,7 +5,7 @@
 //! into it and it is the buffer; the near side is a kernel on this host. What it keeps from the RFCs is all that the
 //! container's kernel relies on: three-way handshake, windows that scale, retransmission with backoff, NewReno,
 //! selective acknowledgments of what comes too early, half-closed connections, resets and challenge acknowledgments
-//! (RFC 5961). Why not a library: `docs/decisions/0009-way-out.md`.
+//! (RFC 5961). Why not a library: `docs/decisions/0015-way-out.md`.
 //!
 //! States: `Dialling` (a SYN is here; it is answered when the host's socket is connected) -> `Answered` (SYN+ACK sent)
 //! -> `Open`; or, towards the container, `Calling` (SYN sent) -> `Open`. `Open` lasts until both have said their FIN, then

@@ -88,7 +88,7 @@ fn bandwidth_is_a_limit_each_way() {
     };
     let both = json!({ "ingressRate": 1_000_000, "ingressBurst": 80_001, "egressRate": 2_000_000, "egressBurst": 0 });
     let limit = |bits_per_sec, burst_bytes| {
-        Some(RateLimit {
+        Some(api::RateLimit {
             bits_per_sec,
             burst_bytes,
         })
@@ -208,11 +208,57 @@ fn what_is_wrong_is_refused_by_its_key() {
 }
 
 #[test]
+fn port_mappings_are_published_ports() {
+    let mappings = json!([
+        { "hostPort": 8080, "containerPort": 80, "protocol": "tcp" },
+        { "hostPort": 53, "containerPort": 5353, "protocol": "UDP", "hostIP": "fd00::1" },
+        { "hostPort": 81, "containerPort": 81, "hostIP": "192.0.2.1" },
+        { "containerPort": 9000, "protocol": "sctp" },
+        { "hostPort": 0, "containerPort": 9000 },
+    ]);
+    let config = with("runtimeConfig", json!({ "portMappings": mappings }));
+    let publish = read(&config).unwrap().wish.publish;
+    let text: Vec<String> = publish.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        text,
+        [
+            "8080:80/tcp",
+            "[fd00::1]:53:5353/udp",
+            "192.0.2.1:81:81/tcp"
+        ]
+    );
+    for (wrong, told) in [
+        (json!({}), "list"),
+        (json!([7]), "7"),
+        (json!([{ "hostPort": 70000, "containerPort": 80 }]), "70000"),
+        (json!([{ "hostPort": -1, "containerPort": 80 }]), "-1"),
+        (
+            json!([{ "hostPort": "80", "containerPort": 80 }]),
+            "hostPort",
+        ),
+        (json!([{ "hostPort": 80 }]), "port 0"),
+        (
+            json!([{ "hostPort": 80, "containerPort": 80, "hostIP": "x" }]),
+            "hostIP",
+        ),
+        (
+            json!([{ "hostPort": 80, "containerPort": 80, "protocol": 6 }]),
+            "protocol",
+        ),
+    ] {
+        let config = with("runtimeConfig", json!({ "portMappings": wrong }));
+        let error = read(&config).unwrap_err();
+        assert_eq!(error.code, Code::InvalidConfig, "{wrong}");
+        assert!(error.message.contains(told), "{wrong}: {}", error.message);
+    }
+}
+
+#[test]
 fn what_is_not_supported_is_refused_by_key_and_value() {
     for (key, value) in [
         (
             "portMappings",
-            json!([{ "hostPort": 8080, "containerPort": 80, "protocol": "tcp" }]),
+            json!([{ "hostPort": 8080, "containerPort": 80, "protocol": "sctp" }]),
         ),
         ("deviceID", json!("0000:00:1f.6")),
         ("ipRanges", json!([[{ "subnet": "10.0.0.0/24" }]])),

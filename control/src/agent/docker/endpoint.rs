@@ -9,8 +9,9 @@ use std::os::fd::AsFd;
 
 use super::{now, short};
 use crate::agent::{Agent, ApiError, Pending};
+use crate::api::{PortProtocol, Publish};
 use crate::docker::ledger::EndpointEntry;
-use crate::docker::wire::{CreateEndpoint, EndpointRef, Reply};
+use crate::docker::wire::{CreateEndpoint, EndpointRef, PortBinding, Reply};
 use crate::model::{Endpoint, EndpointId, Network, Subnet};
 
 impl Agent {
@@ -27,14 +28,18 @@ impl Agent {
             return Ok(Reply::Endpoint { mac });
         }
         let (network, gateway) = self.docker_network(&call.of.network).await?;
-        if gateway && call.publishes {
-            return Err(ApiError::bad_request(
-                "unsupported",
-                format!("ports of network {} can't be published: weft is its way out (weft.gateway=on)", network.name),
-            )
-            .hint("leave -p out, or make the network without weft.gateway=on: Docker publishes them then"));
-        }
         self.check_place(&network)?;
+        // Else they are opened by Docker, on its own bridge.
+        let publish = match gateway {
+            true => call
+                .publish
+                .iter()
+                .map(published)
+                .collect::<Result<Vec<_>, _>>()?,
+            false => Vec::new(),
+        };
+        // What can't be had is said now. They are bound for good when there is an interface to lead to.
+        drop(self.bind_published(&network, &publish)?);
         // The container's name isn't known yet: `host` learns it.
         let guard = self.reserve_as(&network, &format!("docker-{}", short(&id)))?;
         let wanted = (call.ips.as_slice(), call.mac);
@@ -43,6 +48,7 @@ impl Agent {
         let entry = EndpointEntry {
             network: call.of.network,
             endpoint: endpoint.clone(),
+            publish,
             joined: false,
             since: now(),
         };
@@ -123,7 +129,7 @@ impl Agent {
         }
         self.expect_endpoint(&endpoint).await?;
         let ifname = self
-            .plug_loose(&network, endpoint.clone(), &sandbox)
+            .plug_loose(&network, (endpoint.clone(), entry.publish), &sandbox)
             .await?;
         let noted = self.note(move |ledger| ledger.note_joined(&id)).await;
         if let Err(error) = noted {
@@ -182,4 +188,38 @@ impl Agent {
         self.note(move |ledger| ledger.remove_endpoint(&id)).await?;
         Ok(Reply::Done)
     }
+}
+
+/// What Docker wants published, as weft does it. Docker never asks a remote driver which port it took, so that
+/// `docker port` couldn't tell: only ports that the user named are opened.
+fn published(binding: &PortBinding) -> Result<Publish, ApiError> {
+    let unsupported = |why: String| ApiError::bad_request("unsupported", why);
+    let protocol = match binding.protocol {
+        6 => PortProtocol::Tcp,
+        17 => PortProtocol::Udp,
+        other => {
+            let why = format!(
+                "port {} of protocol {other} can't be published",
+                binding.port
+            );
+            return Err(unsupported(why).hint("weft publishes TCP and UDP"));
+        }
+    };
+    if binding.host_port == 0 || binding.host_port_end > binding.host_port {
+        let why = format!(
+            "no single port of the host is named for port {}",
+            binding.port
+        );
+        return Err(unsupported(why).hint(
+            "name it (-p 8080:80): weft publishes the ports of this network (weft.gateway=on), and `docker port` couldn't show which was taken",
+        ));
+    }
+    Ok(Publish {
+        ip: binding.host_ip,
+        host_port: binding.host_port,
+        port: binding.port,
+        protocol,
+        proxy: None,
+        keep_source: false,
+    })
 }

@@ -28,6 +28,7 @@ fn wish(name: &str, subnet: &str) -> Wish {
 
 fn endpoint(id: &str) -> EndpointEntry {
     EndpointEntry {
+        publish: Vec::new(),
         network: "n1".to_owned(),
         endpoint: Endpoint {
             id: EndpointId(id.to_owned()),

@@ -10,7 +10,8 @@ use serde_json::{Map, Value};
 use weft_wire::MacAddr;
 
 use super::{
-    BadCall, CreateEndpoint, CreateNetwork, EndpointRef, Range, RequestAddress, RequestPool, Side,
+    BadCall, CreateEndpoint, CreateNetwork, EndpointRef, PortBinding, Range, RequestAddress,
+    RequestPool, Side,
 };
 
 /// Options of a network as the user gave them with `-o`.
@@ -249,16 +250,48 @@ impl<'a> Fields<'a> {
             of,
             ips: v4.into_iter().chain(v6).collect(),
             mac: mac.transpose()?,
-            publishes: self.publishes()?,
+            publish: self.publish()?,
         })
     }
 
-    fn publishes(&self) -> Result<bool, BadCall> {
+    fn publish(&self) -> Result<Vec<PortBinding>, BadCall> {
         let options = self.object(&self.map, "Options", "Options")?;
         match options.get(PORT_MAP) {
-            None | Some(Value::Null) => Ok(false),
-            Some(Value::Array(ports)) => Ok(!ports.is_empty()),
+            None | Some(Value::Null) => Ok(Vec::new()),
+            Some(Value::Array(ports)) => ports.iter().map(|port| self.port_binding(port)).collect(),
             Some(other) => Err(self.wrong(PORT_MAP, "a list", other)),
+        }
+    }
+
+    fn port_binding(&self, port: &Value) -> Result<PortBinding, BadCall> {
+        let Value::Object(map) = port else {
+            return Err(self.wrong(PORT_MAP, "a list of objects", port));
+        };
+        let host_port = self.small(map, "HostPort")?;
+        let end: u16 = self.small(map, "HostPortEnd")?;
+        Ok(PortBinding {
+            protocol: self.small(map, "Proto")?,
+            port: self.small(map, "Port")?,
+            host_ip: self.address_in(map, "HostIP", PORT_MAP)?,
+            host_port,
+            host_port_end: end.max(host_port),
+        })
+    }
+
+    /// A number of a port binding; 0 when it isn't there.
+    fn small<T: TryFrom<u64> + Default>(
+        &self,
+        map: &Map<String, Value>,
+        key: &str,
+    ) -> Result<T, BadCall> {
+        match map.get(key) {
+            None | Some(Value::Null) => Ok(T::default()),
+            Some(value) => {
+                let number = value.as_u64().and_then(|number| T::try_from(number).ok());
+                number.ok_or_else(|| {
+                    self.bad(PORT_MAP, &format!("has {key} {value}, which can't be"))
+                })
+            }
         }
     }
 

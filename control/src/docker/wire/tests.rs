@@ -103,18 +103,36 @@ fn every_call_of_docker_is_read() {
                 of: endpoint(),
                 ips: vec![ip("10.40.0.5"), ip("fd40::5")],
                 mac: None,
-                publishes: false,
+                publish: Vec::new(),
             }),
         ),
         (
             "NetworkDriver.CreateEndpoint",
             json!({ "NetworkID": "n1", "EndpointID": "e1", "Interface": { "MacAddress": "02:42:ac:00:00:05" },
-                "Options": { "com.docker.network.portmap": [{ "Proto": 6, "Port": 80, "HostPort": 8080 }] } }),
+                "Options": { "com.docker.network.portmap": [
+                    { "Proto": 6, "IP": "", "Port": 80, "HostIP": "", "HostPort": 8080, "HostPortEnd": 8080 },
+                    { "Proto": 17, "Port": 53, "HostIP": "127.0.0.1" },
+                ] } }),
             Call::CreateEndpoint(CreateEndpoint {
                 of: endpoint(),
                 ips: Vec::new(),
                 mac: "02:42:ac:00:00:05".parse().ok(),
-                publishes: true,
+                publish: vec![
+                    PortBinding {
+                        protocol: 6,
+                        port: 80,
+                        host_ip: None,
+                        host_port: 8080,
+                        host_port_end: 8080,
+                    },
+                    PortBinding {
+                        protocol: 17,
+                        port: 53,
+                        host_ip: Some(ip("127.0.0.1")),
+                        host_port: 0,
+                        host_port_end: 0,
+                    },
+                ],
             }),
         ),
         (

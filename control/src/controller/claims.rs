@@ -63,22 +63,12 @@ pub(super) async fn sweep(core: Arc<Core>, mut stopping: watch::Receiver<bool>) 
 impl Core {
     /// Gives up claims that are overdue: of a node that has just reported all it has, or of any.
     pub(super) async fn give_up_claims(&self, reported: Option<&NodeId>) {
-        let is_connected = |node: &NodeId| self.sessions.is_connected(node);
-        self.give_up_claims_of(reported, is_connected).await;
-    }
-
-    /// The same for those nodes.
-    pub(super) async fn give_up_claims_of(
-        &self,
-        reported: Option<&NodeId>,
-        is_connected: impl Fn(&NodeId) -> bool,
-    ) {
         let patience = if reported.is_some() {
             UNREPORTED_PATIENCE
         } else {
             UNUSED_PATIENCE
         };
-        let overdue = self.overdue_claims(patience, &is_connected);
+        let overdue = self.overdue_claims(patience);
         if overdue.is_empty() {
             return;
         }
@@ -86,7 +76,7 @@ impl Core {
             .ledger
             .decide(|map| {
                 // One of them may have been put to use meanwhile.
-                let still = forsaken(map, reported, &is_connected);
+                let still = forsaken(map, reported, |node| self.sessions.is_connected(node));
                 let changes: Vec<Change> = overdue
                     .iter()
                     .filter(|claim| still.contains(claim))
@@ -102,12 +92,9 @@ impl Core {
         }
     }
 
-    fn overdue_claims(
-        &self,
-        patience: Duration,
-        is_connected: impl Fn(&NodeId) -> bool,
-    ) -> Vec<ClaimKey> {
-        let unused = self.ledger.read(|map| forsaken(map, None, is_connected));
+    fn overdue_claims(&self, patience: Duration) -> Vec<ClaimKey> {
+        let connected = |node: &NodeId| self.sessions.is_connected(node);
+        let unused = self.ledger.read(|map| forsaken(map, None, connected));
         let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
         claims.expire(unused, (Instant::now(), patience))
     }

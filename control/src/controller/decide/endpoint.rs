@@ -256,10 +256,15 @@ pub fn sync(map: &ClusterMap, node: &NodeId, endpoints: &[Endpoint]) -> Sync {
         take(&mut draft, changes);
     }
     for endpoint in endpoints {
-        let changes = take_back(&draft, node, endpoint);
-        take(&mut draft, changes);
-        match put(&draft, node, endpoint) {
-            Ok(changes) => take(&mut draft, changes),
+        let back = take_back(&draft, node, endpoint);
+        let mut with = (!back.is_empty()).then(|| draft.clone());
+        if let Some(with) = &mut with {
+            for change in &back {
+                with.apply(with.revision + 1, change.clone());
+            }
+        }
+        match put(with.as_ref().unwrap_or(&draft), node, endpoint) {
+            Ok(changes) => take(&mut draft, [back, changes].concat()),
             Err(refusal) => {
                 // What the cluster knows under that id isn't so any more.
                 if let Ok(changes) = delete(&draft, node, &endpoint.id) {

@@ -15,7 +15,7 @@ mod store;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -181,6 +181,9 @@ impl World {
     /// A controller enters a node's session.
     fn note_session(&self, place: usize, (node, number): (NodeId, u64)) {
         let mut places = self.controllers.lock().unwrap();
+        if let Some(core) = &places[place].core {
+            core.sessions.played.lock().unwrap().insert(node.clone());
+        }
         places[place].sessions.insert(node, number);
     }
 
@@ -191,9 +194,11 @@ impl World {
 
     /// A controller forgets the session because the node begins another one.
     fn forget_sessions(&self, place: usize, node: &NodeId) {
-        self.controllers.lock().unwrap()[place]
-            .sessions
-            .remove(node);
+        let mut places = self.controllers.lock().unwrap();
+        if let Some(core) = &places[place].core {
+            core.sessions.played.lock().unwrap().remove(node);
+        }
+        places[place].sessions.remove(node);
     }
 
     /// A controller hears, after that time, that a session is over.
@@ -255,7 +260,7 @@ impl World {
             let core = Arc::clone(&core);
             async move { core.ledger.follow().await }
         });
-        let sweeper = tokio::spawn(sweep(Arc::downgrade(self), Arc::clone(&core), place));
+        let sweeper = tokio::spawn(sweep(Arc::clone(&core)));
         let mut places = self.controllers.lock().unwrap();
         places[place] = Place {
             core: Some(core),
@@ -352,9 +357,9 @@ impl World {
             let theirs = shared.map.endpoints.values().map(|of| &of.object);
             let theirs = theirs.filter(|endpoint| endpoint.node == agent.node);
             let known: BTreeMap<_, _> = theirs.map(|of| (of.id.clone(), of.clone())).collect();
-            let (ports, count) = agent.ports();
+            let ports = agent.ports();
             assert_eq!(ports, known, "the endpoints of {}", agent.node);
-            in_use += count;
+            in_use += ports.len();
         }
         assert_eq!(self.given.lock().unwrap().len(), in_use);
     }
@@ -371,15 +376,10 @@ impl World {
 }
 
 /// Gives up unused claims, as controllers do.
-async fn sweep(world: Weak<World>, core: Arc<Core>, place: usize) {
+async fn sweep(core: Arc<Core>) {
     loop {
         sleep(Duration::from_secs(5)).await;
-        let Some(world) = world.upgrade() else { return };
-        let is_connected = |node: &NodeId| {
-            let places = world.controllers.lock().unwrap();
-            places[place].sessions.contains_key(node)
-        };
-        core.give_up_claims_of(None, is_connected).await;
+        core.give_up_claims(None).await;
     }
 }
 

@@ -57,7 +57,8 @@ struct Inner {
     caught_up: bool,
     told: bool,
     ports: BTreeMap<EndpointId, Endpoint>,
-    /// The cluster says that somebody else has their MAC.
+    /// Connected while no controller answered, with a MAC that somebody else has: their addresses aren't theirs until the
+    /// cluster takes them.
     refused: BTreeSet<EndpointId>,
     pending: BTreeMap<EndpointId, Endpoint>,
     leaving: BTreeMap<EndpointId, Endpoint>,
@@ -179,12 +180,12 @@ impl SimAgent {
         self.inner().map.clone()
     }
 
-    /// Those that the cluster takes, and all.
-    pub(super) fn ports(&self) -> (BTreeMap<EndpointId, Endpoint>, usize) {
+    /// Those that the cluster takes.
+    pub(super) fn ports(&self) -> BTreeMap<EndpointId, Endpoint> {
         let inner = self.inner();
         let mut taken = inner.ports.clone();
         taken.retain(|id, _| !inner.refused.contains(id));
-        (taken, inner.ports.len())
+        taken
     }
 
     pub(super) fn hang_up(&self) {
@@ -407,13 +408,21 @@ impl SimAgent {
             }
             return;
         };
-        let rejected = reply.rejected.into_iter();
-        inner.refused = rejected
-            .map(|(id, refusal)| {
+        let before = std::mem::take(&mut inner.refused);
+        for (id, refusal) in reply.rejected {
+            let Some(port) = inner.ports.get(&id) else {
+                continue;
+            };
+            if !before.contains(&id) {
                 assert_eq!(refusal.code, "mac_taken", "{} may have {id}", self.node);
-                id
-            })
-            .collect();
+                world.take(port.ips[0]);
+            }
+            inner.refused.insert(id);
+        }
+        let again = before.difference(&inner.refused);
+        for port in again.filter_map(|id| inner.ports.get(id)) {
+            world.give(port.ips[0], &self.node);
+        }
     }
 
     /// A request on its way there and back.
@@ -646,11 +655,12 @@ impl SimAgent {
             let at = world.chance.below(count);
             let id = inner.ports.keys().nth(at).cloned().unwrap();
             let port = inner.ports.remove(&id).unwrap();
-            inner.refused.remove(&id);
+            if !inner.refused.remove(&id) {
+                world.take(port.ips[0]);
+            }
             inner.leaving.insert(id, port.clone());
             port
         };
-        world.take(port.ips[0]);
         self.withdraw(world, &port).await;
         self.inner().leaving.remove(&port.id);
     }

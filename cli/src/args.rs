@@ -42,7 +42,8 @@ Config file:
     data = \"/var/lib/weft-controller\"   listen = \"0.0.0.0:6783\"   store = \"etcd://...\"   ttl = \"24h\"   uses = 1
     cert-ttl = \"30days\"
     advertise = [\"10.99.0.1:6783\"]   store-user = \"weft\"   store-password-file = \"/etc/weft/etcd\"
-    store-ca = \"/etc/weft/ca.pem\"   store-cert = \"/etc/weft/cert.pem\"   store-key = \"/etc/weft/key.pem\"
+    store-ca = \"/etc/weft/ca.pem\"   store-cert = \"/etc/weft/cert.pem\"
+    store-key = \"/etc/weft/key.pem\"
 
 Exit codes: 0 done, 1 refused or failed, 2 usage.";
 

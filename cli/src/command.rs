@@ -1,11 +1,15 @@
 //! What each command does: one noun per file. A command asks the agent through [`Client`] and hands what came back to
 //! `render`; daemons are started from here too.
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
 use crate::args::{Command, agent::Agent, controller::Controller};
 use crate::client::{ApiPath, Client};
 use crate::config::Settings;
 use crate::failure::Failure;
 use crate::logging;
+use crate::render;
 
 mod agent;
 mod cni;
@@ -36,6 +40,31 @@ const CLIENT_LOG: &str = "warn";
 struct Session {
     client: Client,
     json: bool,
+}
+
+impl Session {
+    /// Shows things by name, in full. Always JSON, always an array, as docker does; what isn't found is said after the rest.
+    fn inspect<T: Serialize + DeserializeOwned>(
+        &self,
+        names: &[String],
+        path_of: fn(&str) -> ApiPath,
+    ) -> Result<(), Vec<Failure>> {
+        let mut found: Vec<T> = Vec::new();
+        let mut failures = Vec::new();
+        for name in names {
+            match self.client.get(&path_of(name)) {
+                Ok(detail) => found.push(detail),
+                Err(failure) => failures.push(failure),
+            }
+        }
+        if let Err(failure) = render::json(&found) {
+            failures.push(failure);
+        }
+        match failures.is_empty() {
+            true => Ok(()),
+            false => Err(failures),
+        }
+    }
 }
 
 /// Carries out one command.

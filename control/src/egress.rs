@@ -17,6 +17,7 @@ mod dial;
 mod echo;
 mod engine;
 mod errors;
+pub(crate) mod fuzz;
 mod inside;
 mod packet;
 mod policy;

@@ -11,6 +11,7 @@ use crate::agent::services::demux::{Class, classify};
 use crate::agent::services::dns::tcp::TcpStack;
 use crate::agent::services::dns::{NameServer, Outcome, Room};
 use crate::agent::services::{dhcp4, dhcp6, frames};
+use crate::api::PublishRange;
 use crate::model::NetworkId;
 
 const MTU: usize = 1450;
@@ -81,5 +82,57 @@ pub fn dhcp6(data: &[u8]) {
     };
     if let Some(answer) = dhcp6::handle(data, &lease) {
         assert!(answer.len() < usize::from(u16::MAX));
+    }
+}
+
+/// A frame for the way out, with what the switch says of it.
+///
+/// # Panics
+/// If what is said of a packet contradicts it, or an error about it is no packet or too long.
+pub fn egress_packet(data: &[u8]) {
+    crate::egress::fuzz::packet(data);
+}
+
+/// Fragments for the way out.
+///
+/// # Panics
+/// If what is put together isn't what was sent.
+pub fn egress_fragments(data: &[u8]) {
+    crate::egress::fuzz::fragments(data);
+}
+
+/// Segments of a container, and what else happens to its connection to the outside.
+///
+/// # Panics
+/// If what goes outside isn't what the container said, or anything grows without end.
+pub fn egress_tcp(data: &[u8]) {
+    crate::egress::fuzz::segments(data);
+}
+
+/// What the outside answers to a ping.
+///
+/// # Panics
+/// If a reply is longer than what came.
+pub fn egress_echo(data: &[u8]) {
+    crate::egress::fuzz::echo_answer(data);
+}
+
+/// A port to be published, as it is written.
+///
+/// # Panics
+/// If what was read is written otherwise than it is read.
+pub fn publish(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let Ok(PublishRange(ports)) = text.parse() else {
+        return;
+    };
+    // A range has many that are alike.
+    for port in ports.iter().take(2).chain(ports.last()) {
+        let written = port.to_string();
+        let read: Result<PublishRange, String> = written.parse();
+        assert_eq!(read, Ok(PublishRange(vec![port.clone()])), "{written}");
+        assert!(port.clashes(port) && port.check().is_ok());
     }
 }

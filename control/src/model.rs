@@ -90,6 +90,9 @@ pub enum Egress {
     /// By sockets of each endpoint's own host.
     #[default]
     Nat,
+    /// By the kernel of each endpoint's own host, through the port that the host has on the network: the operator's
+    /// routes, and his address translation, if any.
+    Kernel,
     /// Not at all: what they send there is refused.
     Off,
 }
@@ -98,6 +101,7 @@ impl fmt::Display for Egress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Nat => "nat",
+            Self::Kernel => "kernel",
             Self::Off => "off",
         })
     }

@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::thread;
 
 use nix::sched::{CloneFlags, setns};
@@ -106,6 +107,13 @@ impl NetnsError {
             Self::System { .. } => None,
         }
     }
+}
+
+/// Whether that is the namespace that this process was started in, by [`Netns::id`].
+pub fn is_own(id: (u64, u64)) -> bool {
+    static OWN_ID: OnceLock<Option<(u64, u64)>> = OnceLock::new();
+    let own = OWN_ID.get_or_init(|| Netns::open(&NetnsArg::Host).ok().map(|own| own.id));
+    *own == Some(id)
 }
 
 impl Netns {

@@ -1,26 +1,11 @@
 //! Replays the committed fuzz corpus (testbed/fuzz/corpus) through the functions the fuzz targets run, so that what a
 //! fuzzer found once is checked by every `cargo test`.
 
-use std::path::Path;
+#[path = "../../testbed/fuzz/replay.rs"]
+mod replay;
 
+use replay::replay;
 use weft_control::fuzz;
-
-fn replay(target: &str, entry: fn(&[u8])) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../testbed/fuzz/corpus")
-        .join(target);
-    let committed = "the corpus is committed and readable";
-    let inputs = std::fs::read_dir(&folder).expect(committed);
-    let mut replayed = 0;
-    for input in inputs {
-        let path = input.expect(committed).path();
-        let data = std::fs::read(&path).expect(committed);
-        let outcome = std::panic::catch_unwind(|| entry(&data));
-        assert!(outcome.is_ok(), "{} breaks {target}", path.display());
-        replayed += 1;
-    }
-    assert!(replayed > 0, "{} is empty", folder.display());
-}
 
 #[test]
 fn the_corpus_of_dns_is_survived() {
@@ -40,4 +25,29 @@ fn the_corpus_of_dhcp4_is_survived() {
 #[test]
 fn the_corpus_of_dhcp6_is_survived() {
     replay("dhcp6", fuzz::dhcp6);
+}
+
+#[test]
+fn the_corpus_of_egress_packet_is_survived() {
+    replay("egress_packet", fuzz::egress_packet);
+}
+
+#[test]
+fn the_corpus_of_egress_fragments_is_survived() {
+    replay("egress_fragments", fuzz::egress_fragments);
+}
+
+#[test]
+fn the_corpus_of_egress_tcp_is_survived() {
+    replay("egress_tcp", fuzz::egress_tcp);
+}
+
+#[test]
+fn the_corpus_of_egress_echo_is_survived() {
+    replay("egress_echo", fuzz::egress_echo);
+}
+
+#[test]
+fn the_corpus_of_publish_is_survived() {
+    replay("publish", fuzz::publish);
 }

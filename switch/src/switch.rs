@@ -251,6 +251,13 @@ impl Switch {
         self.change(|tables| tables.set_guard(id, guard))
     }
 
+    /// Makes a port with this MAC the exit of its network, or a port like others again; false if there is no such port.
+    /// What ports of this host have for the gateway and nothing routes leaves by the exit: it is a port of the host
+    /// itself, whose kernel routes on. What comes from it may have any source address.
+    pub fn set_exit(&self, id: PortId, mac: Option<MacAddr>) -> bool {
+        self.change(|tables| tables.set_exit(id, mac))
+    }
+
     /// Makes or changes a network.
     pub fn set_network(&self, spec: NetworkSpec) {
         self.change(|tables| tables.set_network(spec));

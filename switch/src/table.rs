@@ -105,11 +105,20 @@ pub(crate) struct PortEntry {
     pub(crate) network: Option<Vni>,
     pub(crate) role: PortRole,
     pub(crate) guard: Option<PortGuard>,
+    /// Its MAC, if what has no route leaves by it: it is a port of the host, whose kernel routes on.
+    pub(crate) exit: Option<MacAddr>,
     pub(crate) counters: Arc<Counters>,
     /// Worker `i` writes to queue `i` modulo their number.
     pub(crate) queues: Vec<Arc<Queue>>,
     /// Its device has gone and that was told.
     pub(crate) gone: Arc<AtomicBool>,
+}
+
+/// The host's own port on a network, by which what has no route leaves: the host's kernel routes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Exit {
+    pub(crate) port: PortId,
+    pub(crate) mac: MacAddr,
 }
 
 /// A network in the table.
@@ -122,11 +131,21 @@ pub(crate) struct NetworkEntry {
     pub(crate) services: Option<PortId>,
     /// Links of this host.
     pub(crate) uplinks: Vec<PortId>,
+    /// Where what has no route leaves; `None`: its services get it.
+    pub(crate) exit: Option<Exit>,
 }
 
 impl NetworkEntry {
-    fn take_in(&mut self, id: PortId, role: PortRole) {
-        match role {
+    /// What is between two ports of an isolated network is not, if one of them is the exit.
+    pub(crate) fn is_exit(&self, port: PortId) -> bool {
+        self.exit.is_some_and(|exit| exit.port == port)
+    }
+
+    fn take_in(&mut self, id: PortId, port: &PortEntry) {
+        if let Some(mac) = port.exit {
+            self.exit = Some(Exit { port: id, mac });
+        }
+        match port.role {
             PortRole::Endpoint => self.ports.push(id),
             PortRole::Services => self.services = Some(id),
             PortRole::Uplink => self.uplinks.push(id),
@@ -196,15 +215,16 @@ impl Tables {
             network: Some(network),
             role,
             guard,
+            exit: None,
             counters,
             queues,
             gone,
         });
         match self.ports.get_mut(index) {
-            Some(slot) => *slot = Some(port),
-            None => self.ports.push(Some(port)),
+            Some(slot) => *slot = Some(Arc::clone(&port)),
+            None => self.ports.push(Some(Arc::clone(&port))),
         }
-        self.enter(id, role, Some(network));
+        self.enter(id, &port);
         id
     }
 
@@ -214,6 +234,18 @@ impl Tables {
             return false;
         };
         Arc::make_mut(slot).guard = guard;
+        true
+    }
+
+    /// Makes a port with this MAC the exit of its network, or a port like others again; false if there is no such port.
+    pub fn set_exit(&mut self, id: PortId, mac: Option<MacAddr>) -> bool {
+        let Some(slot) = self.ports.get_mut(id.index()).and_then(Option::as_mut) else {
+            return false;
+        };
+        Arc::make_mut(slot).exit = mac;
+        let port = Arc::clone(slot);
+        self.leave(id, port.network);
+        self.enter(id, &port);
         true
     }
 
@@ -237,16 +269,16 @@ impl Tables {
         let Some(slot) = self.ports.get_mut(id.index()).and_then(Option::as_mut) else {
             return false;
         };
-        let role = slot.role;
         let before = std::mem::replace(&mut Arc::make_mut(slot).network, to);
+        let port = Arc::clone(slot);
         self.leave(id, before);
-        self.enter(id, role, to);
+        self.enter(id, &port);
         true
     }
 
-    fn enter(&mut self, id: PortId, role: PortRole, network: Option<Vni>) {
-        if let Some(network) = network.and_then(|vni| self.networks.get_mut(&vni)) {
-            Arc::make_mut(network).take_in(id, role);
+    fn enter(&mut self, id: PortId, port: &PortEntry) {
+        if let Some(network) = port.network.and_then(|vni| self.networks.get_mut(&vni)) {
+            Arc::make_mut(network).take_in(id, port);
         }
     }
 
@@ -256,6 +288,7 @@ impl Tables {
             network.ports.retain(|member| *member != id);
             network.uplinks.retain(|member| *member != id);
             network.services.take_if(|services| *services == id);
+            network.exit.take_if(|exit| exit.port == id);
         }
     }
 
@@ -267,10 +300,11 @@ impl Tables {
             ports: Vec::new(),
             services: None,
             uplinks: Vec::new(),
+            exit: None,
         };
         for (id, port) in self.ports() {
             if port.network == Some(vni) {
-                network.take_in(id, port.role);
+                network.take_in(id, port);
             }
         }
         self.networks.insert(vni, Arc::new(network));

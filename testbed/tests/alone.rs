@@ -1,10 +1,6 @@
 //! What a host is left alone with: no controller, a fd holder that hangs, a cluster that went on without it.
 
-#![allow(
-    clippy::too_many_lines,
-    clippy::unwrap_used,
-    reason = "scenarios are told in order, and a test may panic"
-)]
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::fs;
 use std::thread;

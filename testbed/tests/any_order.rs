@@ -1,11 +1,5 @@
 //! Whatever order people do things in, the end is the same.
 
-#![allow(
-    clippy::too_many_lines,
-    clippy::unwrap_used,
-    reason = "scenarios are told in order, and a test may panic"
-)]
-
 use std::thread;
 use std::time::Duration;
 

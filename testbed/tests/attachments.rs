@@ -1,11 +1,7 @@
 //! Ports that a program connected for its own containers: found by the program's names, with its addresses and routes,
 //! also after the agent was restarted, and taken away without fuss.
 
-#![allow(
-    clippy::too_many_lines,
-    clippy::unwrap_used,
-    reason = "scenarios are told in order, and a test may panic"
-)]
+#![expect(clippy::too_many_lines, reason = "scenarios are told in order")]
 
 use serde_json::{Value, json};
 use weft_control::api::{Detached, Port};

@@ -1,10 +1,6 @@
 //! What no honest neighbour sends: dropped, counted by reason where an operator looks, and nothing gets through.
 
-#![allow(
-    clippy::too_many_lines,
-    clippy::unwrap_used,
-    reason = "scenarios are told in order, and a test may panic"
-)]
+#![expect(clippy::too_many_lines, reason = "scenarios are told in order")]
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -1,7 +1,7 @@
 //! What people get wrong: refused with an error that names the object, the cause and the next step; exit code 1 (2 for
 //! usage); and nothing half-made stays.
 
-#![allow(
+#![expect(
     clippy::too_many_lines,
     clippy::unwrap_used,
     reason = "scenarios are told in order, and a test may panic"

@@ -1,11 +1,7 @@
 //! Whatever a container sends, what goes over the underlay has right checksums: whole packets, segments of superframes,
 //! fragments, what is sent again.
 
-#![allow(
-    clippy::too_many_lines,
-    clippy::unwrap_used,
-    reason = "scenarios are told in order, and a test may panic"
-)]
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};

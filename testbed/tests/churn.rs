@@ -1,10 +1,6 @@
 //! 200 endpoints come and go in random order: nothing leaks.
 
-#![allow(
-    clippy::too_many_lines,
-    clippy::unwrap_used,
-    reason = "scenarios are told in order, and a test may panic"
-)]
+#![expect(clippy::too_many_lines, reason = "scenarios are told in order")]
 
 use std::time::{Duration, Instant};
 

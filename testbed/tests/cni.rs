@@ -1,7 +1,7 @@
 //! The CNI plugin as a container runtime calls it: every command in every version, alone, with Debian's IPAM and chained
 //! plugins, and with everything wrong that can be.
 
-#![allow(
+#![expect(
     clippy::too_many_lines,
     clippy::unwrap_used,
     reason = "scenarios are told in order, and a test may panic"

@@ -1,6 +1,6 @@
 //! DHCP: namespaces that configure themselves get what IPAM gave their port, by the clients that people have.
 
-#![allow(
+#![expect(
     clippy::too_many_lines,
     clippy::unwrap_used,
     reason = "scenarios are told in order, and a test may panic"

@@ -1,6 +1,6 @@
 //! Docker as its users have it: two hosts with a real dockerd each, networks by `docker network create -d weft`.
 
-#![allow(
+#![expect(
     clippy::too_many_lines,
     clippy::unwrap_used,
     reason = "scenarios are told in order, and a test may panic"

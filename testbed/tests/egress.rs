@@ -1,7 +1,7 @@
 //! The way out: containers reach servers that know nothing of weft, by sockets of their host, and nothing that they
 //! must not reach.
 
-#![allow(
+#![expect(
     clippy::too_many_lines,
     clippy::unwrap_used,
     reason = "scenarios are told in order, and a test may panic"

@@ -1,7 +1,7 @@
 //! Encrypted networks: what crosses, what is seen on the wire (nothing), and what happens when hosts start in any order,
 //! move, hide behind NAT, are too old, or are thrown out.
 
-#![allow(
+#![expect(
     clippy::unwrap_used,
     reason = "scenarios are told in order, and a test may panic"
 )]

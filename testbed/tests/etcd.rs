@@ -1,7 +1,7 @@
 //! Several controllers over a cluster of three etcd members: what any one of them does shows at the others, and any one
 //! of them may die.
 
-#![allow(
+#![expect(
     clippy::too_many_lines,
     clippy::unwrap_used,
     reason = "scenarios are told in order, and a test may panic"

@@ -1,10 +1,5 @@
 //! The host itself in the overlay.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "scenarios are told in order, and a test may panic"
-)]
-
 use weft_testbed::lab::traffic::{ping, transfer};
 use weft_testbed::{Lab, Pair};
 

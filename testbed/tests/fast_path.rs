@@ -1,6 +1,6 @@
 //! Trains and superframes between hosts: whole streams on every kind of underlay, and nobody starves.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;

@@ -1,10 +1,5 @@
 //! The gateway of a network answers on every host, at the same addresses with the same MAC.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "scenarios are told in order, and a test may panic"
-)]
-
 use weft_testbed::lab::traffic::ping;
 use weft_testbed::{Lab, Pair};
 

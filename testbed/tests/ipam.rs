@@ -1,11 +1,7 @@
 //! Addresses: reserved ones are never given, full pools say who has what, and whatever crashes, an address belongs to one
 //! live namespace or to nobody.
 
-#![allow(
-    clippy::too_many_lines,
-    clippy::unwrap_used,
-    reason = "scenarios are told in order, and a test may panic"
-)]
+#![expect(clippy::too_many_lines, reason = "scenarios are told in order")]
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -1,11 +1,5 @@
 //! IPv6 beside and instead of IPv4.
 
-#![allow(
-    clippy::too_many_lines,
-    clippy::unwrap_used,
-    reason = "scenarios are told in order, and a test may panic"
-)]
-
 use std::net::IpAddr;
 
 use weft_testbed::lab::traffic::{answers, ping, ping_full, transfer};

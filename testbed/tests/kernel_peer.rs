@@ -1,10 +1,6 @@
 //! The Linux kernel's own bridge and VXLAN device as the second host.
 
-#![allow(
-    clippy::too_many_lines,
-    clippy::unwrap_used,
-    reason = "scenarios are told in order, and a test may panic"
-)]
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -1,11 +1,5 @@
 //! The test bed itself, without weft: what it makes works, what it measures is right, and nothing is left of it.
 
-#![allow(
-    clippy::too_many_lines,
-    clippy::unwrap_used,
-    reason = "scenarios are told in order, and a test may panic"
-)]
-
 use std::net::IpAddr;
 use std::panic::catch_unwind;
 use std::time::Duration;

@@ -1,11 +1,5 @@
 //! What an agent with a hundred ports may cost.
 
-#![allow(
-    clippy::too_many_lines,
-    clippy::unwrap_used,
-    reason = "scenarios are told in order, and a test may panic"
-)]
-
 use std::thread;
 use std::time::{Duration, Instant};
 

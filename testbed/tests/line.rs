@@ -1,10 +1,6 @@
 //! Ports behind a worse line: limits and impairments, that hold also when the agent is another.
 
-#![allow(
-    clippy::too_many_lines,
-    clippy::unwrap_used,
-    reason = "scenarios are told in order, and a test may panic"
-)]
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::net::IpAddr;
 

@@ -1,10 +1,6 @@
 //! The main job: two hosts, one controller, one network, three containers; and nothing left afterwards.
 
-#![allow(
-    clippy::too_many_lines,
-    clippy::unwrap_used,
-    reason = "scenarios are told in order, and a test may panic"
-)]
+#![expect(clippy::too_many_lines, reason = "scenarios are told in order")]
 
 use std::net::IpAddr;
 use std::time::Duration;

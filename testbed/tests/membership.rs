@@ -1,6 +1,6 @@
 //! Who is in and who is out: join tokens, and nodes that are removed while they run.
 
-#![allow(
+#![expect(
     clippy::too_many_lines,
     clippy::unwrap_used,
     reason = "scenarios are told in order, and a test may panic"

@@ -1,7 +1,7 @@
 //! Names: containers find each other by name and alias through the name server at their gateway's address, with the
 //! resolvers that people have.
 
-#![allow(
+#![expect(
     clippy::too_many_lines,
     clippy::unwrap_used,
     reason = "scenarios are told in order, and a test may panic"

@@ -1,11 +1,5 @@
 //! Ports without offload beside ports with it: everything arrives, in the shape each side can take.
 
-#![allow(
-    clippy::too_many_lines,
-    clippy::unwrap_used,
-    reason = "scenarios are told in order, and a test may panic"
-)]
-
 use weft_testbed::lab::capture::{Capture, checksum_fault};
 use weft_testbed::lab::traffic::{ping, ping_full, transfer};
 use weft_testbed::{Container, Lab, Pair};

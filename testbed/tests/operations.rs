@@ -1,11 +1,5 @@
 //! What else operators do day by day: several networks, other ways to name a container, changed MTUs, lost nodes.
 
-#![allow(
-    clippy::too_many_lines,
-    clippy::unwrap_used,
-    reason = "scenarios are told in order, and a test may panic"
-)]
-
 use std::net::IpAddr;
 use std::time::Duration;
 

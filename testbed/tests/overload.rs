@@ -1,6 +1,6 @@
 //! Containers that take nothing, or can't: the agent neither grows nor keeps others waiting, and says what it dropped.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Write};

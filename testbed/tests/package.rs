@@ -1,10 +1,6 @@
 //! The Debian package on a machine with systemd: installed, started, upgraded in mid-transfer, hung, removed, purged.
 
-#![allow(
-    clippy::too_many_lines,
-    clippy::unwrap_used,
-    reason = "scenarios are told in order, and a test may panic"
-)]
+#![expect(clippy::too_many_lines, reason = "scenarios are told in order")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

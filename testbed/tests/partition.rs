@@ -1,11 +1,5 @@
 //! Three hosts; one is cut off, goes on by itself, and comes back.
 
-#![allow(
-    clippy::too_many_lines,
-    clippy::unwrap_used,
-    reason = "scenarios are told in order, and a test may panic"
-)]
-
 use std::time::Duration;
 
 use weft_testbed::lab::traffic::{answers, ping};

@@ -1,6 +1,6 @@
 //! The path MTU is measured: the underlay narrows and widens in mid-transfer, and nobody set anything.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};

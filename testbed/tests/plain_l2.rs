@@ -1,10 +1,6 @@
 //! A network without a subnet: a plain learning switch across hosts.
 
-#![allow(
-    clippy::too_many_lines,
-    clippy::unwrap_used,
-    reason = "scenarios are told in order, and a test may panic"
-)]
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::net::IpAddr;
 use std::time::Duration;

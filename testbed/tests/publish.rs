@@ -1,6 +1,6 @@
 //! The way in: clients of the host's ports are connected with containers.
 
-#![allow(
+#![expect(
     clippy::too_many_lines,
     clippy::unwrap_used,
     reason = "scenarios are told in order, and a test may panic"

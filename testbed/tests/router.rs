@@ -1,10 +1,5 @@
 //! Networks on one router reach each other, across hosts and by both families; networks that aren't stay apart.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "scenarios are told in order, and a test may panic"
-)]
-
 use std::net::IpAddr;
 use std::time::Duration;
 

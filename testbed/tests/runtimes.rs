@@ -1,7 +1,7 @@
 //! Real container runtimes that call the CNI plugin: Debian's podman (CNI backend) and containerd, each with everything
 //! of its own in the lab's directory.
 
-#![allow(
+#![expect(
     clippy::too_many_lines,
     clippy::unwrap_used,
     reason = "scenarios are told in order, and a test may panic"

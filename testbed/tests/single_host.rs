@@ -1,6 +1,6 @@
 //! `weft up` and `weft down`: a host by itself, as somebody has it who types one command.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::fs;
 use std::path::Path;

@@ -1,11 +1,5 @@
 //! Daemons die, containers vanish without a word: traffic goes on, and nothing stale stays.
 
-#![allow(
-    clippy::too_many_lines,
-    clippy::unwrap_used,
-    reason = "scenarios are told in order, and a test may panic"
-)]
-
 use std::thread;
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,6 @@
 //! Containers on a physical LAN, by a link of their host.
 
-#![allow(
+#![expect(
     clippy::too_many_lines,
     clippy::unwrap_used,
     reason = "scenarios are told in order, and a test may panic"

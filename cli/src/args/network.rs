@@ -81,8 +81,9 @@ pub(crate) struct Create {
     /// Endpoints reach the gateway and what is behind it, not each other
     #[arg(long, requires = "subnets")]
     pub(crate) isolate: bool,
-    /// How endpoints reach the outside: by sockets of their host (nat), or not at all (off)
-    #[arg(long, value_name = "nat|off", default_value = "nat", value_parser = values::egress)]
+    /// How endpoints reach the outside: by sockets of their host (nat), by the host's own port on the network, so that
+    /// its kernel routes (kernel; see `weft expose`), or not at all (off)
+    #[arg(long, value_name = "nat|kernel|off", default_value = "nat", value_parser = values::egress)]
     pub(crate) egress: Egress,
     /// MTU inside the network, in bytes [default: follows the underlay]
     #[arg(long, value_name = "N")]
@@ -105,8 +106,9 @@ pub(crate) struct Set {
     /// Seconds after which a learned MAC is forgotten
     #[arg(long, value_name = "SECS")]
     pub(crate) ageing: Option<u32>,
-    /// How endpoints reach the outside: by sockets of their host (nat), or not at all (off)
-    #[arg(long, value_name = "nat|off", value_parser = values::egress)]
+    /// How endpoints reach the outside: by sockets of their host (nat), by the host's own port on the network, so that
+    /// its kernel routes (kernel; see `weft expose`), or not at all (off)
+    #[arg(long, value_name = "nat|kernel|off", value_parser = values::egress)]
     pub(crate) egress: Option<Egress>,
 }
 

@@ -164,8 +164,9 @@ pub(crate) fn netns(text: &str) -> Result<NetnsArg, String> {
 pub(crate) fn egress(text: &str) -> Result<Egress, String> {
     match text {
         "nat" => Ok(Egress::Nat),
+        "kernel" => Ok(Egress::Kernel),
         "off" => Ok(Egress::Off),
-        _ => Err("want nat or off".to_owned()),
+        _ => Err("want nat, kernel or off".to_owned()),
     }
 }
 

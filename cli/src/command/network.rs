@@ -23,7 +23,7 @@ pub(super) fn run(session: &Session, verb: Network) -> Result<(), Vec<Failure>> 
     match verb {
         Network::Create(flags) => Ok(create(session, flags)?),
         Network::Ls { quiet } => Ok(list(session, quiet)?),
-        Network::Inspect(args::Names { names }) => inspect(session, &names),
+        Network::Inspect(args::Names { names }) => session.inspect::<NetworkDetail>(&names, of),
         Network::Rm(args::Names { names }) => session.remove_each("networks", &names),
         Network::Prune => Ok(prune(session)?),
         Network::Set(flags) => Ok(set(session, &flags)?),
@@ -80,26 +80,6 @@ fn list(session: &Session, quiet: bool) -> Result<(), Failure> {
     render::show(session.json, &networks, |networks| {
         render::network::table(networks)
     })
-}
-
-/// Always JSON, always an array, as docker does.
-fn inspect(session: &Session, names: &[String]) -> Result<(), Vec<Failure>> {
-    let mut found: Vec<NetworkDetail> = Vec::new();
-    let mut failures = Vec::new();
-    for name in names {
-        match session.client.get(&of(name)) {
-            Ok(detail) => found.push(detail),
-            Err(failure) => failures.push(failure),
-        }
-    }
-    if let Err(failure) = render::json(&found) {
-        failures.push(failure);
-    }
-    if failures.is_empty() {
-        Ok(())
-    } else {
-        Err(failures)
-    }
 }
 
 fn prune(session: &Session) -> Result<(), Failure> {

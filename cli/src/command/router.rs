@@ -18,7 +18,7 @@ pub(super) fn run(session: &Session, verb: Router) -> Result<(), Vec<Failure>> {
         Router::Connect(which) => Ok(networks(session, which, "connect")?),
         Router::Disconnect(which) => Ok(networks(session, which, "disconnect")?),
         Router::Ls { quiet } => Ok(list(session, quiet)?),
-        Router::Inspect(args::Names { names }) => inspect(session, &names),
+        Router::Inspect(args::Names { names }) => session.inspect::<RouterDetail>(&names, of),
         Router::Rm(args::Names { names }) => session.remove_each("routers", &names),
     }
 }
@@ -53,26 +53,6 @@ fn list(session: &Session, quiet: bool) -> Result<(), Failure> {
     render::show(session.json, &routers, |routers| {
         render::router::table(routers)
     })
-}
-
-/// Always JSON, always an array, as docker does.
-fn inspect(session: &Session, names: &[String]) -> Result<(), Vec<Failure>> {
-    let mut found: Vec<RouterDetail> = Vec::new();
-    let mut failures = Vec::new();
-    for name in names {
-        match session.client.get(&of(name)) {
-            Ok(detail) => found.push(detail),
-            Err(failure) => failures.push(failure),
-        }
-    }
-    if let Err(failure) = render::json(&found) {
-        failures.push(failure);
-    }
-    if failures.is_empty() {
-        Ok(())
-    } else {
-        Err(failures)
-    }
 }
 
 /// `weft route`.

@@ -52,6 +52,10 @@ fn notes(network: &NetworkInfo) -> String {
             network.egress == Egress::Off && !network.internal,
             "no-egress",
         ),
+        (
+            network.egress == Egress::Kernel && !network.internal,
+            "kernel-egress",
+        ),
         (network.mtu_set, "mtu-set"),
     ];
     let router = network.router.iter();

@@ -19,7 +19,7 @@ use weft_tunnel::{
     Carriage, EspConfig, EspEnd, EspTunnel, EspWorker, PeerNetworks, PeerSpec, Peers, SendError,
     TunnelError, VxlanConfig, VxlanTunnel, VxlanWorker,
 };
-use weft_wire::{FrameRef, PeerId, PortId, Vni};
+use weft_wire::{FrameRef, MacAddr, PeerId, PortId, Vni};
 
 use self::routing::RouteTables;
 use super::plan::{PathMtus, Wanted, WantedNetwork, WantedPlace};
@@ -293,6 +293,7 @@ impl Fabric {
                     .set_network(self.network_spec(*vni, network, routes));
             }
         }
+        self.apply_exits(&wanted.exits);
         self.apply_macs(&wanted);
         self.apply_neighbors(&wanted);
         for vni in self.applied.networks.keys() {
@@ -304,6 +305,22 @@ impl Fabric {
         self.drop_peers();
         self.make_services();
         self.make_uplinks();
+    }
+
+    /// Tells the switch which ports of the host networks leave by.
+    fn apply_exits(&self, wanted: &BTreeMap<EndpointId, MacAddr>) {
+        let set = |id: &EndpointId, mac| {
+            if let Some((port, _)) = self.ports.get(id) {
+                self.switch.set_exit(*port, mac);
+            }
+        };
+        let applied = &self.applied.exits;
+        let gone = applied.keys().filter(|id| !wanted.contains_key(*id));
+        gone.for_each(|id| set(id, None));
+        let new = wanted
+            .iter()
+            .filter(|(id, mac)| applied.get(*id) != Some(*mac));
+        new.for_each(|(id, mac)| set(id, Some(*mac)));
     }
 
     /// Plugs in the links that are wanted, and pulls out those that aren't any more.
@@ -600,6 +617,7 @@ impl Fabric {
     /// Pulls a port out; its file descriptors are closed when this returns.
     pub(super) fn remove_port(&mut self, endpoint: &EndpointId) {
         self.applied.stranded.remove(endpoint);
+        self.applied.exits.remove(endpoint);
         if let Some((id, _)) = self.ports.remove(endpoint) {
             self.switch.remove_port(id);
         }

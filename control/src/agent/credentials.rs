@@ -8,17 +8,17 @@ use aws_lc_rs::hmac;
 use quinn::Connection;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::crypto::{ClientConfig, HmacKey, ServerConfig};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::{CryptoProvider, aws_lc_rs as provider};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
-use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{CertificateError, RootCertStore};
+use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 use tracing::warn;
 use weft_tunnel::session::Credentials;
 
 use super::Agent;
+use crate::channel::tls::{CertCheck, Shown, verifier};
 use crate::identity::{Identity, cert};
 use crate::model::ClusterId;
 
@@ -45,12 +45,12 @@ impl NodeCredentials {
     fn try_client(&self, node: &str) -> Result<QuicClientConfig, rustls::Error> {
         let identity = self.identity();
         let provider = Arc::new(provider::default_provider());
-        let verifier = Arc::new(NodeVerifier {
+        let check = NodeVerifier {
             node: node.to_owned(),
             cluster: identity.cluster.clone(),
             roots: roots(&identity)?,
-            provider: Arc::clone(&provider),
-        });
+        };
+        let verifier = verifier(check, Arc::clone(&provider));
         let mut config = rustls::ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(TLS)?
             .dangerous()
@@ -142,58 +142,25 @@ struct NodeVerifier {
     node: String,
     cluster: ClusterId,
     roots: Arc<RootCertStore>,
-    provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for NodeVerifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let parsed = ParsedCertificate::try_from(end_entity)?;
-        let algorithms = self.provider.signature_verification_algorithms.all;
+impl CertCheck for NodeVerifier {
+    fn check(&self, shown: Shown<'_>, provider: &Arc<CryptoProvider>) -> Result<(), rustls::Error> {
+        let parsed = ParsedCertificate::try_from(shown.end_entity)?;
+        let algorithms = provider.signature_verification_algorithms.all;
         verify_server_cert_signed_by_trust_anchor(
             &parsed,
             &self.roots,
-            intermediates,
-            now,
+            shown.intermediates,
+            shown.now,
             algorithms,
         )?;
-        match node_of(end_entity, &self.cluster) {
-            Ok(node) if node == self.node => Ok(ServerCertVerified::assertion()),
+        match node_of(shown.end_entity, &self.cluster) {
+            Ok(node) if node == self.node => Ok(()),
             Ok(_) | Err(_) => Err(rustls::Error::InvalidCertificate(
                 CertificateError::ApplicationVerificationFailure,
             )),
         }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::General("TLS 1.3 only".to_owned()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
     }
 }
 

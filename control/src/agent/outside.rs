@@ -72,7 +72,7 @@ impl Outside {
             let spec = NetworkSpec {
                 gateways: network.gateways.clone(),
                 mtu: network.mtu,
-                open: network.egress == Egress::Nat,
+                way: network.egress,
             };
             let known = before.remove(&network.id);
             if let Some(known) = &known

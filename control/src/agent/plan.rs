@@ -98,6 +98,8 @@ pub(super) struct Wanted {
     pub(super) stranded: BTreeSet<EndpointId>,
     /// Links that are bridged into networks, with the networks' VNIs.
     pub(super) uplinks: BTreeMap<UplinkRecord, Vni>,
+    /// Ports of this host itself by which networks leave, with their MACs.
+    pub(super) exits: BTreeMap<EndpointId, MacAddr>,
     /// What an operator should know about the map.
     pub(super) warnings: Vec<String>,
 }
@@ -135,6 +137,8 @@ pub(super) struct LocalPort<'a> {
     pub(super) epoch: u64,
     /// Its addresses.
     pub(super) ips: &'a [IpAddr],
+    /// It is the host's own: `weft expose`.
+    pub(super) is_host: bool,
     /// The controller doesn't take it: the name or an address is another endpoint's.
     pub(super) refused: bool,
 }
@@ -187,12 +191,20 @@ pub(super) fn plan<'a>(
 /// What the ports of this host own, and which sessions they need.
 fn plan_ports<'a>(ports: impl Iterator<Item = LocalPort<'a>>, wanted: &mut Wanted) {
     let mut kept = BTreeSet::new();
+    // By network that leaves by the kernel: whether that has a port.
+    let mut left: BTreeMap<&str, bool> = BTreeMap::new();
     for port in ports {
         let Some(network) = wanted.networks.get(&port.vni) else {
             continue;
         };
         if network.id == *port.network && network.carriage == Carriage::Encrypted {
             kept.extend(network.flood.iter().copied());
+        }
+        if network.id == *port.network && network.egress == Egress::Kernel {
+            *left.entry(&network.name).or_default() |= port.is_host;
+            if port.is_host {
+                wanted.exits.insert(port.id.clone(), port.mac);
+            }
         }
         if network.id != *port.network {
             wanted.stranded.insert(port.id.clone());
@@ -213,6 +225,10 @@ fn plan_ports<'a>(ports: impl Iterator<Item = LocalPort<'a>>, wanted: &mut Wante
             }
         }
     }
+    let closed = left.iter().filter(|(_, has_exit)| !**has_exit);
+    wanted.warnings.extend(closed.map(|(name, _)| {
+        format!("network {name} leaves by this host's kernel, and the host has no port on it: `weft expose {name}`")
+    }));
     for (_, peer) in wanted.peers.iter_mut().filter(|(ip, _)| kept.contains(ip)) {
         if let Some(secure) = &mut peer.secure {
             secure.keep = true;

@@ -92,6 +92,7 @@ impl Agent {
             mac: port.record.endpoint.mac,
             epoch: port.record.endpoint.epoch,
             ips: &port.record.endpoint.ips,
+            is_host: crate::netns::is_own(port.record.netns_id),
             refused: port.trouble.is_some(),
         });
         let mut wanted = plan(&inner.map, &self.here(), ports);

@@ -248,30 +248,43 @@ impl StateDir {
         self.dir.join(name)
     }
 
+    /// A file of this agent's, if it is there; `next` is what to do about one that can't be read.
+    fn load<T: DeserializeOwned>(
+        &self,
+        name: &str,
+        next: &'static str,
+    ) -> Result<Option<T>, StateError> {
+        let path = self.path(name);
+        let Some(bytes) = read(&path)? else {
+            return Ok(None);
+        };
+        let corrupt = |error: serde_json::Error| StateError::Corrupt {
+            path: path.clone(),
+            cause: error.to_string(),
+            next,
+        };
+        // The layout first: what a newer weft wrote need not make sense.
+        let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(corrupt)?;
+        let layout = value.get("layout").and_then(serde_json::Value::as_u64);
+        check_layout(&path, layout)?;
+        serde_json::from_value(value).map(Some).map_err(corrupt)
+    }
+
+    /// Replaces such a file; durable when it returns.
+    fn save(&self, name: &str, content: &impl Serialize) -> Result<(), StateError> {
+        let mut text = serde_json::to_vec_pretty(content).expect("records have text keys only");
+        text.push(b'\n');
+        replace(&self.path(name), &text)
+    }
+
     /// The ports of this host as they were last saved; none when there is no such file.
     ///
     /// # Errors
     /// [`StateError::Corrupt`], [`StateError::Newer`], [`StateError::Io`].
     pub(super) fn load_ports(&self) -> Result<SavedPorts, StateError> {
-        let path = self.path("ports.json");
-        let Some(bytes) = read(&path)? else {
-            return Ok(SavedPorts::default());
-        };
-        const NEXT: &str = "move it away to start without these ports (their containers lose them)";
-        let corrupt = |cause: String| StateError::Corrupt {
-            path: path.clone(),
-            cause,
-            next: NEXT,
-        };
-        let value: serde_json::Value =
-            serde_json::from_slice(&bytes).map_err(|error| corrupt(error.to_string()))?;
-        check_layout(
-            &path,
-            value.get("layout").and_then(serde_json::Value::as_u64),
-        )?;
-        let file: PortsFile =
-            serde_json::from_value(value).map_err(|error| corrupt(error.to_string()))?;
-        Ok(file.saved)
+        let next = "move it away to start without these ports (their containers lose them)";
+        let file: Option<PortsFile> = self.load("ports.json", next)?;
+        Ok(file.map(|file| file.saved).unwrap_or_default())
     }
 
     /// Replaces the saved ports; durable when it returns.
@@ -283,9 +296,7 @@ impl StateDir {
             layout: LAYOUT,
             saved,
         };
-        let mut text = serde_json::to_vec_pretty(&file).expect("records have text keys only");
-        text.push(b'\n');
-        replace(&self.path("ports.json"), &text)
+        self.save("ports.json", &file)
     }
 
     /// What Docker was given; nothing when there is no such file.
@@ -293,26 +304,10 @@ impl StateDir {
     /// # Errors
     /// [`StateError::Corrupt`], [`StateError::Newer`], [`StateError::Io`].
     pub(super) fn load_docker(&self) -> Result<Ledger, StateError> {
-        let path = self.path("docker.json");
-        let Some(bytes) = read(&path)? else {
-            return Ok(Ledger::default());
-        };
-        const NEXT: &str =
+        let next =
             "move it away to start without it (Docker's networks on weft must be made again)";
-        let corrupt = |cause: String| StateError::Corrupt {
-            path: path.clone(),
-            cause,
-            next: NEXT,
-        };
-        let value: serde_json::Value =
-            serde_json::from_slice(&bytes).map_err(|error| corrupt(error.to_string()))?;
-        check_layout(
-            &path,
-            value.get("layout").and_then(serde_json::Value::as_u64),
-        )?;
-        let file: DockerFile =
-            serde_json::from_value(value).map_err(|error| corrupt(error.to_string()))?;
-        Ok(file.ledger)
+        let file: Option<DockerFile> = self.load("docker.json", next)?;
+        Ok(file.map(|file| file.ledger).unwrap_or_default())
     }
 
     /// Replaces what Docker was given; durable when it returns.
@@ -324,9 +319,7 @@ impl StateDir {
             layout: LAYOUT,
             ledger: ledger.clone(),
         };
-        let mut text = serde_json::to_vec_pretty(&file).expect("the ledger has text keys only");
-        text.push(b'\n');
-        replace(&self.path("docker.json"), &text)
+        self.save("docker.json", &file)
     }
 
     /// What earlier starts were told; nothing when there is no such file.

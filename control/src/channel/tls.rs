@@ -3,15 +3,19 @@
 //! Agents and controllers prove themselves to each other (`weft-control/1`). A node that joins has no certificate yet:
 //! it knows the controller by the authority's fingerprint in its token, and is known by the token (`weft-join/1`).
 
+mod verifier;
+
 use std::sync::Arc;
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{CertificateError, RootCertStore};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+pub(crate) use verifier::{CertCheck, Shown, verifier};
 
 use crate::identity::{Identity, cert};
 
@@ -97,10 +101,7 @@ pub(super) fn returning(identity: &Identity) -> Result<QuicClientConfig, rustls:
 /// # Errors
 /// The crypto library can't be used.
 pub(super) fn joiner(fingerprint: [u8; 32]) -> Result<QuicClientConfig, rustls::Error> {
-    let verifier = Arc::new(Fingerprint {
-        fingerprint,
-        provider: provider(),
-    });
+    let verifier = verifier(Fingerprint { fingerprint }, provider());
     let mut config = rustls::ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(TLS)?
         .dangerous()
@@ -118,19 +119,12 @@ fn quic(config: rustls::ClientConfig) -> Result<QuicClientConfig, rustls::Error>
 #[derive(Debug)]
 struct Fingerprint {
     fingerprint: [u8; 32],
-    provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for Fingerprint {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let ours = intermediates
+impl CertCheck for Fingerprint {
+    fn check(&self, shown: Shown<'_>, provider: &Arc<CryptoProvider>) -> Result<(), rustls::Error> {
+        let ours = shown
+            .intermediates
             .iter()
             .find(|ca| cert::fingerprint(ca) == self.fingerprint);
         let Some(ca) = ours else {
@@ -139,35 +133,10 @@ impl ServerCertVerifier for Fingerprint {
             ));
         };
         let roots = roots(&[ca.clone().into_owned()])?;
-        let verifier =
-            WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&self.provider))
-                .build()
-                .map_err(|error| rustls::Error::General(error.to_string()))?;
-        verifier.verify_server_cert(end_entity, &[], name, ocsp, now)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::General("TLS 1.3 only".to_owned()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
+        let verifier = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(provider))
+            .build()
+            .map_err(|error| rustls::Error::General(error.to_string()))?;
+        verifier.verify_server_cert(shown.end_entity, &[], shown.name, &[], shown.now)?;
+        Ok(())
     }
 }

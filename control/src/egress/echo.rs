@@ -335,6 +335,13 @@ enum Heard<'a> {
     },
 }
 
+/// For the fuzz target: either family's.
+pub(super) fn hear_any(v4: bool, bytes: &[u8]) {
+    if let Some(Heard::Reply { rest, .. }) = hear(if v4 { V4 } else { V6 }, bytes) {
+        assert!(rest.len() < bytes.len());
+    }
+}
+
 /// Reads what a raw socket gave: IPv4 comes with its header, IPv6 without. Total.
 fn hear(family: u64, bytes: &[u8]) -> Option<Heard<'_>> {
     let message = match family {

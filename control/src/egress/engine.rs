@@ -267,7 +267,7 @@ impl Core {
                 let Some(number) = self.numbers.get(&network).copied() else {
                     return;
                 };
-                let closed = !spec.open;
+                let closed = spec.closed().is_some();
                 if let Some(inside) = self.networks.get_mut(&number) {
                     inside.spec = spec;
                 }
@@ -526,8 +526,8 @@ impl Kinds<'_> {
         let answers = packet.protocol == IpProtocol::TCP && self.relay.knows(network, packet);
         let refused = if answers {
             None
-        } else if !inside.spec.open {
-            Some((Refusal::Off, IcmpError::prohibited(to)))
+        } else if let Some(why) = inside.spec.closed() {
+            Some((why, IcmpError::prohibited(to)))
         } else if inside.spec.gateways.contains(&to) {
             Some((Refusal::Host, IcmpError::port_unreachable(to)))
         } else if packet.ttl <= 1 {

@@ -12,6 +12,7 @@ use weft_wire::{FrameRef, IpProtocol, MacAddr, Mtu, Offload, Tail};
 use super::answer::{Ends, IcmpError, fragments, whole_frame};
 use super::packet::Packet;
 use super::refusal::{Refusal, Refusals};
+use crate::model::Egress;
 
 /// ICMP errors that a network's gateway sends at most in a [`PERIOD`] (RFC 1812 section 4.3.2.8).
 const MAX_ERRORS: u32 = 200;
@@ -24,8 +25,8 @@ pub(crate) struct NetworkSpec {
     pub(crate) gateways: Vec<IpAddr>,
     /// Of the network.
     pub(crate) mtu: Mtu,
-    /// Whether there is a way out.
-    pub(crate) open: bool,
+    /// How its endpoints reach the outside: here only by NAT.
+    pub(crate) way: Egress,
 }
 
 /// Counters of a network's way out. Flows are those that are there now.
@@ -77,6 +78,18 @@ pub(super) struct Inside {
     pub(super) blocked: Vec<u64>,
     errors: u32,
     since: Instant,
+}
+
+impl NetworkSpec {
+    /// Why nothing new gets out here.
+    pub(super) const fn closed(&self) -> Option<Refusal> {
+        match self.way {
+            Egress::Nat => None,
+            // What the host's port would have taken is here only while there is none.
+            Egress::Kernel => Some(Refusal::NoHostPort),
+            Egress::Off => Some(Refusal::Off),
+        }
+    }
 }
 
 impl Inside {

@@ -19,7 +19,7 @@ use super::proxy::ProxyProtocol;
 use super::relay::Relay;
 use super::shared::{Shared, Via};
 use super::token::Token;
-use crate::model::NetworkId;
+use crate::model::{Egress, NetworkId};
 pub(super) use datagrams::Visits;
 pub(crate) use socket::listen;
 
@@ -177,7 +177,9 @@ impl Listening {
             outside,
         };
         let kept = key(SocketAddr::new(ip, client.port()));
-        if self.keep_source && own.is_ipv4() == ip.is_ipv4() && is_elsewhere(ip) && !taken(kept) {
+        // Answers to others than the gateway are the kernel's, where it routes.
+        let keeps = self.keep_source && inside.spec.way != Egress::Kernel;
+        if keeps && own.is_ipv4() == ip.is_ipv4() && is_elsewhere(ip) && !taken(kept) {
             return Some(kept);
         }
         let gateway = inside.gateway(*own)?;

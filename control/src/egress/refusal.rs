@@ -31,6 +31,8 @@ refusals! {
     BadChecksum = "bad_checksum",
     /// The network has no way out. Answered.
     Off = "egress_off",
+    /// The network leaves by the host's kernel, and the host has no port on it. Answered.
+    NoHostPort = "no_host_port",
     /// A protocol other than TCP, UDP and ICMP echo. Answered.
     Protocol = "protocol",
     /// A destination on the host's loopback, or "this host" (0.0.0.0/8, ::). Answered.

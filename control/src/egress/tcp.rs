@@ -12,6 +12,7 @@
 //! `Finished` answers what is late. `Dead` is a reset, ours or theirs.
 
 mod congestion;
+mod fuzz;
 mod options;
 mod receive;
 mod segment;
@@ -24,6 +25,7 @@ use std::time::Instant;
 use weft_wire::{Tcp, TcpFlags};
 
 use congestion::{Congestion, MAX_FLIGHT};
+pub(crate) use fuzz::fuzz_segments;
 use options::SynOptions;
 pub(super) use receive::Outside;
 use receive::ReceiveBuffer;

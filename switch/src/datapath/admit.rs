@@ -4,8 +4,8 @@
 use std::net::Ipv6Addr;
 
 use weft_wire::{
-    Arp, EtherType, EthernetFrame, FrameRef, GsoKind, Icmp6, IpProtocol, Ipv4, Ipv6, NeighborKind,
-    NeighborMessage, PortId, VlanId, Vni,
+    Arp, EtherType, EthernetFrame, FrameRef, GsoKind, Icmp6, IpProtocol, Ipv4, Ipv6, MacAddr,
+    NeighborKind, NeighborMessage, PortId, VlanId, Vni,
 };
 
 use crate::table::{NetworkEntry, NetworkMode, PortGuard, PortRole, Tables};
@@ -37,13 +37,14 @@ pub(super) fn admit<'t, 'f>(
     from: Source,
     frame: FrameRef<'f>,
 ) -> Result<Admitted<'t, 'f>, DropReason> {
-    let (vni, guard, role) = match from {
+    let (vni, guard, role, exit) = match from {
         Source::Port(id) => {
             let port = tables.port(id).ok_or(DropReason::PortGone)?;
             let network = port.network.ok_or(DropReason::UnknownVni)?;
-            (network, port.guard.as_ref(), Some((id, port.role)))
+            let (guard, role) = (port.guard.as_ref(), Some((id, port.role)));
+            (network, guard, role, port.exit)
         }
-        Source::Peer { vni, .. } => (vni, None, None),
+        Source::Peer { vni, .. } => (vni, None, None, None),
     };
     let network = tables.network(vni).ok_or(DropReason::UnknownVni)?;
     let ethernet = EthernetFrame::new(frame.bytes).map_err(|_| DropReason::Runt)?;
@@ -65,8 +66,10 @@ pub(super) fn admit<'t, 'f>(
     if matches!(from, Source::Port(_)) && len > network.spec.mtu.bytes() {
         return Err(DropReason::TooBig);
     }
-    if let Some(guard) = guard {
-        check_sender(guard, &ethernet)?;
+    match (exit, guard) {
+        (Some(mac), _) => check_exit(mac, &ethernet)?,
+        (None, Some(guard)) => check_sender(guard, &ethernet)?,
+        (None, None) => {}
     }
     Ok(Admitted {
         network,
@@ -122,6 +125,29 @@ fn check_sender(guard: &PortGuard, ethernet: &EthernetFrame<'_>) -> Result<(), D
     }
 }
 
+/// A host that routes sends from any address, but as itself, and not as the link's router: that is the gateway.
+fn check_exit(mac: MacAddr, ethernet: &EthernetFrame<'_>) -> Result<(), DropReason> {
+    if ethernet.source() != mac {
+        return Err(DropReason::SpoofedMac);
+    }
+    if ethernet.ethertype() != EtherType::IPV6 {
+        return Ok(());
+    }
+    let packet = Ipv6::new(ethernet.payload()).map_err(|_| DropReason::Runt)?;
+    let upper = packet.upper_layer().map_err(|_| DropReason::Runt)?;
+    if upper.protocol != IpProtocol::ICMP6 || upper.fragment.is_some() {
+        return Ok(());
+    }
+    match Icmp6::new(packet.upper_payload(&upper)) {
+        Ok(message) if is_routers(&message) => Err(DropReason::SpoofedAddress),
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+fn is_routers(message: &Icmp6<'_>) -> bool {
+    matches!(message.message_type(), ROUTER_ADVERTISEMENT | REDIRECT)
+}
+
 fn check_arp(guard: &PortGuard, payload: &[u8]) -> Result<(), DropReason> {
     let arp = Arp::new(payload).map_err(|_| DropReason::Runt)?;
     if arp.sender_mac() != guard.mac {
@@ -142,7 +168,7 @@ fn check_ipv6(guard: &PortGuard, payload: &[u8]) -> Result<(), DropReason> {
     let Ok(message) = Icmp6::new(packet.upper_payload(&upper)) else {
         return Ok(());
     };
-    if matches!(message.message_type(), ROUTER_ADVERTISEMENT | REDIRECT) {
+    if is_routers(&message) {
         return Err(DropReason::SpoofedAddress);
     }
     match message.neighbor().map_err(|_| DropReason::Runt)? {

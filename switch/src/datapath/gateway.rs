@@ -60,7 +60,10 @@ pub(super) fn gateway(
             Way::Local if echo_reply(frame.bytes).is_some() => Action::Answer,
             Way::Local => return Err(DropReason::NotAnswered),
             Way::Out if admitted.network.spec.internal => return Err(DropReason::NoRoute),
-            Way::Out => services.ok_or(DropReason::NoRoute)?,
+            Way::Out => match admitted.network.exit {
+                Some(exit) => Action::Routed(route::leave(known.0, from, (exit, admitted.vni))?),
+                None => services.ok_or(DropReason::NoRoute)?,
+            },
         },
     };
     Ok(Next::Done(done))

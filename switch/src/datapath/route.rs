@@ -13,7 +13,7 @@ use super::admit::{Admitted, packet_len};
 use super::transmit::to_port;
 use crate::table::fdb::{Fdb, FdbKey, Place, Tick};
 use crate::table::routes::Route;
-use crate::table::{NetworkEntry, Tables};
+use crate::table::{Exit, NetworkEntry, Tables};
 use crate::verdict::{Action, DropReason, Routed, Source};
 
 /// Where a routed packet goes.
@@ -111,6 +111,23 @@ pub(super) fn route(
         return Err(DropReason::SameSide);
     }
     Ok(Way::Onward(routed))
+}
+
+/// To the host's own port, whose kernel routes on.
+pub(super) fn leave(
+    tables: &Tables,
+    from: Source,
+    (exit, vni): (Exit, Vni),
+) -> Result<Routed, DropReason> {
+    if from == Source::Port(exit.port) {
+        return Err(DropReason::SameSide);
+    }
+    to_port(tables, vni, exit.port)?;
+    Ok(Routed {
+        destination: exit.mac,
+        place: Place::Port(exit.port),
+        vni,
+    })
 }
 
 fn next_hop(

@@ -51,10 +51,15 @@ fn may_leave(from: Source, frame: &Admitted<'_, '_>, next: Next) -> bool {
     match (from, next) {
         // What a router of another host sends comes from outside the network: it sends nothing back into it.
         (Source::Peer { .. }, _) => frame.ethernet.source() == GATEWAY_MAC,
-        // The LAN is outside, too.
-        (Source::Port(_), Next::To(Place::Port(port))) => frame.network.uplinks.contains(&port),
+        // The LAN is outside, too, and so is what the host's kernel routes.
+        (Source::Port(source), Next::To(Place::Port(port))) => {
+            let network = frame.network;
+            network.uplinks.contains(&port) || network.is_exit(port) || network.is_exit(source)
+        }
         (Source::Port(_), Next::To(Place::Peer(_))) => false,
-        (Source::Port(_), Next::Flood) => !frame.network.uplinks.is_empty(),
+        (Source::Port(_), Next::Flood) => {
+            !frame.network.uplinks.is_empty() || frame.network.exit.is_some()
+        }
     }
 }
 
@@ -69,8 +74,12 @@ pub(super) fn to_port(tables: &Tables, vni: Vni, port: PortId) -> Result<Action,
 fn flood(from: Source, frame: &Admitted<'_, '_>, actions: &mut Vec<Action>) {
     let links = frame.network.uplinks.iter();
     let links = links.map(|link| Action::ToPort(*link));
-    if frame.network.spec.isolate && matches!(from, Source::Port(_)) {
-        return actions.extend(links);
+    let apart = |port: PortId| frame.network.spec.isolate && !frame.network.is_exit(port);
+    if let Source::Port(source) = from
+        && apart(source)
+    {
+        let exit = frame.network.exit.iter();
+        return actions.extend(links.chain(exit.map(|exit| Action::ToPort(exit.port))));
     }
     let others = frame
         .network
@@ -80,6 +89,10 @@ fn flood(from: Source, frame: &Admitted<'_, '_>, actions: &mut Vec<Action>) {
     actions.extend(others.map(|port| Action::ToPort(*port)));
     if matches!(from, Source::Port(_)) {
         actions.extend(links);
+        // Other hosts have an exit of their own.
+        if frame.network.spec.isolate {
+            return;
+        }
         let peers = frame.network.spec.flood_peers.iter();
         actions.extend(peers.map(|peer| Action::ToPeer {
             peer: *peer,

@@ -7,6 +7,7 @@
 )]
 
 mod drops;
+mod exit;
 mod flooding;
 mod gateway;
 mod learning;

@@ -40,7 +40,7 @@ pub(crate) fn draw(report: &Report) -> String {
         .collect();
     let width = LEFT + UNIT * LONGEST + RIGHT;
     let (mut document, mut y) = (Document::new(), TOP);
-    for row in &report.rows {
+    for row in report.rows.iter().filter(|row| row.rival == KERNEL) {
         let drawn: Vec<(&str, &Series)> = bars
             .iter()
             .filter_map(|name| Some((name.as_str(), row.series.get(*name)?)))

@@ -10,6 +10,7 @@ use weft_testbed::lab::traffic::answers;
 use weft_testbed::lab::verdict::{processor_time, wait_until};
 use weft_testbed::{Container, Host, KernelPair, Lab, Namespace, Pair};
 
+use crate::out;
 use crate::result::{ENCRYPTED, KERNEL, WEFT};
 use crate::work::Reach;
 
@@ -40,6 +41,8 @@ pub(crate) struct Contender {
     pub(crate) local: Option<Way>,
     /// From host to host; none when it can't.
     pub(crate) cross: Option<Way>,
+    /// From a host's container to the outside; none when it can't.
+    pub(crate) out: Option<Way>,
     /// The hosts.
     pub(crate) hosts: Vec<Namespace>,
     /// What carries the frames.
@@ -74,6 +77,7 @@ impl Contender {
             name: WEFT,
             local: Some(way(&near)),
             cross: Some(way(&far)),
+            out: Some(out::weft(&pair)),
             hosts: vec![pair.host1.ns.clone(), pair.host2.ns.clone()],
             switch: Switch::Weft(Box::new(pair)),
         }
@@ -95,6 +99,7 @@ impl Contender {
                 to: far.ns.clone(),
                 ip: far.ip(),
             }),
+            out: None,
             hosts: vec![pair.host1.ns.clone(), pair.host2.ns.clone()],
             switch: Switch::Processes(agents.to_vec()),
         }
@@ -113,6 +118,7 @@ impl Contender {
             name: KERNEL,
             local: Some(way(pair.container(lab, 0, "k-c2", 2))),
             cross: Some(way(pair.container(lab, 1, "k-c3", 3))),
+            out: out::kernel(lab),
             hosts: pair.hosts.to_vec(),
             switch: Switch::Kernel,
         }
@@ -123,6 +129,7 @@ impl Contender {
         match reach {
             Reach::Local => self.local.as_ref(),
             Reach::Cross => self.cross.as_ref(),
+            Reach::Out => self.out.as_ref(),
         }
     }
 
@@ -177,7 +184,7 @@ impl Contender {
 
     /// Packets that a kernel of this contender dropped for a wrong checksum so far: containers and hosts.
     pub(crate) fn checksum_faults(&self) -> u64 {
-        let ways = [&self.local, &self.cross].into_iter().flatten();
+        let ways = [&self.local, &self.cross, &self.out].into_iter().flatten();
         let ends = ways.flat_map(|way| [&way.from, &way.to]);
         let mut all: Vec<&Namespace> = ends.chain(&self.hosts).collect();
         all.sort_by_key(|ns| ns.name());

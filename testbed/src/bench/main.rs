@@ -9,6 +9,7 @@
 //! | `underlay` | what the wire between the hosts can do |
 //! | `contender` | who is measured |
 //! | `peers` | other userspace switches and overlays, where installed |
+//! | `out` | ways to the outside |
 //! | `run` | one measurement |
 //! | `result` | samples reduced to rows |
 //! | `table` | rows as text |
@@ -20,6 +21,7 @@ mod work;
 mod underlay;
 mod contender;
 mod peers;
+mod out;
 mod run;
 mod result;
 mod table;
@@ -38,7 +40,7 @@ use args::Args;
 use contender::{Contender, Switch};
 use result::{Report, Samples};
 use run::Sample;
-use work::Work;
+use work::{Reach, Work};
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -82,11 +84,17 @@ fn bench(args: &Args, plan: &[Work]) -> Report {
     } else {
         Vec::new()
     };
+    let outs = if plan.iter().any(|work| work.reach == Reach::Out) {
+        peers::up_out(&lab)
+    } else {
+        Vec::new()
+    };
     let pair = Pair::up(lab);
     let encrypted = args.encrypted.then(|| Contender::weft_encrypted(&pair));
     let mut contenders = vec![kernel, Contender::weft(pair)];
     contenders.extend(encrypted);
     contenders.extend(peers);
+    contenders.extend(outs);
     let idle = contenders
         .iter()
         .filter_map(|contender| Some((contender.name.to_owned(), contender.idle()?)))

@@ -14,6 +14,8 @@ use weft_testbed::Lab;
 use weft_testbed::lab::say;
 
 use crate::contender::Contender;
+use crate::out;
+use crate::result::SLIRP;
 
 /// One of them.
 struct Peer {
@@ -68,12 +70,35 @@ const PEERS: [Peer; 6] = [
     },
 ];
 
+/// Those that lead out.
+const OUT: [Peer; 2] = [
+    Peer {
+        name: SLIRP,
+        needs: &[(SLIRP, "Debian package slirp4netns")],
+        up: out::slirp4netns,
+    },
+    Peer {
+        name: out::PASTA,
+        needs: &[(out::PASTA, "Debian package passt")],
+        up: out::pasta,
+    },
+];
+
 /// Starts all that are installed.
 pub(crate) fn up(lab: &Lab) -> Vec<Contender> {
+    start(&PEERS, lab)
+}
+
+/// Starts those that lead out, as far as they are installed.
+pub(crate) fn up_out(lab: &Lab) -> Vec<Contender> {
+    start(&OUT, lab)
+}
+
+fn start(peers: &[Peer], lab: &Lab) -> Vec<Contender> {
     let usual = panic::take_hook();
     // One that doesn't start is no bug of ours: a sentence will do.
     panic::set_hook(Box::new(|why| say(&why.to_string())));
-    let contenders = PEERS.iter().filter_map(|peer| peer.start(lab)).collect();
+    let contenders = peers.iter().filter_map(|peer| peer.start(lab)).collect();
     panic::set_hook(usual);
     contenders
 }
@@ -99,7 +124,7 @@ impl Peer {
         // The lab's helpers end a test when something isn't as it should be. Here it ends this contender.
         let contender = catch_unwind(AssertUnwindSafe(|| {
             let contender = (self.up)(lab);
-            let ways = [&contender.local, &contender.cross];
+            let ways = [&contender.local, &contender.cross, &contender.out];
             for way in ways.into_iter().flatten() {
                 contender.warm_up(way);
             }

@@ -1,4 +1,5 @@
-//! All measurements of a run, reduced to rows: medians, ratios to the kernel, and whether issue 3 is satisfied.
+//! All measurements of a run, reduced to rows: medians, ratios to who weft is compared with, and whether issues 3 and 5
+//! are satisfied.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,6 +18,8 @@ use crate::work::{Metric, Work, names};
 
 /// Who everybody is compared with.
 pub(crate) const KERNEL: &str = "kernel";
+/// The usual way out without privileges: who is compared with what leaves the overlay.
+pub(crate) const SLIRP: &str = "slirp4netns";
 /// Who has targets to reach.
 pub(crate) const WEFT: &str = "weft";
 /// The same agents on an encrypted network.
@@ -74,12 +77,19 @@ pub(crate) struct Row {
     pub(crate) is_time: bool,
     /// What the ratio should be: at least, or at most for times.
     pub(crate) target: f64,
-    /// weft's median by the kernel's.
+    /// Who weft is compared with.
+    #[serde(default = "kernel")]
+    pub(crate) rival: String,
+    /// weft's median by the rival's.
     pub(crate) ratio: Option<f64>,
     /// Whether the target is reached.
     pub(crate) reached: Option<bool>,
     /// By contender.
     pub(crate) series: BTreeMap<String, Series>,
+}
+
+fn kernel() -> String {
+    KERNEL.to_owned()
 }
 
 /// What one contender did, round by round.
@@ -253,9 +263,9 @@ impl Row {
     fn new(work: &Work, metric: Metric, series: BTreeMap<String, Series>) -> Self {
         let median = |name: &str| series.get(name).map(|series| series.median);
         let ratio = median(WEFT)
-            .zip(median(KERNEL))
-            .filter(|(_, kernel)| *kernel > 0.0)
-            .map(|(weft, kernel)| weft / kernel);
+            .zip(median(work.rival()))
+            .filter(|(_, rival)| *rival > 0.0)
+            .map(|(weft, rival)| weft / rival);
         let (target, is_time) = (work.target(), metric.is_time());
         let reached = |ratio: f64| {
             if is_time {
@@ -270,6 +280,7 @@ impl Row {
             unit: metric.unit().to_owned(),
             is_time,
             target,
+            rival: work.rival().to_owned(),
             reached: ratio.map(reached),
             ratio,
             series,

@@ -116,9 +116,12 @@ pub(crate) fn measure(contender: &Contender, work: &Work, args: &Args) -> Option
         secs,
         flows,
         congestion: args.congestion.clone(),
+        reverse: matches!(work.load, Load::Download { .. }),
     };
     let mut sample = match work.load {
-        Load::Tcp { flows } => tcp(contender, way, &iperf(flows, seconds)),
+        Load::Tcp { flows } | Load::Download { flows } => {
+            tcp(contender, way, &iperf(flows, seconds))
+        }
         Load::Udp => udp(contender, way, seconds),
         Load::Latency => latency(contender, way, seconds),
         Load::LoadedLatency => {

@@ -33,6 +33,7 @@ impl Report {
         let fixed = ["work", "underlay", "unit"].map(str::to_owned);
         let costs = [
             "ratio",
+            "to",
             "target",
             "reached",
             "loss kernel/weft",
@@ -73,6 +74,7 @@ impl Report {
         cells.extend([
             row.ratio
                 .map_or_else(|| NONE.to_owned(), |ratio| format!("{ratio:.2}")),
+            row.rival.clone(),
             format!("{} {}", if row.is_time { "≤" } else { "≥" }, row.target),
             match row.reached {
                 Some(true) => "yes",

@@ -1,6 +1,7 @@
-//! The work that is measured, and what issue 3 wants of it.
+//! The work that is measured, and what issues 3 and 5 want of it.
 
 use crate::args::Args;
+use crate::result::{KERNEL, SLIRP};
 use crate::underlay::Underlay;
 
 /// Where the second container is.
@@ -10,6 +11,8 @@ pub(crate) enum Reach {
     Local,
     /// On the other host.
     Cross,
+    /// Outside of the overlay, by the host's address translation; both with an MTU of 1500.
+    Out,
 }
 
 /// What the containers do.
@@ -17,6 +20,11 @@ pub(crate) enum Reach {
 pub(crate) enum Load {
     /// iperf3 with this many connections, one direction.
     Tcp {
+        /// Connections.
+        flows: u32,
+    },
+    /// The same, the other direction.
+    Download {
         /// Connections.
         flows: u32,
     },
@@ -71,7 +79,7 @@ impl Metric {
     }
 }
 
-const ALL: [(&str, Reach, Load); 10] = [
+const ALL: [(&str, Reach, Load); 15] = [
     ("tcp-local-1", Reach::Local, Load::Tcp { flows: 1 }),
     ("tcp-local-4", Reach::Local, Load::Tcp { flows: 4 }),
     ("tcp-cross-1", Reach::Cross, Load::Tcp { flows: 1 }),
@@ -82,6 +90,11 @@ const ALL: [(&str, Reach, Load); 10] = [
     ("latency-cross", Reach::Cross, Load::Latency),
     ("loaded-local", Reach::Local, Load::LoadedLatency),
     ("loaded-cross", Reach::Cross, Load::LoadedLatency),
+    ("egress-up-1", Reach::Out, Load::Tcp { flows: 1 }),
+    ("egress-up-4", Reach::Out, Load::Tcp { flows: 4 }),
+    ("egress-down-1", Reach::Out, Load::Download { flows: 1 }),
+    ("egress-down-4", Reach::Out, Load::Download { flows: 4 }),
+    ("egress-latency", Reach::Out, Load::Latency),
 ];
 
 /// Names of all work.
@@ -132,15 +145,29 @@ impl Work {
     /// What is read off it, a row of the table each.
     pub(crate) fn metrics(&self) -> &'static [Metric] {
         match self.load {
-            Load::Tcp { .. } => &[Metric::Throughput],
+            Load::Tcp { .. } | Load::Download { .. } => &[Metric::Throughput],
             Load::Udp => &[Metric::Rate],
             Load::Latency => &[Metric::P50, Metric::P99],
             Load::LoadedLatency => &[Metric::P99],
         }
     }
 
-    /// The ratio to the kernel that issue 3 asks for: at least this, or at most this for times.
+    /// Who weft is compared with: to the outside, the usual way out of containers that are nobody's but their user's.
+    pub(crate) fn rival(&self) -> &'static str {
+        match self.reach {
+            Reach::Local | Reach::Cross => KERNEL,
+            Reach::Out => SLIRP,
+        }
+    }
+
+    /// The ratio to the rival that issues 3 and 5 ask for: at least this, or at most this for times.
     pub(crate) fn target(&self) -> f64 {
+        if self.reach == Reach::Out {
+            return match self.load {
+                Load::Tcp { .. } | Load::Download { .. } => 5.0,
+                Load::Udp | Load::Latency | Load::LoadedLatency => 1.0,
+            };
+        }
         match (self.load, self.underlay) {
             (Load::Tcp { flows: 1 }, None) => 1.0,
             (Load::Tcp { .. }, None) => 0.6,
@@ -148,6 +175,7 @@ impl Work {
             (Load::Tcp { .. }, Some(Underlay::Full)) => 0.6,
             (Load::Tcp { flows: 1 }, Some(Underlay::Nogso)) => 1.1,
             (Load::Tcp { .. }, Some(Underlay::Nogso | Underlay::Bare)) => 0.8,
+            (Load::Download { .. }, _) => 0.6,
             (Load::Udp, _) => 1.0,
             (Load::Latency, _) => 1.2,
             (Load::LoadedLatency, _) => 2.0,

@@ -172,6 +172,8 @@ pub struct IperfPlan {
     pub flows: u32,
     /// TCP congestion control; the machine's own when there's none.
     pub congestion: Option<String>,
+    /// The other way round: who is connected to sends.
+    pub reverse: bool,
 }
 
 /// Starts an iperf3 TCP transfer of `secs` seconds from `from` to address `to` of `to_ns`.
@@ -181,6 +183,7 @@ pub fn iperf_start(from: &Namespace, to_ns: &Namespace, to: IpAddr, secs: u32) -
         secs,
         flows: 1,
         congestion: None,
+        reverse: false,
     };
     plan.start(from, to_ns, to)
 }
@@ -204,6 +207,9 @@ impl IperfPlan {
         let mut args = vec!["-c", &to, "-t", &secs, "-P", &flows, "-i", "0.1", "-J"];
         if let Some(congestion) = &self.congestion {
             args.extend(["-C", congestion]);
+        }
+        if self.reverse {
+            args.push("-R");
         }
         let client = from.spawn(&log, "iperf3", &args);
         IperfRun { client, server }

@@ -20,10 +20,15 @@ pub struct Outside {
 impl Outside {
     /// Wires it to a host; `name` is unique in the lab.
     pub fn of(lab: &Lab, host: &Host, name: &str) -> Self {
+        Self::behind(lab, &host.ns, name)
+    }
+
+    /// Wires it to a host that has no agent.
+    pub fn behind(lab: &Lab, host: &Namespace, name: &str) -> Self {
         let ns = lab.namespace(name);
         let end = ["link", "add", "o0", "type", "veth", "peer", "name", "o0"];
-        host.ns.ip(&[&end[..], &["netns", ns.name()]].concat());
-        for (ns, number) in [(&host.ns, 1), (&ns, 2)] {
+        host.ip(&[&end[..], &["netns", ns.name()]].concat());
+        for (ns, number) in [(host, 1), (&ns, 2)] {
             let v4 = format!("192.0.2.{number}/24");
             ns.ip(&["addr", "add", &v4, "dev", "o0"]);
             let v6 = format!("2001:db8::{number}/64");

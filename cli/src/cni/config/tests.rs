@@ -251,15 +251,18 @@ fn port_mappings_are_published_ports() {
         assert_eq!(error.code, Code::InvalidConfig, "{wrong}");
         assert!(error.message.contains(told), "{wrong}: {}", error.message);
     }
+    let mapping = json!({ "hostPort": 80, "containerPort": 80, "protocol": "sctp" });
+    let config = with("runtimeConfig", json!({ "portMappings": [mapping] }));
+    let error = read(&config).unwrap_err();
+    assert_eq!(error.code, Code::UnsupportedField);
+    assert!(error.message.contains("portMappings") && error.message.contains(&mapping.to_string()));
+    assert!(error.details.contains("portmap"), "{}", error.details);
+    read_for(Command::Del, &config).unwrap();
 }
 
 #[test]
 fn what_is_not_supported_is_refused_by_key_and_value() {
     for (key, value) in [
-        (
-            "portMappings",
-            json!([{ "hostPort": 8080, "containerPort": 80, "protocol": "sctp" }]),
-        ),
         ("deviceID", json!("0000:00:1f.6")),
         ("ipRanges", json!([[{ "subnet": "10.0.0.0/24" }]])),
     ] {

@@ -128,6 +128,7 @@ fn addresses_of_a_plain_l2_network_are_learned_not_owned() {
             mac: mac(1),
             epoch: 1,
             ips: &[],
+            is_host: false,
             refused: false,
         }],
     );
@@ -150,6 +151,7 @@ fn a_local_port_owns_its_address_whatever_the_map_says_unless_it_was_refused() {
         mac: mac(2),
         epoch: 9,
         ips: &[],
+        is_host: false,
         refused: false,
     };
     let owner = |port: &LocalPort<'_>| {
@@ -175,6 +177,7 @@ fn a_port_of_a_network_that_is_gone_is_not_on_the_one_that_has_its_vni_now() {
             mac: mac(2),
             epoch: 9,
             ips: &[],
+            is_host: false,
             refused: false,
         }],
     );
@@ -302,6 +305,7 @@ fn neighbors_are_endpoints_of_all_hosts_and_of_two_claims_the_clusters_stands() 
             mac: mac(9),
             epoch: 9,
             ips: &ips,
+            is_host: false,
             refused,
         };
         plan_of(&map, &[port])
@@ -313,6 +317,41 @@ fn neighbors_are_endpoints_of_all_hosts_and_of_two_claims_the_clusters_stands() 
         (mac(2), mac(9))
     );
     assert_eq!(owner(&port(false), theirs), mac(9));
+}
+
+#[test]
+fn a_network_leaves_by_the_hosts_own_port_and_where_there_is_none_that_is_said() {
+    let mut map = ClusterMap::default();
+    network(&mut map, "blue", 4096, Some("10.32.0.0/16"), &[]);
+    let mut blue = map.networks[&NetworkId("blue".into())].object.clone();
+    blue.egress = Egress::Kernel;
+    put(&mut map, Object::Network(blue.clone()));
+    let ids = ["mine", "hosts"].map(|id| EndpointId(id.into()));
+    let port = |at: usize, is_host| LocalPort {
+        id: &ids[at],
+        network: &blue.id,
+        vni: vni(4096),
+        mac: mac(if is_host { 8 } else { 9 }),
+        epoch: 1,
+        ips: &[],
+        is_host,
+        refused: false,
+    };
+    assert!(plan_of(&map, &[]).warnings.is_empty());
+    let closed = plan_of(&map, &[port(0, false)]);
+    assert!(closed.exits.is_empty());
+    assert!(closed.warnings[0].contains("weft expose blue"));
+    let open = plan_of(&map, &[port(0, false), port(1, true)]);
+    assert_eq!(open.exits, BTreeMap::from([(ids[1].clone(), mac(8))]));
+    assert!(open.warnings.is_empty());
+    // Whoever else leaves, leaves otherwise.
+    for (egress, internal) in [(Egress::Nat, false), (Egress::Kernel, true)] {
+        let mut other = blue.clone();
+        (other.egress, other.internal) = (egress, internal);
+        put(&mut map, Object::Network(other));
+        let wanted = plan_of(&map, &[port(0, false), port(1, true)]);
+        assert!(wanted.exits.is_empty() && wanted.warnings.is_empty());
+    }
 }
 
 /// A node that carries encrypted networks, or doesn't.
@@ -345,6 +384,7 @@ fn an_encrypted_network_goes_to_who_can_protect_it_and_to_no_static_vtep() {
         mac: mac(9),
         epoch: 1,
         ips: &[],
+        is_host: false,
         refused: false,
     };
     let wanted = plan_of(&map, &[port]);

@@ -132,8 +132,13 @@ impl ReceiveBuffer {
             return Ok(());
         };
         let from = from.wrapping_add(length(known));
-        let offered = usize::try_from(ahead(from, self.edge)).unwrap_or(0);
+        // Not beyond its end, if it has said where that is.
+        let edge = self.fin.unwrap_or(self.edge);
+        let offered = usize::try_from(ahead(from, edge)).unwrap_or(0);
         let new = new.get(..offered.min(new.len())).unwrap_or_default();
+        if self.finished || new.is_empty() {
+            return Ok(());
+        }
         if from != self.next {
             self.keep_early(from, new, room);
             return Ok(());
@@ -203,12 +208,18 @@ impl ReceiveBuffer {
 
     /// The container says that `at` is its end; true once everything before it is here, and it counts.
     pub(super) fn handle_fin(&mut self, at: u32) -> bool {
+        if self.finished || ahead(self.next, at) < 0 || ahead(self.edge, at) > 0 {
+            return false;
+        }
         let fin = *self.fin.get_or_insert(at);
-        if self.finished || fin != self.next {
+        if fin != self.next {
             return false;
         }
         self.next = self.next.wrapping_add(1);
         self.finished = true;
+        // What it said of bytes behind its end contradicts that.
+        self.early.clear();
+        self.early_len = 0;
         true
     }
 

@@ -32,6 +32,7 @@ fn contender(name: &'static str, hosts: &[Namespace; 2], daemons: &[Arc<Process>
             to: hosts[1].clone(),
             ip: IpAddr::V4(Ipv4Addr::new(10, 88, 0, 2)),
         }),
+        out: None,
         hosts: hosts.to_vec(),
         switch: Switch::Processes(daemons.iter().map(|daemon| daemon.pid()).collect()),
     }

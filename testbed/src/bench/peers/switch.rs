@@ -163,6 +163,7 @@ pub(super) fn ovs(lab: &Lab) -> Contender {
         name: "ovs",
         local: Some(way(switches[0].container(lab, 2), 2)),
         cross: Some(way(switches[1].container(lab, 3), 3)),
+        out: None,
         hosts: hosts.to_vec(),
         switch: Switch::Processes(pids),
     }
@@ -216,6 +217,7 @@ pub(super) fn vde(lab: &Lab) -> Contender {
         }),
         cross: None,
         // Nothing of it touches a wire.
+        out: None,
         hosts: Vec::new(),
         switch: Switch::Processes(pids),
     }

@@ -611,9 +611,12 @@ impl ClusterMap {
 pub fn next_epoch(node: &NodeId, newest: u64, revision: Revision) -> u64 {
     const NODE_BITS: u32 = 24;
     // FNV-1a: the same on every machine and in every version.
-    let hash = node.0.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let hash = node
+        .0
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
     let count = (newest >> NODE_BITS).max(revision) + 1;
     (count << NODE_BITS) | (hash >> (u64::BITS - NODE_BITS))
 }

@@ -1,10 +1,9 @@
 //! Controllers, etcd members and agents die at random under traffic, while containers come and go. `WEFT_CHAOS_SECS` says
 //! for how long (40 when not said); `WEFT_CHAOS_SEED` repeats the order of a run that failed (its seed is printed).
 
-#![allow(
+#![expect(
     clippy::too_many_lines,
     clippy::unwrap_used,
-    clippy::print_stdout,
     reason = "scenarios are told in order, and a test may panic"
 )]
 
@@ -176,5 +175,8 @@ fn whatever_dies_containers_go_on_and_all_agree_in_the_end() {
     println!("{probe:?}");
     let missed = u64::try_from(deaths.away.as_millis()).unwrap();
     let lost = probe.sent.saturating_sub(probe.arrived + missed);
-    assert!(lost * 1000 <= probe.sent * 2, "{lost} lost, {deaths:?}, {probe:?}");
+    assert!(
+        lost * 1000 <= probe.sent * 2,
+        "{lost} lost, {deaths:?}, {probe:?}"
+    );
 }

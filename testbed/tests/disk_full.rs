@@ -1,6 +1,6 @@
 //! A controller whose disk is full takes no changes, says so, and goes on by itself when there is room again.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

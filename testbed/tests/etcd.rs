@@ -244,7 +244,10 @@ fn how_long_agents_and_decisions_take() {
     println!("decision answered, known at another controller's agent: {known:?}");
     println!("moved on from a killed controller: {killed:?}, from a stopped one: {stopped:?}");
     assert!(killed.iter().all(|took| *took < MOVED_WITHIN), "{killed:?}");
-    assert!(stopped.iter().all(|took| *took < MOVED_WITHIN), "{stopped:?}");
+    assert!(
+        stopped.iter().all(|took| *took < MOVED_WITHIN),
+        "{stopped:?}"
+    );
 }
 
 /// Waits until the agent is with another controller.

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use tracing::{info, warn};
 use weft_switch::port::TapDevice;
 
-use super::line::behind_line;
 use super::ipam::Returning;
+use super::line::behind_line;
 use super::plan::{carriage, effective_mtu};
 use super::resolv;
 use super::state::{PortRecord, StateError};
@@ -84,9 +84,13 @@ impl Agent {
             return Ok(());
         };
         self.withdraw(endpoint).await;
-        let message = format!("{claim} was claimed for {}, and no controller answers to note who has it", endpoint.name);
-        Err(ApiError::unavailable("offline", message)
-            .hint("leave out --ip to take an address of this node's own blocks, or see `weft status`"))
+        let message = format!(
+            "{claim} was claimed for {}, and no controller answers to note who has it",
+            endpoint.name
+        );
+        Err(ApiError::unavailable("offline", message).hint(
+            "leave out --ip to take an address of this node's own blocks, or see `weft status`",
+        ))
     }
 
     /// Tells the controller of an endpoint. Says whether it heard it; if not it is told at the next full report.

@@ -1,5 +1,9 @@
 //! Addresses that were claimed for one endpoint each. They go back with it, so from the moment on when the controller may
 //! have heard that it is gone they aren't this node's to give, until the map says whose they are.
+//!
+//! Where there is one controller only, one that doesn't answer is taken for dead before it heard: containers can be connected
+//! anew under their claimed addresses while it is away, and nobody else can get these meanwhile, unless just its last answer
+//! was lost.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -17,6 +21,9 @@ impl Inner {
         node: &NodeId,
         endpoints: impl IntoIterator<Item = &'a Endpoint>,
     ) -> Returning {
+        if self.channel.addresses.len() < 2 {
+            return Returning::new();
+        }
         let keys = endpoints.into_iter().flat_map(|endpoint| {
             let ips = endpoint.ips.iter();
             ips.map(|ip| (endpoint.network.clone(), IpNet::from(*ip)))
@@ -73,12 +80,16 @@ impl Inner {
     /// Whether the map has other endpoints of this node than there are, but for those that the controller refused.
     pub(super) fn differs(&self, node: &NodeId) -> bool {
         let in_map = self.map.endpoints.of_node(node);
-        let in_map: BTreeSet<_> = in_map.map(|endpoint| (&endpoint.id, endpoint.epoch)).collect();
+        let in_map: BTreeSet<_> = in_map
+            .map(|endpoint| (&endpoint.id, endpoint.epoch))
+            .collect();
         let ports = self.ports.values().filter(|port| port.trouble.is_none());
         let ports = ports.map(|port| &port.record.endpoint);
         let pending = self.pending.values().filter(|pending| pending.complete);
         let here = ports.chain(pending.map(|pending| &pending.endpoint));
-        let here: BTreeSet<_> = here.map(|endpoint| (&endpoint.id, endpoint.epoch)).collect();
+        let here: BTreeSet<_> = here
+            .map(|endpoint| (&endpoint.id, endpoint.epoch))
+            .collect();
         in_map != here
     }
 }
@@ -127,7 +138,8 @@ mod tests {
             let revision = saved.map.revision + 1;
             saved.map.apply(revision, Change::Put(object));
         }
-        Inner::starting(saved, &[], Vec::new())
+        let controllers = (1..=2).map(|host| ([192, 0, 2, host], 6783).into());
+        Inner::starting(saved, &[], controllers.collect())
     }
 
     #[test]
@@ -145,6 +157,11 @@ mod tests {
         // A full report leaves both out: there are no ports.
         assert!(inner.differs(&node("us")));
         assert_eq!(inner.stop_claims_of_gone(&node("us")), claims);
+        // The only controller is taken for dead before it heard.
+        inner.returning.clear();
+        inner.channel.addresses.truncate(1);
+        assert!(inner.stop_claims(&node("us"), [&claimed]).is_empty());
+        inner.channel.addresses.push(([192, 0, 2, 2], 6783).into());
         // One that is connected anew with the address keeps it.
         inner.returning.clear();
         let anew = endpoint("c", "10.0.0.70");

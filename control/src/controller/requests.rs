@@ -58,7 +58,9 @@ impl Core {
                 self.change(from, |map| network::remove_vtep(map, &network, address))
                     .await?
             }
-            Request::ChangeRouter { name, change } => self.change_router(from, (&name, &change)).await?,
+            Request::ChangeRouter { name, change } => {
+                self.change_router(from, (&name, &change)).await?
+            }
             Request::RemoveNode { name } => self.remove_node(from, &name).await?,
             Request::Presence => return self.presence().await,
             Request::AllocateBlock { .. }
@@ -112,8 +114,10 @@ impl Core {
                 });
             }
             Request::ReturnBlock { network, prefix } => {
-                self.change(from, |map| block::give_back(map, from.node, (&network, prefix)))
-                    .await?
+                self.change(from, |map| {
+                    block::give_back(map, from.node, (&network, prefix))
+                })
+                .await?
             }
             Request::ClaimAddress { network, ip } => {
                 return self.claim(from, (network, ip)).await;
@@ -178,7 +182,9 @@ impl Core {
         from: Asker<'_>,
         credentials: &Credentials,
     ) -> Decision<Revision> {
-        let noted = self.change(from, |map| node::note_credentials(map, from.node, credentials));
+        let noted = self.change(from, |map| {
+            node::note_credentials(map, from.node, credentials)
+        });
         let revision = noted.await?;
         // It may be the last one that was waited for.
         self.rotated.notify_one();

@@ -448,7 +448,6 @@ async fn admit(core: &Core, subject: &Subject, hello: &Hello) -> Result<Welcome,
         return Err(Refusal::new("identity_mismatch", message)
             .hint("restore the state directory's identity from one backup"));
     }
-    core.sessions.end_older(&hello.node);
     let revision = enter(core, hello).await?;
     Ok(Welcome {
         protocol: PROTOCOLS.common(hello.protocols).unwrap_or(PROTOCOLS.max),
@@ -473,6 +472,8 @@ pub(super) async fn enter(core: &Core, hello: &Hello) -> Result<Revision, Refusa
         if let Some(controller) = core.fellows.name() {
             changes.extend(node::enter(map, &hello.node, controller));
         }
+        // Before anything that is decided after this, and not for one that is refused.
+        core.sessions.end_older(&hello.node);
         Ok((changes, ()))
     };
     let (revision, ()) = core.ledger.decide(decide).await?;
@@ -683,7 +684,8 @@ async fn take_requests(
             Ok((to, from)) => {
                 let (core, node) = (Arc::clone(core), node.clone());
                 let connection = connection.clone();
-                requests.spawn(async move { answer(&core, (&node, &connection), (to, from)).await });
+                requests
+                    .spawn(async move { answer(&core, (&node, &connection), (to, from)).await });
             }
             Err(error) => return error,
         }

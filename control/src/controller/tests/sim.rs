@@ -171,11 +171,13 @@ impl World {
         Some((place.core.clone()?, place.life))
     }
 
+    /// Whether that controller has sessions.
     fn is_alive(&self, (place, life): (usize, u64)) -> bool {
         let places = self.controllers.lock().unwrap();
         let place = &places[place];
-        let is_dead = place.store.as_ref().is_none_or(SimStore::is_dead);
-        place.life == life && !is_dead
+        let store = place.store.as_ref();
+        let serves = store.is_some_and(|store| !store.is_dead() && !store.is_lost());
+        place.life == life && serves
     }
 
     /// A controller enters a node's session.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use weft_wire::MacAddr;
 
@@ -14,6 +15,9 @@ use crate::model::{Change, ClusterMap, EndpointId, Object, Revision};
 use crate::store::{
     AuthorityRecord, Commit, Promise, Since, Snapshot, Store, StoreError, TokenRecord, TokenWrite,
 };
+
+/// As long as leases last (`fellows`, `store::etcd::live`).
+const LEASE: Duration = Duration::from_secs(5);
 
 /// A controller's death: in which write of all, and on which side of it.
 #[derive(Clone, Copy, Debug)]
@@ -127,6 +131,7 @@ pub(super) struct SimStore {
     chance: Chance,
     heard: watch::Sender<Revision>,
     is_cut: Arc<AtomicBool>,
+    cut_since: Arc<Mutex<Option<Instant>>>,
     is_dead: Arc<AtomicBool>,
 }
 
@@ -149,13 +154,18 @@ impl SimStore {
             chance,
             heard,
             is_cut,
+            cut_since: Arc::default(),
             is_dead: Arc::default(),
         }
     }
 
     /// Cuts the way, or mends it.
     pub(super) fn cut(&self, is_cut: bool) {
-        self.is_cut.store(is_cut, Ordering::Relaxed);
+        let was_cut = self.is_cut.swap(is_cut, Ordering::Relaxed);
+        let since = (is_cut && !was_cut).then(Instant::now);
+        if is_cut != was_cut {
+            *self.cut_since.lock().unwrap() = since;
+        }
         if !is_cut {
             // Whoever watches again begins with what is there.
             let newest = self.shared.lock().unwrap().map.revision;
@@ -166,6 +176,12 @@ impl SimStore {
     /// The controller is dead: nothing comes from it any more, and nothing reaches it.
     pub(super) fn die(&self) {
         self.is_dead.store(true, Ordering::Relaxed);
+    }
+
+    /// Its lease is over: the controller lets its agents go.
+    pub(super) fn is_lost(&self) -> bool {
+        let since = self.cut_since.lock().unwrap();
+        since.is_some_and(|since| since.elapsed() > LEASE)
     }
 
     pub(super) fn is_dead(&self) -> bool {

@@ -85,7 +85,7 @@ impl Agent {
         };
         self.withdraw(endpoint).await;
         let message = format!(
-            "{claim} was claimed for {}, and no controller answers to note who has it",
+            "{claim} was claimed for {}, and no controller answers to note that it is in use",
             endpoint.name
         );
         Err(ApiError::unavailable("offline", message).hint(

@@ -67,13 +67,18 @@ impl Inner {
         self.returning.retain(|key| !claims.contains(key));
     }
 
-    /// An address of the endpoint that was claimed for it, when the map doesn't know yet that this node uses it.
+    /// An address of the endpoint that others may get before they hear of it: one that was claimed for it, when the map
+    /// doesn't know yet that this node uses it, or one that isn't in a block of this node (any more).
     pub(super) fn unknown_claim(&self, endpoint: &Endpoint) -> Option<IpAddr> {
+        let network = &endpoint.network;
         let mut ips = endpoint.ips.iter().copied();
         ips.find(|ip| {
-            let key = (endpoint.network.clone(), IpNet::from(*ip));
-            let mut users = self.map.endpoints.with_ip(&endpoint.network, *ip);
-            self.map.blocks.contains_key(&key) && !users.any(|user| user.node == endpoint.node)
+            let block = self.map.block_of(network, *ip);
+            let ours = block.filter(|block| block.node == endpoint.node);
+            let mut users = self.map.endpoints.with_ip(network, *ip);
+            ours.is_none_or(|block| {
+                block.prefix == IpNet::from(*ip) && !users.any(|user| user.node == endpoint.node)
+            })
         })
     }
 
@@ -175,6 +180,9 @@ mod tests {
         let without = inner(&[]);
         assert_eq!(without.unknown_claim(&claimed), Some(claimed.ips[0]));
         assert_eq!(without.unknown_claim(&endpoint("b", "10.0.0.5")), None);
+        // Given up meanwhile, or another's.
+        let not_ours = endpoint("c", "10.0.0.7");
+        assert_eq!(without.unknown_claim(&not_ours), Some(not_ours.ips[0]));
         let with = inner(&[endpoint("before", "10.0.0.70")]);
         assert_eq!(with.unknown_claim(&claimed), None);
     }

@@ -414,7 +414,14 @@ impl SimAgent {
                 continue;
             };
             if !before.contains(&id) {
-                assert_eq!(refusal.code, "mac_taken", "{} may have {id}", self.node);
+                let ip = port.ips[0];
+                assert_eq!(
+                    refusal.code,
+                    "mac_taken",
+                    "{} may have {port:?}; {}",
+                    self.node,
+                    world.story(ip)
+                );
                 world.take(port.ips[0]);
             }
             inner.refused.insert(id);
@@ -636,13 +643,14 @@ impl SimAgent {
         inner.ports.insert(endpoint.id.clone(), endpoint);
     }
 
-    /// Whether the address was just claimed, so that nobody else knows that it is in use.
+    /// Whether others may get the address before they hear of it: it was just claimed, or isn't ours any more.
     fn is_unknown_claim(&self, ip: IpAddr) -> bool {
         let inner = self.inner();
         let known = inner.known(&self.node);
         let is_known = known.values().any(|known| known.ips.contains(&ip));
-        let key = (network(), IpNet::from(ip));
-        inner.map.blocks.contains_key(&key) && !is_known
+        let block = inner.map.block_of(&network(), ip);
+        let ours = block.filter(|block| block.node == self.node);
+        ours.is_none_or(|block| block.prefix == IpNet::from(ip) && !is_known)
     }
 
     async fn disconnect(self: &Arc<Self>, world: &Arc<World>) {

@@ -183,6 +183,7 @@ impl Caller {
         }
         let mut reader = Reader {
             welcome,
+            have: self.hello.have,
             snapshot: None,
             caught_up: false,
         };
@@ -275,6 +276,8 @@ enum Greeting {
 /// Puts snapshots together.
 struct Reader {
     welcome: Welcome,
+    /// The revision of the map that the agent has.
+    have: Revision,
     snapshot: Option<ClusterMap>,
     caught_up: bool,
 }
@@ -319,12 +322,14 @@ impl Reader {
                 if let Some(controllers) = controllers {
                     events.push(LinkEvent::Controllers { controllers });
                 }
-                if !changes.is_empty() || up_to > self.welcome.revision {
+                // Also what no agent is told of takes the map on.
+                if !changes.is_empty() || up_to > self.have {
                     events.push(LinkEvent::Changes { changes, up_to });
                 }
                 up_to
             }
         };
+        self.have = reached;
         self.catch_up(reached, &mut events);
         Ok(events)
     }

@@ -108,6 +108,9 @@ For several hosts see `weft controller run` and `weft agent run`.")]
     Peers,
     /// Ports of this host with their counters and drops
     Ports(OfNetwork),
+    /// Why frames were dropped on this host: how often, where, the cause, and what to do
+    #[command(visible_alias = "why")]
+    Drops(OfNetwork),
     /// Connect this host itself to a network: gives it an interface and addresses, no default route
     Expose(network::Expose),
     /// Disconnect this host itself from a network

@@ -13,6 +13,7 @@ mod delegate;
 mod env;
 mod error;
 mod lock;
+mod network;
 mod result;
 mod version;
 

@@ -16,6 +16,7 @@ mod cni;
 mod controller;
 mod dns;
 mod docs;
+mod drops;
 mod egress;
 mod expose;
 mod fdb;
@@ -106,6 +107,7 @@ pub(crate) fn run(command: Command, settings: Settings) -> Result<(), Vec<Failur
         Command::Hide(flags) => Ok(expose::hide(&session()?, &flags)?),
         Command::Uplink(verb) => Ok(uplink::run(&session()?, &verb)?),
         Command::Port(verb) => Ok(port::run(&session()?, verb)?),
+        Command::Drops(of) => Ok(drops::run(&session()?, &of)?),
         Command::Egress(of) => Ok(egress::run(&session()?, &of)?),
         Command::Fdb(of) => Ok(fdb::run(&session()?, &of)?),
         Command::Ipam(verb) => Ok(ipam::run(&session()?, &verb)?),

@@ -128,6 +128,7 @@ fn config_file(cli: &Cli, environment: &dyn Fn(&str) -> Option<String>) -> Resul
         | Command::Status(_)
         | Command::Peers
         | Command::Ports(_)
+        | Command::Drops(_)
         | Command::Egress(_)
         | Command::Fdb(_)
         | Command::Port(_)

@@ -14,6 +14,7 @@ use crate::failure::Failure;
 
 pub(crate) mod authority;
 pub(crate) mod dns;
+pub(crate) mod drops;
 pub(crate) mod egress;
 pub(crate) mod fdb;
 pub(crate) mod lease;

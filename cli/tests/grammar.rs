@@ -44,6 +44,8 @@ const CLIENT_LINES: &[&str] = &[
     "peers",
     "ports",
     "ports --network blue",
+    "drops",
+    "why --network blue",
     "fdb",
     "fdb --network blue",
     "subnets",

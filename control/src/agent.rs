@@ -7,6 +7,8 @@
 //! | `attach`, `detach` | connect and disconnect: beginning and end of a port |
 //! | `line` | limits and impairments of a port |
 //! | `session` | the control channel's events, and telling the controller what it missed |
+//! | `interest` | of which networks this host hears |
+//! | `reading` | what the API shows of the other ones |
 //! | `reconcile` | map and ports -> `plan` -> `assemble::Fabric` |
 //! | `credentials` | who we are to the peers of encrypted networks |
 //! | `ipam` | which address |
@@ -29,13 +31,17 @@ mod claims;
 mod credentials;
 mod detach;
 mod docker;
+mod drops;
+mod duplicates;
 mod error;
+mod interest;
 mod ipam;
 mod keeper;
 mod line;
 mod outside;
 mod plan;
 mod publish;
+mod reading;
 mod reconcile;
 mod requests;
 mod resolv;
@@ -73,6 +79,8 @@ use crate::model::{
     ClusterId, ClusterMap, Endpoint, EndpointId, NetworkId, NodeId, Revision, next_epoch,
 };
 use assemble::Fabric;
+use duplicates::Duplicates;
+use interest::Interest;
 use keeper::Keeper;
 use outside::Outside;
 use services::Services;
@@ -174,6 +182,8 @@ struct Applied {
     revision: Revision,
     /// Why the agent isn't in sync; `None` when it is.
     behind: Option<String>,
+    /// Number of the newest wish for networks that is fulfilled.
+    granted: Option<u64>,
 }
 
 /// What changes.
@@ -193,12 +203,18 @@ struct Inner {
     returning: ipam::Returning,
     /// Addresses that Docker has, whether a container uses them now or not.
     held: BTreeSet<(NetworkId, IpAddr)>,
+    /// Networks that Docker has on this host, whether a container uses them now or not.
+    docker_networks: BTreeSet<NetworkId>,
+    /// Of which networks the map tells.
+    interest: Interest,
     channel: Channel,
     /// Links of this host that are bridged into networks.
     uplinks: BTreeSet<UplinkRecord>,
     /// Highest epoch given so far.
     epoch: u64,
     warnings: Vec<String>,
+    /// Who uses addresses of others.
+    duplicates: Duplicates,
     /// The agent ends: nothing new is begun.
     stopping: bool,
 }
@@ -300,8 +316,17 @@ impl Inner {
         network: &'a NetworkId,
         node: &'a NodeId,
     ) -> impl Iterator<Item = &'a Endpoint> {
-        self.map
-            .endpoints_of(network)
+        self.known_by(&self.map, network, node)
+    }
+
+    /// The same, others by that map.
+    fn known_by<'a>(
+        &'a self,
+        map: &'a ClusterMap,
+        network: &'a NetworkId,
+        node: &'a NodeId,
+    ) -> impl Iterator<Item = &'a Endpoint> {
+        map.endpoints_of(network)
             .filter(|endpoint| endpoint.node != *node)
             .chain(
                 self.own_endpoints()

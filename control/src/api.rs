@@ -128,6 +128,9 @@ pub struct Status {
     pub ports: usize,
     /// Networks in the cluster.
     pub networks: usize,
+    /// What of the cluster this host is told of.
+    #[serde(default)]
+    pub heard: Heard,
     /// Tunnel peers.
     pub peers: usize,
     /// Whether ports would survive the agent now (the fd holder answers).
@@ -135,6 +138,19 @@ pub struct Status {
     /// What an operator should look at.
     #[serde(default)]
     pub warnings: Vec<String>,
+}
+
+/// What of the cluster a host has in its map beside the names of networks and routers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heard {
+    /// The networks of whose endpoints it is told, by name: those that something on it uses, and those that routers lead to.
+    /// All when `None`.
+    #[serde(default)]
+    pub networks: Option<Vec<String>>,
+    /// Nodes that it knows, itself among them.
+    pub nodes: usize,
+    /// Endpoints that it knows.
+    pub endpoints: usize,
 }
 
 /// `weft agent stop`.
@@ -182,6 +198,24 @@ pub struct Traffic {
     pub tx_bytes: u64,
     /// Frames dropped, by reason (docs/drops.md); reasons that never occurred are left out.
     pub drops: BTreeMap<String, u64>,
+}
+
+/// Frames or packets that went no further at one place of this host, for one reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drops {
+    /// Its name (docs/drops.md, docs/egress.md).
+    pub reason: String,
+    /// How many since the port, peer or agent began.
+    pub count: u64,
+    /// Where: `port`, `uplink`, `peer`, `stranger` or `egress`.
+    pub kind: String,
+    /// Of the port, link, peer or network; of a stranger, the last one's address.
+    pub name: String,
+    /// Its network; peers have all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+    /// Cause and cure; empty for a reason that this agent has no words for.
+    pub cause: String,
 }
 
 /// All tunnel peers.
@@ -571,8 +605,8 @@ pub struct NetworkInfo {
     pub ageing_secs: u32,
     /// Static VTEPs.
     pub vteps: Vec<IpAddr>,
-    /// Endpoints in the cluster.
-    pub endpoints: usize,
+    /// Endpoints in the cluster; `None` when this host doesn't have the network and no controller answers.
+    pub endpoints: Option<usize>,
 }
 
 /// A network with what is on it.

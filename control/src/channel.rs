@@ -29,7 +29,7 @@ mod transport;
 
 pub use join::{JoinError, JoinRequest, join};
 pub use link::{Link, LinkConfig, LinkEvent, RequestError};
-pub use messages::{Answer, Ask, NodeFacts, Refusal, Reply, Request, RouterChange};
+pub use messages::{Answer, Ask, Interest, NodeFacts, Refusal, Reply, Request, RouterChange};
 pub(crate) use transport::{
     FRAME_PATIENCE, FrameError, HANDSHAKE_PATIENCE, HELLO_PATIENCE, close, receive_bytes, send,
     server_transport, welcome,

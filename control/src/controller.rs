@@ -23,13 +23,17 @@
 
 mod admin;
 mod audience;
+mod board;
 mod claims;
 mod data;
 pub mod decide;
 mod fellows;
 mod join;
 mod ledger;
+mod log;
 mod places;
+mod push;
+mod reading;
 mod refusals;
 mod requests;
 mod rotation;

@@ -36,3 +36,4 @@ pub(crate) use engine::Engine;
 pub(crate) use inside::{Counters, NetworkSpec};
 pub use proxy::ProxyProtocol;
 pub(crate) use publish::{Listening, listen};
+pub(crate) use refusal::cause_of;

@@ -7,14 +7,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use weft_wire::{MacAddr, Mtu, Vni};
 
+mod blocks;
 mod endpoints;
+mod excerpt;
 mod router;
 
+pub use blocks::Blocks;
 pub use endpoints::Endpoints;
+pub use excerpt::Coverage;
 pub use router::{Router, StaticRoute};
 
 /// Counts the changes of a cluster: 0 is the empty map, each accepted change has the next number.
@@ -400,7 +404,7 @@ pub struct ClusterMap {
     /// By id.
     pub networks: BTreeMap<NetworkId, Versioned<Network>>,
     /// By network and prefix.
-    pub blocks: BTreeMap<(NetworkId, IpNet), Versioned<Block>>,
+    pub blocks: Blocks,
     /// By id.
     pub endpoints: Endpoints,
     /// By id.
@@ -428,8 +432,7 @@ impl ClusterMap {
                     .insert(object.id.clone(), Versioned { revision, object });
             }
             Change::Put(Object::Block(object)) => {
-                let key = (object.network.clone(), object.prefix);
-                self.blocks.insert(key, Versioned { revision, object });
+                self.blocks.insert(Versioned { revision, object });
             }
             Change::Put(Object::Endpoint(object)) => {
                 self.endpoints.insert(Versioned { revision, object });
@@ -490,6 +493,10 @@ impl ClusterMap {
             credentials,
             sessions,
         } = self;
+        let blocks = blocks.into_values().map(|of| Versioned {
+            revision: of.revision,
+            object: Object::Block(of.object),
+        });
         let endpoints = endpoints.into_values().map(|of| Versioned {
             revision: of.revision,
             object: Object::Endpoint(of.object),
@@ -504,7 +511,7 @@ impl ClusterMap {
         });
         each(nodes, Object::Node)
             .chain(each(networks, Object::Network))
-            .chain(each(blocks, Object::Block))
+            .chain(blocks)
             .chain(endpoints)
             .chain(each(routers, Object::Router))
             .chain(credentials)
@@ -534,12 +541,7 @@ impl ClusterMap {
 
     /// Blocks of one network, in order of prefix.
     pub fn blocks_of<'a>(&'a self, network: &'a NetworkId) -> impl Iterator<Item = &'a Block> {
-        // The first of all prefixes, as they are ordered.
-        let first = IpNet::V4(Ipv4Net::default());
-        self.blocks
-            .range((network.clone(), first)..)
-            .take_while(move |((of, _), _)| of == network)
-            .map(|(_, block)| &block.object)
+        self.blocks.of_network(network).map(|block| &block.object)
     }
 
     /// Endpoints of one network.
@@ -563,28 +565,12 @@ impl ClusterMap {
         None
     }
 
-    /// All but the blocks, the endpoints, what nodes can prove and where they have their sessions.
-    pub fn frame(&self) -> Self {
-        Self {
-            revision: self.revision,
-            nodes: self.nodes.clone(),
-            networks: self.networks.clone(),
-            blocks: BTreeMap::new(),
-            endpoints: Endpoints::default(),
-            routers: self.routers.clone(),
-            credentials: BTreeMap::new(),
-            sessions: BTreeMap::new(),
-        }
-    }
-
     /// The map with nothing but these networks and what is on them, and these endpoints.
     pub fn part(&self, networks: &BTreeSet<&NetworkId>, endpoints: &[Endpoint]) -> Self {
         let of = networks.iter();
-        let blocks = of.clone().flat_map(|network| {
-            let first = IpNet::V4(Ipv4Net::default());
-            let from = self.blocks.range(((*network).clone(), first)..);
-            from.take_while(move |((of, _), _)| of == *network)
-        });
+        let blocks = of
+            .clone()
+            .flat_map(|network| self.blocks.of_network(network));
         let on_them = of
             .clone()
             .flat_map(|network| self.endpoints.of_network(network));
@@ -595,9 +581,7 @@ impl ClusterMap {
             networks: of
                 .filter_map(|id| Some(((*id).clone(), self.networks.get(id)?.clone())))
                 .collect(),
-            blocks: blocks
-                .map(|(key, block)| (key.clone(), block.clone()))
-                .collect(),
+            blocks: blocks.cloned().collect(),
             endpoints: ids
                 .filter_map(|id| self.endpoints.get(id).cloned())
                 .collect(),

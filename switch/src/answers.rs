@@ -2,11 +2,13 @@
 //! a bounded rate.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
-use weft_wire::{EthernetFrame, IcmpError, Mtu, PortId, echo_reply, icmp_error};
+use weft_wire::{EthernetFrame, IcmpError, MacAddr, Mtu, PortId, echo_reply, icmp_error};
 
 use crate::datapath::network_mtu;
 use crate::gateway::{GATEWAY_MAC, Heard, hear};
+use crate::neighbor::{Claim, Question, claimed, said};
 use crate::table::Tables;
 use crate::table::fdb::Tick;
 use crate::verdict::{Action, DropReason};
@@ -15,6 +17,8 @@ use crate::verdict::{Action, DropReason};
 const SLOTS: usize = 256;
 /// Answers of the gateway to one port in a millisecond: resolving and asking follow each other at once.
 const GATEWAY_ANSWERS: u8 = 16;
+/// Between two tellings that a port claims what is another's.
+const CLAIM_AGAIN: Duration = Duration::from_secs(1);
 /// Errors to one port at once: who traces a route asks many hops together.
 const ERRORS: u64 = 32;
 
@@ -25,6 +29,10 @@ pub(crate) struct Answers {
     errors: Box<[Bucket; SLOTS]>,
     /// When the gateway answered last, and how many times in that millisecond.
     gateway: Box<[(Tick, u8); SLOTS]>,
+    /// What the last frame claimed.
+    claim: Option<Claim>,
+    /// When a claim was told last.
+    claims: Box<[Option<Tick>; SLOTS]>,
 }
 
 /// The port that a frame came from, and when.
@@ -38,6 +46,12 @@ pub(crate) struct Asker<'t> {
 impl Asker<'_> {
     fn slot(&self) -> usize {
         self.id.index() % SLOTS
+    }
+
+    /// Who has an address on the port's network.
+    fn owner(&self, ip: IpAddr) -> Option<MacAddr> {
+        let network = self.tables.port(self.id)?.network?;
+        self.tables.neighbors().get(network, ip)
     }
 
     fn gateways(&self) -> &[IpAddr] {
@@ -67,6 +81,8 @@ impl Answers {
         Self {
             errors: Box::new([Bucket::default(); SLOTS]),
             gateway: Box::new([(Tick(0), 0); SLOTS]),
+            claim: None,
+            claims: Box::new([None; SLOTS]),
         }
     }
 
@@ -79,6 +95,7 @@ impl Answers {
     ) -> Option<Vec<u8>> {
         match (too_big, actions) {
             (Some(mtu), _) => self.error(from, frame, IcmpError::TooBig(mtu)),
+            (None, [Action::Drop(DropReason::SpoofedAddress)]) => self.defend(from, frame),
             (None, [Action::Drop(reason)]) => self.dropped(from, frame, *reason),
             (None, [Action::Answer]) => self.gateway(from, frame),
             (None, _) => None,
@@ -89,7 +106,7 @@ impl Answers {
     fn dropped(&mut self, from: Asker<'_>, frame: &[u8], reason: DropReason) -> Option<Vec<u8>> {
         let error = match reason {
             DropReason::TooBig => IcmpError::TooBig(network_mtu(from.tables, from.id, frame)?),
-            DropReason::NoRoute => IcmpError::NoRoute,
+            DropReason::NoRoute | DropReason::RouteLoop => IcmpError::NoRoute,
             DropReason::NoNeighbor => IcmpError::AddressUnreachable,
             DropReason::TtlExceeded => IcmpError::TimeExceeded,
             DropReason::Isolated => IcmpError::Prohibited,
@@ -146,10 +163,69 @@ impl Answers {
             Heard::Answer(answer) => answer,
             // For the gateway of another network of its router, as the datapath saw.
             Heard::Route => echo_reply(frame)?,
-            Heard::NotOurs | Heard::Nothing | Heard::Asks => return None,
+            Heard::NotOurs => {
+                let ethernet = EthernetFrame::new(frame).ok()?;
+                let question = Question::of(&ethernet)?;
+                let owner = from.owner(question.target)?;
+                if question.is_probe {
+                    self.claim = Some(Claim {
+                        ip: question.target,
+                        mac: ethernet.source(),
+                    });
+                }
+                question.answer(owner, ethernet.source())?
+            }
+            Heard::Nothing | Heard::Asks => return None,
         };
         *answers += 1;
         Some(answer)
+    }
+
+    /// What a port is told that used or wanted an address that isn't its own: if it asked whether somebody has it, that
+    /// somebody has.
+    fn defend(&mut self, from: Asker<'_>, frame: &[u8]) -> Option<Vec<u8>> {
+        let ethernet = EthernetFrame::new(frame).ok()?;
+        let claimed = claimed(&ethernet)?;
+        let owner = from.owner(claimed)?;
+        if owner == ethernet.source() {
+            return None;
+        }
+        self.claim = Some(Claim {
+            ip: claimed,
+            mac: ethernet.source(),
+        });
+        let question = Question::of(&ethernet).filter(|question| question.is_probe)?;
+        let bucket = &mut self.errors[from.slot()];
+        if !bucket.has_one(from.now) {
+            return None;
+        }
+        bucket.take(from.now);
+        question.answer(owner, ethernet.source())
+    }
+
+    /// Hears what a port says of addresses that may send from any: if one is another's, that may be meant, and the frame
+    /// goes its way, but people are told.
+    #[inline]
+    pub(crate) fn overhear(&mut self, from: Asker<'_>, frame: &[u8]) {
+        let Ok(ethernet) = EthernetFrame::new(frame) else {
+            return;
+        };
+        let mac = ethernet.source();
+        let is_anothers = |ip: &IpAddr| from.owner(*ip).is_some_and(|owner| owner != mac);
+        if let Some(ip) = said(&ethernet).filter(is_anothers) {
+            self.claim = Some(Claim { ip, mac });
+        }
+    }
+
+    /// The address of another that the frame's sender used or wanted: to be told to people, now and then.
+    pub(crate) fn take_claim(&mut self, from: Asker<'_>) -> Option<Claim> {
+        let claim = self.claim.take()?;
+        let last = &mut self.claims[from.slot()];
+        if last.is_some_and(|last| from.now.since(last) < CLAIM_AGAIN) {
+            return None;
+        }
+        *last = Some(from.now);
+        Some(claim)
     }
 }
 

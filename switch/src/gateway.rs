@@ -8,8 +8,10 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use weft_wire::{
     AdvertisementFlags, Arp, ArpOperation, EtherType, EthernetFrame, Icmp6, IpProtocol, Ipv4, Ipv6,
-    MacAddr, NeighborEnds, NeighborKind, NeighborMessage, Udp, echo_reply,
+    MacAddr, Udp, echo_reply,
 };
+
+use crate::neighbor::{advertise, solicited};
 
 /// The MAC of every network's gateway on every host, so that a container that moves keeps a neighbour that is right.
 /// Locally administered (IEEE 802c).
@@ -19,9 +21,6 @@ pub const GATEWAY_MAC: MacAddr = MacAddr([0x02, 0x77, 0x65, 0x66, 0x74, 0x01]);
 pub const GATEWAY_LINK_LOCAL: Ipv6Addr =
     Ipv6Addr::new(0xfe80, 0, 0, 0, 0x0077, 0x65ff, 0xfe66, 0x7401);
 
-/// Everybody on the link (RFC 4291 section 2.7.1) and their MAC (RFC 2464 section 7).
-const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
-const ALL_NODES_MAC: MacAddr = MacAddr([0x33, 0x33, 0, 0, 0, 1]);
 /// All routers of the link (RFC 4291 section 2.7.1).
 const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
 /// All DHCPv6 relay agents and servers of the link (RFC 9915 section 7.1).
@@ -117,7 +116,9 @@ fn hear_ipv6(addresses: &[IpAddr], ethernet: &EthernetFrame<'_>, frame: &[u8]) -
         if !addresses.contains(&IpAddr::V6(target)) {
             return Heard::NotOurs;
         }
-        return Heard::Answer(advertise(target, packet.source(), ethernet.source()));
+        let flags = AdvertisementFlags::ROUTER.with(AdvertisementFlags::OVERRIDE);
+        let asker = (packet.source(), ethernet.source());
+        return Heard::Answer(advertise((target, GATEWAY_MAC), flags, asker));
     }
     if asks_services(&packet) {
         return Heard::Asks;
@@ -153,42 +154,6 @@ fn asks_services(packet: &Ipv6<'_>) -> bool {
 
 fn is_for_port(datagram: &[u8], port: u16) -> bool {
     Udp::new(datagram).is_ok_and(|udp| udp.destination_port() == port)
-}
-
-/// Whom a valid solicitation asks for (RFC 4861 section 7.1.1; RFC 6980: not in a fragment).
-fn solicited(packet: &Ipv6<'_>) -> Option<Ipv6Addr> {
-    let upper = packet.upper_layer().ok()?;
-    if upper.protocol != IpProtocol::ICMP6
-        || upper.fragment.is_some()
-        || packet.hop_limit() != NOT_ROUTED
-    {
-        return None;
-    }
-    let message = Icmp6::new(packet.upper_payload(&upper)).ok()?;
-    let neighbor = message.neighbor().ok()??;
-    let valid = || message.checksum_is_valid(packet.source(), packet.destination());
-    // Without an address of its own the sender has no link-layer address to tell.
-    let probe_ok = !packet.source().is_unspecified() || neighbor.source_link.is_none();
-    (neighbor.kind == NeighborKind::Solicitation && probe_ok && valid()).then_some(neighbor.target)
-}
-
-/// The advertisement for who asked (RFC 4861 section 7.2.4): for who has no address yet, so that it takes another.
-fn advertise(target: Ipv6Addr, asker: Ipv6Addr, asker_mac: MacAddr) -> Vec<u8> {
-    let flags = AdvertisementFlags::ROUTER.with(AdvertisementFlags::OVERRIDE);
-    let (flags, destination, destination_mac) = if asker.is_unspecified() {
-        (flags, ALL_NODES, ALL_NODES_MAC)
-    } else {
-        (flags.with(AdvertisementFlags::SOLICITED), asker, asker_mac)
-    };
-    let ends = NeighborEnds {
-        source_mac: GATEWAY_MAC,
-        destination_mac,
-        source: target,
-        destination,
-    };
-    NeighborMessage::advertisement(target, GATEWAY_MAC, flags)
-        .to_frame(&ends)
-        .to_vec()
 }
 
 #[cfg(test)]

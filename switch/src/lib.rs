@@ -18,8 +18,7 @@
 //!
 //! # Where we fall short
 //!
-//! One frame is decided on at a time, and segments that come out of a tunnel are not merged. ARP and neighbor discovery
-//! are flooded even where the control plane knows the answer. A MAC that the control plane owns elsewhere is refused from
+//! One frame is decided on at a time, and segments that come out of a tunnel are not merged. A MAC that the control plane owns elsewhere is refused from
 //! a peer also while its endpoint moves, until the newer fact has arrived here.
 //!
 //! # What it doesn't know
@@ -28,6 +27,7 @@
 //! the cluster's nodes are, or where an endpoint's addresses come from.
 
 pub mod gateway;
+mod neighbor;
 pub mod impair;
 pub mod port;
 mod verdict;
@@ -40,7 +40,10 @@ mod burst;
 mod worker;
 mod patience;
 mod switch;
+#[doc(hidden)]
+pub mod fuzz;
 
+pub use neighbor::Claim;
 pub use stats::{DropCounts, Lane, PeerDropStats, PortStats, TrafficStats};
 pub use switch::{PortEvent, PortSpec, Switch, SwitchConfig, SwitchError};
 pub use table::fdb::{FdbCounts, FdbKind, FdbRow, Place};

@@ -9,11 +9,13 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use weft_wire::{MacAddr, PeerId, PortId, VlanId, Vni};
+use weft_wire::{FrameRef, MacAddr, PeerId, PortId, VlanId, Vni};
 
+use crate::neighbor::{Claim, announcement};
 use crate::port::Queue;
 use crate::stats::{PeerDropStats, PortStats};
 use crate::table::fdb::{Fdb, FdbCounts, FdbKey, FdbLimits, FdbRow, Place, Tick};
+use crate::table::routes::Routes;
 use crate::table::{NetworkSpec, PortGuard, Tables};
 use crate::uplink::Uplink;
 use crate::worker::{Command, Worker};
@@ -46,6 +48,8 @@ pub struct PortSpec {
 pub enum PortEvent {
     /// Its device is gone, with its namespace. Told once; the port stays in the table until it is removed.
     Gone(PortId),
+    /// Somebody behind it used or wanted an address that the control plane knows as another's. Told at most once a second for each port.
+    Claims(PortId, Claim),
 }
 
 /// Why a switch or port can't be had.
@@ -263,6 +267,11 @@ impl Switch {
         self.change(|tables| tables.set_network(spec));
     }
 
+    /// Says which subnets are the cluster's: what goes to them and has no route goes nowhere.
+    pub fn set_subnets(&self, subnets: Arc<Routes>) {
+        self.change(|tables| tables.set_subnets(subnets));
+    }
+
     /// Removes a network; frames for it are dropped from now on.
     pub fn remove_network(&self, vni: Vni) {
         self.change(|tables| tables.remove_network(vni));
@@ -299,9 +308,20 @@ impl Switch {
         self.shared.fdb.forget(vni, mac);
     }
 
-    /// The control plane says whose MAC an address has; gives the one it had before.
-    pub fn know_neighbor(&self, vni: Vni, ip: IpAddr, mac: MacAddr) -> Option<MacAddr> {
-        self.shared.tables.load().neighbors().set(vni, ip, mac)
+    /// The control plane says whose MAC an address has. If it was another's, ports of this host are told: they may have
+    /// asked before.
+    pub fn know_neighbor(&self, vni: Vni, ip: IpAddr, mac: MacAddr) {
+        let tables = self.shared.tables.load();
+        let before = tables.neighbors().set(vni, ip, mac);
+        let network = tables.network(vni);
+        let Some(network) = network.filter(|_| before.is_some_and(|before| before != mac)) else {
+            return;
+        };
+        let announcement = announcement(ip, mac);
+        for port in network.ports.iter().filter_map(|id| tables.port(*id)) {
+            // One that is full or down asks again when it needs to.
+            let _ = port.queues[0].send(FrameRef::plain(&announcement));
+        }
     }
 
     /// The control plane says that nobody has an address any more.

@@ -159,6 +159,8 @@ pub struct Tables {
     pub(crate) ports: Vec<Option<Arc<PortEntry>>>,
     pub(crate) networks: HashMap<Vni, Arc<NetworkEntry>, KeyedHash>,
     neighbors: Arc<Neighbors>,
+    /// The subnets of all networks, whoever may reach them: they aren't outside.
+    subnets: Arc<Routes>,
     peers: Arc<PeerLedger>,
     /// Workers that count.
     lanes: usize,
@@ -171,6 +173,7 @@ impl Tables {
             ports: Vec::new(),
             networks: HashMap::default(),
             neighbors: Arc::default(),
+            subnets: Arc::default(),
             peers: Arc::new(PeerLedger::new(workers)),
             lanes: workers,
         }
@@ -323,6 +326,17 @@ impl Tables {
     /// What was counted of a peer; zeros for one that never showed.
     pub fn peer_stats(&self, peer: PeerId) -> TrafficStats {
         self.peers.sum(peer)
+    }
+
+    /// Says which subnets are the cluster's: what goes to them and has no route goes nowhere.
+    pub fn set_subnets(&mut self, subnets: Arc<Routes>) {
+        self.subnets = subnets;
+    }
+
+    /// Whether an address is of some network.
+    #[inline]
+    pub(crate) fn is_inside(&self, ip: IpAddr) -> bool {
+        self.subnets.lookup(ip).is_some()
     }
 
     /// Who has which address; all versions of the tables share it.

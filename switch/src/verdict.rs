@@ -124,6 +124,8 @@ drop_reasons! {
     NoNeighbor = "no_neighbor",
     /// To the gateway after the last hop that it may make. A loop of routes, or somebody traces a route.
     TtlExceeded = "ttl_exceeded",
+    /// To the gateway, whose route leads back to the sender. Take the route away, or give the sender a better one.
+    RouteLoop = "route_loop",
     /// From one port of an isolated network to another. Make the network without --isolate if they are to meet.
     Isolated = "isolated",
     /// To the gateway, which has nothing to say to it or is asked too often. Nothing to do.

@@ -257,6 +257,12 @@ impl Worker {
             };
             let from = Asker { tables, id, now };
             let answer = self.answers.answer(from, bytes, (too_big, &self.actions));
+            if port.guard.is_none() {
+                self.answers.overhear(from, bytes);
+            }
+            if let Some(claim) = self.answers.take_claim(from) {
+                (self.shared.notify)(PortEvent::Claims(id, claim));
+            }
             if answer.is_none() && matches!(*self.actions, [Action::Answer]) {
                 port.counters.dropped(lane, DropReason::NotAnswered);
             }

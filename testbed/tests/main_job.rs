@@ -207,7 +207,10 @@ fn every_listing_shows_what_was_made_as_table_and_as_json() {
     );
 
     let network = host2.network("blue");
-    assert_eq!((network.network.endpoints, network.members.len()), (3, 3));
+    assert_eq!(
+        (network.network.endpoints, network.members.len()),
+        (Some(3), 3)
+    );
     assert_eq!(network.network.mtu.value(), 1450);
 
     for (words, wanted) in [

@@ -184,6 +184,7 @@ fn a_token_is_in_no_process_list_no_log_and_no_readable_file() {
         .spawn_agent(&[&words[..], &["--token-file", file]].concat());
     for host in [&pair.host1, &pair.host2] {
         host.wait_up();
+        host.wait_in_sync();
     }
     pair.host1
         .weft(&["network", "create", "blue", "--subnet", "10.32.0.0/16"]);

@@ -112,6 +112,19 @@ fn containers_are_on_the_lan_of_their_host_with_their_own_macs() {
         list.contains("came_back") && list.contains("lan0"),
         "{list}"
     );
+    // A station of the LAN that has an endpoint's address is named.
+    let taken = c1.ip().to_string();
+    let address = format!("{taken}/24");
+    lan.ip(&["addr", "add", &address, "dev", "br0"]);
+    lan.run("arping", &["-U", "-I", "br0", "-c", "1", "-w", "2", &taken]);
+    let told = || {
+        let warnings = pair.host1.status().warnings;
+        let says = |warning: &String, what: &str| warning.contains(what);
+        warnings.iter().any(|warning| {
+            says(warning, &taken) && says(warning, "c1") && says(warning, "behind lan0")
+        })
+    };
+    wait_until(Duration::from_secs(5), "both holders are named", told);
 }
 
 #[test]

@@ -13,9 +13,9 @@ pub(crate) struct Up {
     #[arg(long, value_name = "NAME", default_value = "weft")]
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub(crate) network: String,
-    /// Its addresses, if it has to be made
-    #[arg(long, value_name = "CIDR", default_value = "10.32.0.0/16")]
-    pub(crate) subnet: IpNet,
+    /// Its addresses [default: 10.32.0.0/16, or the next of that size up to 10.47.0.0/16 that overlaps no other network's]
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) subnet: Option<IpNet>,
     /// Where keys, ports, the last map and the log are kept [default: /var/lib/weft]
     #[arg(long, value_name = "DIR")]
     pub(crate) state: Option<PathBuf>,

@@ -5,15 +5,16 @@ use std::path::Path;
 
 use hyper::Method;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use weft_control::api::{Connect, NetnsArg, NetworkDetail, NetworkInfo, Port, Route};
+use weft_control::api::{Connect, NetnsArg, NetworkInfo, Port, Route};
 use weft_control::netns::{Netns, NetnsError};
 
 use super::Call;
 use super::config::{Config, Ipam};
 use super::error::{CniError, Code};
 use super::lock::ContainerLock;
+use super::network;
 use super::result::{CniResult, Dns, Interface, Ip};
-use crate::client::{ApiPath, Client};
+use crate::client::ApiPath;
 use crate::failure::Failure;
 
 /// Characters of a container's ID that its endpoint is named by when the runtime tells no name: what people see of it.
@@ -26,7 +27,7 @@ pub(super) fn add(call: &Call<'_>) -> Result<CniResult, CniError> {
     check_netns(netns, call.env.own_netns_is_fine)?;
     let _lock = ContainerLock::take(&call.config.socket, &call.env.container)?;
     let client = call.client()?;
-    let network = ensure_network(call, &client)?;
+    let network = network::find_or_make(call, &client)?;
     let delegate = call.delegate()?;
     let given = match &delegate {
         Some(delegate) => match delegate.add() {
@@ -89,61 +90,12 @@ fn netns_error(error: NetnsError) -> CniError {
     }
 }
 
-/// The network; made when the configuration says how.
-pub(super) fn ensure_network(call: &Call<'_>, client: &Client) -> Result<NetworkInfo, CniError> {
-    let create = &call.config.network;
-    let path = ApiPath::new("networks").segment(&create.name);
-    let found = match client.get::<NetworkDetail>(&path) {
-        Ok(found) => Ok(found.network),
-        Err(failure) if failure.code == "unknown_network" && !create.subnets.is_empty() => {
-            match client.send(Method::POST, &ApiPath::new("networks"), create) {
-                // Somebody else was first.
-                Err(failure) if failure.code == "name_taken" => client
-                    .get::<NetworkDetail>(&path)
-                    .map(|found| found.network),
-                made => made,
-            }
-        }
-        Err(failure) => Err(missing(failure)),
-    };
-    let network: NetworkInfo = found.map_err(CniError::from)?;
-    let has: Vec<IpNet> = network.subnets.iter().map(|subnet| subnet.cidr).collect();
-    if let Some(other) = create
-        .subnets
-        .iter()
-        .find(|subnet| !has.contains(&subnet.trunc()))
-    {
-        let has: Vec<String> = has.iter().map(IpNet::to_string).collect();
-        let has = if has.is_empty() {
-            "none".to_owned()
-        } else {
-            has.join(", ")
-        };
-        return Err(CniError::config(
-            "subnet",
-            format_args!(
-                "network {} has no subnet {other} (it has: {has})",
-                network.name
-            ),
-        )
-        .hint("correct \"subnet\", or leave it out to take the network as it is"));
-    }
-    Ok(network)
-}
-
 /// We have just seen the namespace: an agent that doesn't looks at other mounts.
 fn unseen(failure: Failure) -> Failure {
     if failure.code == "bad_netns" {
         return Failure::new("unseen_netns", format!("the agent does not see it: {}", failure.message)).hint(
             "agent and container runtime must see the same mounts of /run/netns: in a container mount it with HostToContainer propagation",
         );
-    }
-    failure
-}
-
-fn missing(failure: Failure) -> Failure {
-    if failure.code == "unknown_network" {
-        return failure.hint("make it with `weft network create`, or say in the network configuration how it is to be made (\"subnet\")");
     }
     failure
 }

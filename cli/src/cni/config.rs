@@ -102,6 +102,9 @@ impl Config {
                 },
             ));
         }
+        if command == Command::Add {
+            known(&object)?;
+        }
         let network = network(&object, &name)?;
         let (ipam, routes) = ipam(&object)?;
         let wish = match command {
@@ -141,6 +144,50 @@ impl Config {
     /// The mark of this configuration's ports.
     pub(crate) fn owner(&self) -> String {
         format!("cni:{}", self.name)
+    }
+}
+
+/// What a configuration may hold: of the specification, of its conventions, and weft's own.
+const KEYS: [&str; 28] = [
+    "cniVersion",
+    "cniVersions",
+    "name",
+    "type",
+    "args",
+    "capabilities",
+    "runtimeConfig",
+    "prevResult",
+    "ipMasq",
+    "ipam",
+    "dns",
+    "disableCheck",
+    "disableGC",
+    "loadOnlyInlinedPlugins",
+    "network",
+    "subnet",
+    "ipRange",
+    "gateway",
+    "vni",
+    "encrypted",
+    "internal",
+    "isolate",
+    "mtu",
+    "socket",
+    "defaultRoute",
+    "offload",
+    "allowSpoof",
+    "gatewayDns",
+];
+
+/// A key that nobody knows is refused, so that `"encryptd": true` isn't taken for encryption.
+fn known(object: &Fields<'_>) -> Result<(), CniError> {
+    let mut keys = object.0.iter();
+    // Those of runtimes have a name of their own in front.
+    let unknown = keys.find(|(key, _)| !KEYS.contains(&key.as_str()) && !key.contains(['/', '.']));
+    match unknown {
+        Some((key, value)) => Err(CniError::unsupported(key, value)
+            .hint(format!("weft knows: {}", KEYS[14..].join(", ")))),
+        None => Ok(()),
     }
 }
 

@@ -3,12 +3,14 @@
 
 use std::fs::{self, OpenOptions};
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use hyper::Method;
+use ipnet::{IpNet, Ipv4Net};
 use serde::Serialize;
 use weft_control::agent::DEFAULT_DOCKER_HOST;
 use weft_control::api::{NetworkCreate, NetworkDetail, NetworkInfo, Status};
@@ -26,6 +28,9 @@ const UP_PATIENCE: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Lines of the log that are shown when it doesn't.
 const LOG_TAIL_LINES: usize = 8;
+
+/// A range is another network's, or this host's own.
+const TAKEN: [&str; 2] = ["subnet_overlaps", "underlay_in_subnet"];
 
 /// What is there afterwards.
 #[derive(Debug, Serialize)]
@@ -157,17 +162,64 @@ fn wait(session: &Session) -> Result<(), Failure> {
 fn network(session: &Session, flags: &args::Up) -> Result<(NetworkInfo, bool), Failure> {
     let path = ApiPath::new("networks").segment(&flags.network);
     match session.client.get::<NetworkDetail>(&path) {
-        Ok(detail) => return Ok((detail.network, false)),
+        Ok(detail) => {
+            let network = detail.network;
+            check_subnet(&network, flags.subnet)?;
+            return Ok((network, false));
+        }
         Err(failure) if failure.code == "unknown_network" => {}
         Err(failure) => return Err(failure),
     }
-    let wish = NetworkCreate {
-        name: flags.network.clone(),
-        subnets: vec![flags.subnet],
-        ..NetworkCreate::default()
+    let make = |subnet: IpNet| {
+        let wish = NetworkCreate {
+            name: flags.network.clone(),
+            subnets: vec![subnet],
+            ..NetworkCreate::default()
+        };
+        let networks = ApiPath::new("networks");
+        session.client.send(Method::POST, &networks, &wish)
     };
-    let made = session
-        .client
-        .send(Method::POST, &ApiPath::new("networks"), &wish)?;
-    Ok((made, true))
+    if let Some(subnet) = flags.subnet {
+        return Ok((make(subnet)?, true));
+    }
+    let mut refused = None;
+    for subnet in default_subnets() {
+        match make(subnet) {
+            Ok(made) => return Ok((made, true)),
+            Err(failure) if TAKEN.contains(&failure.code.as_str()) => refused = Some(failure),
+            Err(failure) => return Err(failure),
+        }
+    }
+    let none = || {
+        Failure::new(
+            "subnet_overlaps",
+            "no range is left to choose for this network",
+        )
+    };
+    Err(refused.unwrap_or_else(none).hint("give it a --subnet"))
+}
+
+/// A network that is there has the addresses that were asked for, if any were.
+fn check_subnet(network: &NetworkInfo, asked: Option<IpNet>) -> Result<(), Failure> {
+    let has: Vec<IpNet> = network.subnets.iter().map(|subnet| subnet.cidr).collect();
+    match asked {
+        Some(asked) if !has.contains(&asked.trunc()) => {
+            let has: Vec<String> = has.iter().map(IpNet::to_string).collect();
+            let has = has.join(", ");
+            let name = &network.name;
+            let message =
+                format!("network {name} is there already, with subnet {has}, not {asked}");
+            Err(Failure::new("network_differs", message)
+                .hint("leave --subnet out, or name another --network"))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Ranges for a network that nobody named one for, in the order in which they are tried.
+fn default_subnets() -> impl Iterator<Item = IpNet> {
+    (32..48).map(|second| {
+        let net = Ipv4Net::new_assert(Ipv4Addr::new(10, second, 0, 0), 16);
+        IpNet::V4(net)
+    })
 }

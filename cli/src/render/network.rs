@@ -34,7 +34,7 @@ pub(crate) fn table(networks: &[NetworkInfo]) -> String {
             units::list(&gateways),
             network.transport.to_string(),
             network.mtu.to_string(),
-            network.endpoints.to_string(),
+            (network.endpoints).map_or_else(|| "?".to_owned(), |count| count.to_string()),
             units::list(&network.vteps),
             notes(network),
         ]);

@@ -1,6 +1,6 @@
 //! How an agent is, for people.
 
-use weft_control::api::{ControllerStatus, Status};
+use weft_control::api::{ControllerStatus, Heard, Status};
 
 use super::units;
 
@@ -38,6 +38,7 @@ pub(crate) fn text(status: &Status) -> String {
         ("in sync", sync),
         ("revision", status.revision.to_string()),
         ("networks", status.networks.to_string()),
+        ("told of", told_of(&status.heard)),
         ("peers", status.peers.to_string()),
         ("ports", status.ports.to_string()),
         ("workers", status.workers.to_string()),
@@ -58,6 +59,18 @@ pub(crate) fn text(status: &Status) -> String {
         text.push_str(&format!("warning: {warning}\n"));
     }
     text
+}
+
+fn told_of(heard: &Heard) -> String {
+    let networks = match &heard.networks {
+        None => "all networks".to_owned(),
+        Some(names) if names.is_empty() => "no network".to_owned(),
+        Some(names) => units::list(names),
+    };
+    let Heard {
+        nodes, endpoints, ..
+    } = heard;
+    format!("{networks} ({nodes} nodes, {endpoints} endpoints)")
 }
 
 fn controller(controller: &ControllerStatus) -> String {

@@ -276,6 +276,7 @@ impl Fabric {
         self.add_peers(&wanted);
         self.strand(&wanted.stranded);
         self.drop_replaced(&wanted);
+        self.apply_subnets(&wanted);
         let applied = &self.applied.networks;
         let changes = |(vni, carriage)| {
             let before = applied.get(&vni).map(|network| network.carriage);
@@ -366,9 +367,9 @@ impl Fabric {
     }
 
     /// The link behind a port, if it is an uplink's.
-    pub(super) fn link_of(&self, port: PortId) -> Option<&str> {
+    pub(super) fn uplink_behind(&self, port: PortId) -> Option<&UplinkRecord> {
         let of = self.uplinks.iter().find(|(_, of)| **of == Ok(port))?;
-        Some(&of.0.dev)
+        Some(of.0)
     }
 
     /// Whether an uplink can't be had at the moment.

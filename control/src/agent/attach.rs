@@ -50,6 +50,7 @@ impl Agent {
         check_fit(&network, &request)?;
         check_protection(&network, self.facts.encrypted_port)?;
         resolv::check(&network, &request)?;
+        let _heard = self.hear_of(&network).await?;
         let bound = self.bind_published(&network, &request.publish)?;
         let pending = self.reserve(&network, &request, &netns).await?;
         let endpoint = self.fill(&pending, &network, &request).await?;

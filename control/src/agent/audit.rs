@@ -53,7 +53,10 @@ impl Agent {
     }
 
     fn audit_view(&self, findings: Vec<api::Finding>) -> api::Audit {
-        let leases = self.leases();
+        let leases = {
+            let inner = self.inner();
+            self.leases(&inner.map, &inner)
+        };
         let held = leases.iter().filter(|lease| lease.kind == "endpoint");
         api::Audit {
             leases: held.count(),

@@ -144,7 +144,12 @@ mod tests {
             saved.map.apply(revision, Change::Put(object));
         }
         let controllers = (1..=2).map(|host| ([192, 0, 2, host], 6783).into());
-        Inner::starting(saved, &[], controllers.collect())
+        Inner::starting(
+            saved,
+            &node("us"),
+            (&[], BTreeSet::new()),
+            controllers.collect(),
+        )
     }
 
     #[test]

@@ -10,10 +10,11 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::attach::open_netns;
-use super::views::{node_name, port_view};
-use super::{Agent, ApiError, Inner, Port};
+use super::views::port_view;
+use super::{Agent, ApiError, Port};
 use crate::api;
 use crate::model::EndpointId;
+use crate::netns::Netns;
 
 /// How long the end of a port that others have begun is waited for.
 const LEAVING_PATIENCE: Duration = Duration::from_secs(5);
@@ -107,29 +108,43 @@ impl Agent {
             // The name is enough, also when the namespace has gone.
             (_, Some(_)) => None,
         };
-        let inner = self.inner();
-        let fits = |port: &&Port| {
-            port.record.network_name == network
-                && match (&request.name, &netns) {
-                    (Some(name), _) => port.record.endpoint.name == *name,
-                    (None, Some(netns)) => port.record.netns_id == netns.id(),
-                    (None, None) => false,
-                }
-        };
-        let found: Vec<&Port> = inner.ports.values().filter(fits).collect();
+        let found = self.ports_like(network, request, netns.as_ref().map(Netns::id));
         match found.as_slice() {
-            [port] => Ok(port.record.endpoint.id.clone()),
-            [] => Err(not_connected(&inner, network, request)),
-            [first, ..] => Err(ApiError::conflict(
+            [(id, _)] => Ok(id.clone()),
+            [] => {
+                let elsewhere = match &request.name {
+                    Some(name) => self.node_of(network, name).await,
+                    None => None,
+                };
+                Err(not_connected(network, request, elsewhere))
+            }
+            [(_, netns), ..] => Err(ApiError::conflict(
                 "ambiguous",
-                format!(
-                    "{} has {} ports on network {network}",
-                    first.record.netns,
-                    found.len()
-                ),
+                format!("{netns} has {} ports on network {network}", found.len()),
             )
             .hint("say which one with --name; see `weft ports`")),
         }
+    }
+
+    /// Ports that fit the description, with their namespaces.
+    fn ports_like(
+        &self,
+        network: &str,
+        request: &api::Disconnect,
+        netns: Option<(u64, u64)>,
+    ) -> Vec<(EndpointId, String)> {
+        let inner = self.inner();
+        let fits = |port: &&Port| {
+            port.record.network_name == network
+                && match (&request.name, netns) {
+                    (Some(name), _) => port.record.endpoint.name == *name,
+                    (None, Some(netns)) => port.record.netns_id == netns,
+                    (None, None) => false,
+                }
+        };
+        let found = inner.ports.values().filter(fits);
+        let named = |port: &Port| (port.record.endpoint.id.clone(), port.record.netns.clone());
+        found.map(named).collect()
     }
 
     /// Takes a port down and everything with it. False when it was being taken down already.
@@ -185,7 +200,7 @@ impl Agent {
     }
 }
 
-fn not_connected(inner: &Inner, network: &str, request: &api::Disconnect) -> ApiError {
+fn not_connected(network: &str, request: &api::Disconnect, elsewhere: Option<String>) -> ApiError {
     let what = match (&request.name, &request.netns) {
         (Some(name), _) => format!("endpoint {name}"),
         (None, Some(api::NetnsArg::Name(name))) => format!("namespace {name}"),
@@ -194,14 +209,6 @@ fn not_connected(inner: &Inner, network: &str, request: &api::Disconnect) -> Api
         (None, Some(api::NetnsArg::Host)) => "this host".to_owned(),
         (None, None) => "nothing".to_owned(),
     };
-    let elsewhere = request.name.as_ref().and_then(|name| {
-        let network = inner.map.network_named(network)?;
-        let endpoint = inner
-            .map
-            .endpoints_of(&network.id)
-            .find(|endpoint| endpoint.name == *name)?;
-        Some(node_name(&inner.map, &endpoint.node))
-    });
     let error = ApiError::not_found(
         "not_connected",
         format!("{what} has no port on network {network} on this node"),

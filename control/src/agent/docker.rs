@@ -91,6 +91,7 @@ impl Agent {
         let ledger = self.docker.ledger();
         let mut inner = self.inner();
         inner.held = held(&ledger, &inner);
+        inner.docker_networks = networks(&ledger, &inner);
         for (_, entry) in ledger.endpoints().filter(|(_, entry)| !entry.joined) {
             let id = entry.endpoint.id.clone();
             inner.epoch = inner.epoch.max(entry.endpoint.epoch);
@@ -116,6 +117,7 @@ impl Agent {
         let ledger = self.docker.ledger();
         let mut inner = self.inner();
         inner.held = held(&ledger, &inner);
+        inner.docker_networks = networks(&ledger, &inner);
     }
 
     /// Changes what Docker has and writes it down.
@@ -161,6 +163,13 @@ fn held(ledger: &Ledger, inner: &Inner) -> BTreeSet<(NetworkId, IpAddr)> {
         Some((network.id.clone(), ip))
     });
     held.collect()
+}
+
+/// The networks that Docker has on this host.
+fn networks(ledger: &Ledger, inner: &Inner) -> BTreeSet<NetworkId> {
+    let named = ledger.overlays();
+    let known = named.filter_map(|name| inner.map.network_named(name));
+    known.map(|network| network.id.clone()).collect()
 }
 
 fn now() -> UnixSecs {

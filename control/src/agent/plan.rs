@@ -13,7 +13,9 @@ use weft_tunnel::{Carriage, SecureSpec};
 use weft_wire::{MacAddr, Mtu, Vni};
 
 use super::uplink::UplinkRecord;
-use crate::model::{ClusterMap, Egress, EndpointId, Network, NetworkId, Node, NodeId, Transport};
+use crate::model::{
+    ClusterMap, Egress, Endpoint, EndpointId, Network, NetworkId, Node, NodeId, Transport,
+};
 
 /// UDP port of a VTEP that no agent runs (RFC 7348 section 5).
 const STATIC_VTEP_PORT: u16 = weft_wire::vxlan::VXLAN_PORT;
@@ -89,6 +91,8 @@ pub(super) struct Wanted {
     pub(super) networks: BTreeMap<Vni, WantedNetwork>,
     /// Owned addresses with their epoch.
     pub(super) macs: BTreeMap<(Vni, MacAddr), (WantedPlace, u64)>,
+    /// Subnets of all networks.
+    pub(super) subnets: Vec<IpNet>,
     /// Whose MAC each address has, of endpoints on all hosts.
     pub(super) neighbors: BTreeMap<(Vni, IpAddr), MacAddr>,
     /// MACs of endpoints on other hosts of plain L2 networks, which are learned, not owned: when one goes, what was
@@ -143,17 +147,51 @@ pub(super) struct LocalPort<'a> {
     pub(super) refused: bool,
 }
 
+/// The map as far as this host forwards by it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Part<'a> {
+    map: &'a ClusterMap,
+    has: Option<&'a BTreeSet<NetworkId>>,
+}
+
+impl<'a> Part<'a> {
+    /// The networks `has` of a map; all when `None`.
+    pub(super) fn of(map: &'a ClusterMap, has: Option<&'a BTreeSet<NetworkId>>) -> Self {
+        Self { map, has }
+    }
+
+    fn has(&self, network: &NetworkId) -> bool {
+        self.has.is_none_or(|has| has.contains(network))
+    }
+
+    fn networks(self) -> impl Iterator<Item = &'a Network> {
+        let networks = self.map.networks.values();
+        let networks = networks.map(|network| &network.object);
+        networks.filter(move |network| self.has(&network.id))
+    }
+
+    /// Endpoints of other nodes.
+    fn strangers(self, here: &Here<'_>) -> impl Iterator<Item = &'a Endpoint> {
+        let endpoints = self.map.endpoints.values();
+        let endpoints = endpoints.map(|endpoint| &endpoint.object);
+        endpoints.filter(move |one| one.node != *here.node && self.has(&one.network))
+    }
+}
+
 /// Computes what this host is to hold.
 pub(super) fn plan<'a>(
-    map: &ClusterMap,
+    part: Part<'_>,
     here: &Here<'_>,
     ports: impl Iterator<Item = LocalPort<'a>>,
 ) -> Wanted {
-    let mut wanted = Wanted::default();
-    plan_peers(map, here, &mut wanted);
-    let members = members(map, here, &wanted.peers);
-    let routes = plan_routes(map);
-    for network in map.networks.values().map(|network| &network.object) {
+    let mut wanted = Wanted {
+        subnets: subnets(part.map),
+        ..Wanted::default()
+    };
+    plan_peers(part, here, &mut wanted);
+    let members = members(part, here, &wanted.peers);
+    let routes = plan_routes(part);
+    for network in part.networks() {
         let mut flood = members.get(&network.id).cloned().unwrap_or_default();
         if network.is_encrypted() {
             flood.retain(|ip| is_secure(&wanted, *ip));
@@ -169,7 +207,7 @@ pub(super) fn plan<'a>(
         let wanted_network = WantedNetwork {
             id: network.id.clone(),
             name: network.name.clone(),
-            mtu: effective_mtu(map, here, network),
+            mtu: effective_mtu(part.map, here, network),
             carriage: carriage(network),
             ageing_secs: network.ageing_secs,
             plain_l2: network.is_plain_l2(),
@@ -182,8 +220,8 @@ pub(super) fn plan<'a>(
         };
         wanted.networks.insert(network.vni, wanted_network);
     }
-    warn_of_narrow_path(map, here, &mut wanted);
-    plan_macs(map, here, &mut wanted);
+    warn_of_narrow_path(part, here, &mut wanted);
+    plan_macs(part, here, &mut wanted);
     plan_ports(ports, &mut wanted);
     wanted
 }
@@ -236,6 +274,13 @@ fn plan_ports<'a>(ports: impl Iterator<Item = LocalPort<'a>>, wanted: &mut Wante
     }
 }
 
+/// What isn't outside: the subnets of all networks, those of other routers too.
+fn subnets(map: &ClusterMap) -> Vec<IpNet> {
+    let networks = map.networks.values().map(|network| &network.object);
+    let subnets = networks.flat_map(|network| &network.subnets);
+    subnets.map(|subnet| subnet.cidr).collect()
+}
+
 /// Where the gateway answers: at each subnet's gateway address, and as an IPv6 router at its link-local one.
 fn gateways(network: &Network) -> Vec<IpAddr> {
     let subnets = network.subnets.iter().map(|subnet| subnet.gateway);
@@ -257,8 +302,8 @@ fn is_secure(wanted: &Wanted, ip: IpAddr) -> bool {
     peer.is_some_and(|peer| peer.secure.is_some())
 }
 
-fn plan_peers(map: &ClusterMap, here: &Here<'_>, wanted: &mut Wanted) {
-    for node in others(map, here) {
+fn plan_peers(part: Part<'_>, here: &Here<'_>, wanted: &mut Wanted) {
+    for node in others(part.map, here) {
         let secure = reachable(here, node, Carriage::Encrypted);
         if !reachable(here, node, Carriage::Clear) && !secure {
             wanted.warnings.push(format!(
@@ -282,8 +327,7 @@ fn plan_peers(map: &ClusterMap, here: &Here<'_>, wanted: &mut Wanted) {
         };
         wanted.peers.insert(node.underlay, peer);
     }
-    let networks = map.networks.values().map(|network| &network.object);
-    for network in networks.filter(|network| !network.is_encrypted()) {
+    for network in part.networks().filter(|network| !network.is_encrypted()) {
         for vtep in &network.vteps {
             if vtep.is_ipv4() != here.underlay.is_ipv4() || *vtep == here.underlay {
                 wanted.warnings.push(format!(
@@ -323,16 +367,13 @@ fn reachable(here: &Here<'_>, node: &Node, carriage: Carriage) -> bool {
 
 /// Underlay addresses of the other nodes that have an endpoint on each network.
 fn members(
-    map: &ClusterMap,
+    part: Part<'_>,
     here: &Here<'_>,
     peers: &BTreeMap<IpAddr, WantedPeer>,
 ) -> BTreeMap<NetworkId, BTreeSet<IpAddr>> {
     let mut members: BTreeMap<NetworkId, BTreeSet<IpAddr>> = BTreeMap::new();
-    for endpoint in map.endpoints.values().map(|endpoint| &endpoint.object) {
-        if endpoint.node == *here.node {
-            continue;
-        }
-        let Some(node) = map.nodes.get(&endpoint.node) else {
+    for endpoint in part.strangers(here) {
+        let Some(node) = part.map.nodes.get(&endpoint.node) else {
             continue;
         };
         if peers.contains_key(&node.object.underlay) {
@@ -345,11 +386,9 @@ fn members(
     members
 }
 
-fn plan_macs(map: &ClusterMap, here: &Here<'_>, wanted: &mut Wanted) {
-    for endpoint in map.endpoints.values().map(|endpoint| &endpoint.object) {
-        if endpoint.node == *here.node {
-            continue;
-        }
+fn plan_macs(part: Part<'_>, here: &Here<'_>, wanted: &mut Wanted) {
+    let map = part.map;
+    for endpoint in part.strangers(here) {
         let (Some(network), Some(node)) = (
             map.network(&endpoint.network),
             map.nodes.get(&endpoint.node),
@@ -377,9 +416,12 @@ fn plan_macs(map: &ClusterMap, here: &Here<'_>, wanted: &mut Wanted) {
 }
 
 /// What each network's gateway routes: to its own subnets, and to all that the router has which the network is on.
-fn plan_routes(map: &ClusterMap) -> BTreeMap<NetworkId, Arc<Vec<WantedRoute>>> {
+fn plan_routes(part: Part<'_>) -> BTreeMap<NetworkId, Arc<Vec<WantedRoute>>> {
+    let map = part.map;
     let mut tables = BTreeMap::new();
-    for router in map.routers.values().map(|router| &router.object) {
+    let routers = map.routers.values().map(|router| &router.object);
+    // Who has one of its networks has all of them.
+    for router in routers.filter(|router| router.networks.iter().any(|id| part.has(id))) {
         let mut routes: Vec<WantedRoute> = map.networks_of(router).flat_map(connected).collect();
         for route in &router.routes {
             let mut networks = map.networks_of(router);
@@ -395,7 +437,7 @@ fn plan_routes(map: &ClusterMap) -> BTreeMap<NetworkId, Arc<Vec<WantedRoute>>> {
         let ids = router.networks.iter().cloned();
         tables.extend(ids.map(|id| (id, Arc::clone(&routes))));
     }
-    for network in map.networks.values().map(|network| &network.object) {
+    for network in part.networks() {
         let own = || Arc::new(connected(network).collect());
         tables.entry(network.id.clone()).or_insert_with(own);
     }
@@ -461,10 +503,10 @@ pub(super) fn path_mtu(here: &Here<'_>, way: (IpAddr, Carriage), theirs: Mtu) ->
 }
 
 /// Names the host whose path is too narrow for IPv6, if a network has that.
-fn warn_of_narrow_path(map: &ClusterMap, here: &Here<'_>, wanted: &mut Wanted) {
-    let networks = map.networks.values().map(|network| &network.object);
+fn warn_of_narrow_path(part: Part<'_>, here: &Here<'_>, wanted: &mut Wanted) {
+    let networks = part.networks();
     for network in networks.filter(|network| network.mtu.is_none() && network.has_ipv6()) {
-        let Some((narrowest, node)) = narrowest(map, here, carriage(network)) else {
+        let Some((narrowest, node)) = narrowest(part.map, here, carriage(network)) else {
             continue;
         };
         if narrowest >= Mtu::IPV6_MIN {

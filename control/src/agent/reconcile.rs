@@ -10,7 +10,7 @@ use tracing::warn;
 use weft_tunnel::Carriage;
 use weft_wire::{Mtu, Vni};
 
-use super::plan::{LocalPort, WantedNetwork, plan};
+use super::plan::{LocalPort, Part, WantedNetwork, plan};
 use super::state::SavedMap;
 use super::uplink::plan_uplinks;
 use super::{Agent, Applied, Inner};
@@ -41,16 +41,17 @@ pub(super) async fn follow(agent: Arc<Agent>) {
 
 /// Saves the map when it has changed, until the agent stops.
 pub(super) async fn save_map(agent: Arc<Agent>) {
-    let mut saved: Revision = agent.applied.borrow().revision;
+    let state = |applied: &Applied| (applied.revision, applied.granted);
+    let mut saved = state(&agent.applied.borrow());
     let mut applied = agent.applied.subscribe();
     loop {
         if applied.changed().await.is_err() {
             return;
         }
-        if applied.borrow_and_update().revision != saved {
+        if state(&applied.borrow_and_update()) != saved {
             let again = Arc::clone(&agent);
             match tokio::task::spawn_blocking(move || again.save_map_now()).await {
-                Ok(Ok(revision)) => saved = revision,
+                Ok(Ok(now)) => saved = now,
                 Ok(Err(error)) => warn!(%error, "the cluster map could not be saved"),
                 Err(_) => {}
             }
@@ -60,16 +61,20 @@ pub(super) async fn save_map(agent: Arc<Agent>) {
 }
 
 impl Agent {
-    /// Writes the map as it is now and says which revision that is.
-    pub(super) fn save_map_now(&self) -> Result<Revision, super::StateError> {
-        let (incarnation, map) = {
+    /// Writes the map as it is now and says which revision that is, complete by which wish.
+    pub(super) fn save_map_now(&self) -> Result<(Revision, Option<u64>), super::StateError> {
+        let (saved, granted) = {
             let inner = self.inner();
-            (inner.incarnation.clone(), inner.map.clone())
+            let saved = SavedMap {
+                incarnation: inner.incarnation.clone(),
+                map: inner.map.clone(),
+                has: inner.interest.has().cloned(),
+            };
+            (saved, inner.interest.granted())
         };
-        let revision = map.revision;
-        self.state
-            .save_map(&self.facts.cluster, SavedMap { incarnation, map })?;
-        Ok(revision)
+        let revision = saved.map.revision;
+        self.state.save_map(&self.facts.cluster, saved)?;
+        Ok((revision, granted))
     }
 
     pub(super) fn reconcile(&self) {
@@ -78,6 +83,7 @@ impl Agent {
         // By the map's networks: one that was made again has another id.
         self.refresh_held();
         let mut inner = self.inner();
+        self.refresh_interest(&mut inner);
         // While no controller answers, the map can't show what came of it.
         if inner.channel.caught_up {
             inner.forget_returned(&self.facts.node);
@@ -95,7 +101,8 @@ impl Agent {
             is_host: crate::netns::is_own(port.record.netns_id),
             refused: port.trouble.is_some(),
         });
-        let mut wanted = plan(&inner.map, &self.here(), ports);
+        let part = Part::of(&inner.map, inner.interest.has());
+        let mut wanted = plan(part, &self.here(), ports);
         plan_uplinks(&inner, &mut wanted);
         if self.facts.started.elapsed() < UNMEASURED {
             keep_mtus(&inner, &mut wanted.networks);
@@ -104,6 +111,7 @@ impl Agent {
         let progress = Applied {
             revision: inner.map.revision,
             behind: behind(&inner),
+            granted: inner.interest.granted(),
         };
         self.services.publish(&self.facts.node, &inner, &wanted);
         self.outside.publish(&inner.map, &wanted);

@@ -1,7 +1,6 @@
 //! The API's writing half that the controller decides: networks, VTEPs, nodes. A request returns when this agent's own
 //! map shows what it did, so that the next command sees it.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -9,14 +8,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
 use tracing::info;
 
-use super::views::node_name;
 use super::{Agent, ApiError};
 use crate::api;
 use crate::channel::{Refusal, Reply, Request, RequestError};
-use crate::model::{Network, Revision};
+use crate::model::{Network, NetworkId, Revision};
 
 /// How long a change may take from the controller's word to this agent's map.
-const ARRIVAL_PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const ARRIVAL_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long an agent that ends waits for connects and deaths of namespaces that are under way.
 const LAST_CONNECTS: Duration = Duration::from_secs(10);
@@ -51,7 +49,7 @@ impl Agent {
         if let Some(network) = self.inner().map.network_named(name) {
             return Ok(network.clone());
         }
-        let asked = self.ask(Request::Presence).await;
+        let asked = self.catch_up().await;
         if let Some(network) = self.inner().map.network_named(name) {
             return Ok(network.clone());
         }
@@ -69,7 +67,7 @@ impl Agent {
     ) -> Result<api::NetworkInfo, ApiError> {
         let name = create.name.clone();
         self.ask(Request::CreateNetwork { create }).await?;
-        self.network_info(&name)
+        self.network_info(&name).await
     }
 
     pub(super) async fn network_change(
@@ -82,18 +80,23 @@ impl Agent {
             change,
         })
         .await?;
-        self.network_info(&name)
+        self.network_info(&name).await
     }
 
-    fn network_info(&self, name: &str) -> Result<api::NetworkInfo, ApiError> {
-        let inner = self.inner();
-        let network = inner.map.network_named(name).ok_or_else(|| {
-            ApiError::conflict(
-                "gone",
-                format!("network {name} was removed again by somebody else"),
-            )
-        })?;
-        Ok(self.network_view(&inner.map, network))
+    async fn network_info(&self, name: &str) -> Result<api::NetworkInfo, ApiError> {
+        let mut info = {
+            let inner = self.inner();
+            let network = inner.map.network_named(name).ok_or_else(|| {
+                ApiError::conflict(
+                    "gone",
+                    format!("network {name} was removed again by somebody else"),
+                )
+            })?;
+            let complete = |id: &NetworkId| inner.interest.is_complete(id);
+            self.network_view(&inner.map, network, complete)
+        };
+        self.count_endpoints(std::slice::from_mut(&mut info)).await;
+        Ok(info)
     }
 
     pub(super) async fn network_rm(&self, name: String) -> Result<(), ApiError> {
@@ -109,8 +112,8 @@ impl Agent {
 
     pub(super) async fn network_inspect(&self, name: &str) -> Result<api::NetworkDetail, ApiError> {
         let network = self.find_network(name).await?;
-        let inner = self.inner();
-        Ok(self.network_detail(&inner.map, &network))
+        let map = self.map_with(std::slice::from_ref(&network.id)).await?;
+        Ok(self.network_detail(&map, &network))
     }
 
     pub(super) async fn vtep_add(&self, network: String, address: IpAddr) -> Result<(), ApiError> {
@@ -127,42 +130,6 @@ impl Agent {
 
     pub(super) async fn node_rm(&self, name: String) -> Result<(), ApiError> {
         self.ask(Request::RemoveNode { name }).await.map(drop)
-    }
-
-    /// `weft nodes`: the map's nodes, and who is connected as far as the controller can be asked.
-    pub(super) async fn nodes(&self) -> Vec<api::NodeInfo> {
-        let connected = self
-            .link
-            .request(Request::Presence)
-            .await
-            .ok()
-            .map(|reply| reply.connected);
-        let inner = self.inner();
-        let mut endpoints: BTreeMap<_, usize> = BTreeMap::new();
-        for endpoint in inner.map.endpoints.values() {
-            *endpoints.entry(&endpoint.object.node).or_default() += 1;
-        }
-        let nodes = inner.map.nodes.values().map(|node| &node.object);
-        let mut rows: Vec<api::NodeInfo> = nodes
-            .map(|node| api::NodeInfo {
-                name: node_name(&inner.map, &node.id),
-                id: node.id.to_string(),
-                underlay: node.underlay,
-                underlay_mtu: node.underlay_mtu,
-                transports: node.transports.clone(),
-                version: node.version.clone(),
-                endpoints: endpoints.get(&node.id).copied().unwrap_or(0),
-                state: match &connected {
-                    None => "unknown",
-                    Some(ids) if ids.contains(&node.id) => "connected",
-                    Some(_) => "disconnected",
-                }
-                .to_owned(),
-                this: node.id == self.facts.node,
-            })
-            .collect();
-        rows.sort_by(|a, b| a.name.cmp(&b.name));
-        rows
     }
 
     /// `weft agent stop`: what it answers still reaches the caller.
@@ -232,10 +199,12 @@ impl Agent {
     /// `weft status`.
     pub(super) fn status(&self) -> api::Status {
         let applied = self.applied.borrow().clone();
-        let inner = self.inner();
+        let mut inner = self.inner();
+        let claims = inner.duplicate_warnings();
         let fabric = self.fabric();
         let channel = &inner.channel;
         let mut warnings = inner.warnings.clone();
+        warnings.extend(claims);
         warnings.extend(fabric.applied().warnings.iter().cloned());
         let survive = self.keeper.answers();
         if !survive {
@@ -275,6 +244,7 @@ impl Agent {
             workers: self.facts.workers,
             ports: inner.ports.len(),
             networks: inner.map.networks.len(),
+            heard: inner.heard(),
             peers: fabric.applied().peers.len(),
             ports_survive: survive,
             warnings,
@@ -298,7 +268,7 @@ impl Agent {
                 .hint("see `weft status` and the agent's log"));
             }
             // The controller may know of changes that are still under way to here.
-            if let Ok(asked) = tokio::time::timeout_at(deadline, self.ask(Request::Presence)).await
+            if let Ok(asked) = tokio::time::timeout_at(deadline, self.catch_up()).await
                 && asked.is_ok()
             {
                 return Ok(self.status());

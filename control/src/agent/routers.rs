@@ -54,16 +54,21 @@ impl Agent {
     pub(super) async fn router_inspect(&self, name: &str) -> Result<api::RouterDetail, ApiError> {
         if self.inner().map.router_named(name).is_none() {
             // It may have been made elsewhere a moment ago.
-            let _ = self.ask(Request::Presence).await;
+            let _ = self.catch_up().await;
         }
-        let inner = self.inner();
-        let router = inner.map.router_named(name).ok_or_else(|| {
+        let networks = {
+            let inner = self.inner();
+            let router = inner.map.router_named(name);
+            router.map(|router| router.networks.iter().cloned().collect::<Vec<_>>())
+        };
+        let map = self.map_with(&networks.unwrap_or_default()).await?;
+        let router = map.router_named(name).ok_or_else(|| {
             ApiError::not_found("unknown_router", format!("router {name:?} is not known"))
                 .hint("see `weft router ls`, or make it with `weft router create`")
         })?;
         Ok(api::RouterDetail {
-            router: router_view(&inner.map, router),
-            table: table(&inner.map, router),
+            router: router_view(&map, router),
+            table: table(&map, router),
         })
     }
 }

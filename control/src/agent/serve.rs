@@ -132,6 +132,7 @@ fn router(door: Door) -> Router {
         )
         .route("/v1/ports/{name}", axum::routing::patch(port_change))
         .route("/v1/fdb", get(fdb))
+        .route("/v1/drops", get(drops))
         .route("/v1/egress", get(egress))
         .route("/v1/subnets", get(subnets))
         .route("/v1/ipam", get(leases))
@@ -273,7 +274,7 @@ async fn fdb(State(door): State<Door>) -> Reply<Vec<api::FdbEntry>> {
 }
 
 async fn leases(State(door): State<Door>) -> Reply<Vec<api::Lease>> {
-    Ok(Json(door.agent()?.leases()))
+    Ok(Json(door.agent()?.all_leases().await))
 }
 
 async fn audit(State(door): State<Door>) -> Reply<api::Audit> {
@@ -292,12 +293,16 @@ async fn dns(State(door): State<Door>) -> Reply<api::Dns> {
     Ok(Json(door.agent()?.services.dns()))
 }
 
+async fn drops(State(door): State<Door>) -> Reply<Vec<api::Drops>> {
+    Ok(Json(door.agent()?.drops()))
+}
+
 async fn egress(State(door): State<Door>) -> Reply<Vec<api::NetworkEgress>> {
     Ok(Json(door.agent()?.outside.view()))
 }
 
 async fn subnets(State(door): State<Door>) -> Reply<Vec<api::SubnetBlock>> {
-    Ok(Json(door.agent()?.subnets()))
+    Ok(Json(door.agent()?.subnets().await))
 }
 
 async fn nodes(State(door): State<Door>) -> Reply<Vec<api::NodeInfo>> {
@@ -310,7 +315,7 @@ async fn node_rm(State(door): State<Door>, UrlPath(name): UrlPath<String>) -> Re
 }
 
 async fn networks(State(door): State<Door>) -> Reply<Vec<api::NetworkInfo>> {
-    Ok(Json(door.agent()?.networks()))
+    Ok(Json(door.agent()?.networks().await))
 }
 
 async fn network_create(State(door): State<Door>, bytes: Bytes) -> Reply<api::NetworkInfo> {

@@ -16,7 +16,7 @@
 //! | `place` | a network and its ports as the services see them; pure |
 //! | `network` | the task of a network |
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -72,7 +72,6 @@ impl Services {
     /// From now on this is how things are.
     pub(super) fn publish(&self, node: &NodeId, inner: &Inner, wanted: &Wanted) {
         let map = &inner.map;
-        let elsewhere = map.endpoints.values().map(|endpoint| &endpoint.object);
         let here: Vec<LocalName<'_>> = inner
             .ports
             .values()
@@ -81,11 +80,11 @@ impl Services {
                 netns: port.record.netns_id,
             })
             .collect();
-        let names = Names::new(
-            map,
-            elsewhere.filter(|endpoint| endpoint.node != *node),
-            &here,
-        );
+        // Whom nobody here can ask for needn't be in the index.
+        let asked: BTreeSet<&NetworkId> = here.iter().map(|one| &one.endpoint.network).collect();
+        let elsewhere = asked.iter().flat_map(|network| map.endpoints_of(network));
+        let elsewhere = elsewhere.filter(|endpoint| endpoint.node != *node);
+        let names = Names::new(map, elsewhere, &here);
         let mut places: BTreeMap<NetworkId, Place> = BTreeMap::new();
         for wanted in wanted.networks.values() {
             if let Some(network) = map.network(&wanted.id) {

@@ -1,6 +1,6 @@
 //! The control channel's events, and telling the controller what it missed while it was away.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use tracing::{debug, info, warn};
 
 use super::Agent;
 use crate::channel::{Answer, Ask, LinkEvent, Request, RequestError};
-use crate::model::{Change, ClusterMap, Key, NetworkId};
+use crate::model::{ClusterMap, NetworkId};
 
 /// Between two tries to tell the controller what it didn't take.
 const TELL_AGAIN: Duration = Duration::from_millis(500);
@@ -83,20 +83,17 @@ impl Agent {
             LinkEvent::Snapshot { incarnation, map } => self.take_snapshot(incarnation, map),
             LinkEvent::Changes { changes, up_to } => {
                 debug!(changes = changes.len(), up_to, "cluster map changes");
-                let mut inner = self.inner();
-                for (revision, change) in changes {
-                    if let Change::Delete(Key::Block(network, prefix)) = &change {
-                        // It may be ours again with the next change.
-                        inner.returning.remove(&(network.clone(), *prefix));
-                    }
-                    inner.map.apply(revision, change);
-                }
-                inner.map.revision = inner.map.revision.max(up_to);
+                let node = &self.facts.node;
+                self.inner().take_changes(node, changes, up_to);
             }
             LinkEvent::CaughtUp => self.inner().channel.caught_up = true,
             LinkEvent::Controllers { controllers } => self.take_controllers(controllers),
-            // This agent hears of everything.
-            LinkEvent::Watched { .. } => {}
+            LinkEvent::Watched { networks, wish } => {
+                let heard = networks.as_ref().map(BTreeSet::len);
+                debug!(?heard, wish, "networks heard of");
+                let node = &self.facts.node;
+                self.inner().take_watched(node, networks, wish);
+            }
             LinkEvent::Ask { ask, answer } => {
                 let agent = Arc::clone(self);
                 tokio::spawn(async move {

@@ -23,16 +23,18 @@ use weft_tunnel::session::SessionSettings;
 
 use super::assemble::{Fabric, FabricConfig, FabricError};
 use super::credentials::NodeCredentials;
+use super::interest::Interest;
 use super::outside::{self, Outside};
 use super::serve::{self, Phase};
 use super::services::Services;
 use super::state::{PortRecord, SavedMap, SavedPorts, StateDir};
+use super::uplink::UplinkRecord;
 use super::{Agent, AgentConfig, Applied, Channel, ENCRYPTED_PORT, Facts, Inner, keeper::Keeper};
 use super::{docker, reconcile, session};
 use crate::channel::{self, Link, LinkConfig, NodeFacts};
 use crate::controller::{self, ControllerConfig, ControllerHandle};
 use crate::identity::Identity;
-use crate::model::Transport;
+use crate::model::{NetworkId, NodeId, Transport};
 use crate::notify;
 use crate::privileges;
 
@@ -305,24 +307,12 @@ async fn bring_up(
     let keeper = Keeper::start(state.path("holder.sock"), config.exe.clone());
     let underlay_mtu = underlay.mtu;
     let facts = facts(config.workers, &identity, (&node_facts, underlay));
-    let link_config = LinkConfig {
-        identity,
-        identity_dir: Some(state.path("identity")),
-        controllers: controllers.clone(),
-        facts: node_facts,
-        have: saved.map.revision,
-        incarnation: saved.incarnation.clone(),
-        interest: None,
-    };
-    let (link, link_events) = Link::start(link_config).map_err(|source| AgentError::System {
-        what: "open the control channel's socket",
-        source,
-    })?;
+    let uplinks = uplinks.into_iter().collect();
+    let mut inner = Inner::starting(saved, &facts.node, (&records, uplinks), controllers.clone());
+    let (link, link_events) = call(identity, (controllers, node_facts), (&state, &inner))?;
     let credentials = NodeCredentials::new(link.identity());
     fabric.start_sessions(credentials, session_settings(config))?;
-    let mut inner = Inner::starting(saved, &records, controllers);
     inner.returning = returning;
-    inner.uplinks = uplinks.into_iter().collect();
     inner.yielded = yielded.into_iter().map(|ip| (ip, Instant::now())).collect();
     let services = Arc::new(Services::new(config.dns_upstreams.clone()));
     let agent = Arc::new(Agent {
@@ -346,12 +336,35 @@ async fn bring_up(
         applied: watch::Sender::new(Applied {
             revision: 0,
             behind: Some("the agent is starting".to_owned()),
+            granted: None,
         }),
     });
     agent.restore(records).await?;
     agent.resume_docker();
     spawn_tasks(&agent, port_events, link_events);
     Ok(agent)
+}
+
+/// Calls the controllers, from what is known already.
+fn call(
+    identity: Identity,
+    (controllers, facts): (Vec<SocketAddr>, NodeFacts),
+    (state, inner): (&StateDir, &Inner),
+) -> Result<(Link, mpsc::Receiver<channel::LinkEvent>), AgentError> {
+    let config = LinkConfig {
+        identity,
+        identity_dir: Some(state.path("identity")),
+        controllers,
+        facts,
+        have: inner.map.revision,
+        incarnation: inner.incarnation.clone(),
+        interest: Some(inner.interest.wanted()),
+        has: inner.interest.has().cloned(),
+    };
+    Link::start(config).map_err(|source| AgentError::System {
+        what: "open the control channel's socket",
+        source,
+    })
 }
 
 fn facts(workers: usize, identity: &Identity, (told, underlay): (&NodeFacts, Underlay)) -> Facts {
@@ -415,6 +428,7 @@ fn spawn_tasks(
     tokio::spawn(underlay::follow_link(Arc::clone(agent)));
     tokio::spawn(super::keeper::watch(Arc::clone(agent)));
     tokio::spawn(super::uplink::watch(Arc::clone(agent)));
+    tokio::spawn(super::interest::follow(Arc::clone(agent)));
     tokio::spawn(super::credentials::follow(Arc::clone(agent)));
     let service_ports = agent.fabric().services();
     tokio::spawn(outside::serve(Arc::clone(agent), service_ports));
@@ -436,9 +450,16 @@ async fn follow_paths(agent: Arc<Agent>) {
     }
 }
 
-/// Takes down ports whose namespace died.
+/// Takes down ports whose namespace died, and notes who uses others' addresses.
 async fn follow_ports(agent: Arc<Agent>, mut events: mpsc::UnboundedReceiver<PortEvent>) {
-    while let Some(PortEvent::Gone(port)) = events.recv().await {
+    while let Some(event) = events.recv().await {
+        let port = match event {
+            PortEvent::Gone(port) => port,
+            PortEvent::Claims(port, claim) => {
+                agent.note_claim(port, claim);
+                continue;
+            }
+        };
         let again = Arc::clone(&agent);
         // Waits for the workers.
         let was_uplink = tokio::task::spawn_blocking(move || again.uplink_gone(port)).await;
@@ -466,10 +487,19 @@ impl Inner {
     /// What is known before the controller is called.
     pub(super) fn starting(
         saved: SavedMap,
-        records: &[PortRecord],
+        node: &NodeId,
+        (records, uplinks): (&[PortRecord], BTreeSet<UplinkRecord>),
         controllers: Vec<SocketAddr>,
     ) -> Self {
         let epochs = records.iter().map(|record| record.endpoint.epoch);
+        let ports = records.iter().map(|record| &record.endpoint.network);
+        let used = ports.chain(uplinks.iter().map(|uplink| &uplink.network));
+        // Where it has a block it may be wanted again, while no controller answers, too.
+        let blocks = saved.map.blocks.of_node(node);
+        let blocks = blocks.map(|block| &block.object.network);
+        let had =
+            |network: &&NetworkId| saved.has.as_ref().is_some_and(|has| has.contains(network));
+        let used = used.chain(blocks.filter(had)).cloned().collect();
         Self {
             epoch: epochs.fold(saved.map.revision, u64::max),
             map: saved.map,
@@ -479,10 +509,13 @@ impl Inner {
             leaving: BTreeMap::new(),
             yielded: BTreeMap::new(),
             returning: Default::default(),
-            uplinks: BTreeSet::new(),
+            uplinks,
             held: BTreeSet::new(),
+            docker_networks: BTreeSet::new(),
+            interest: Interest::starting(saved.has, used),
             channel: Channel::new(controllers),
             warnings: Vec::new(),
+            duplicates: super::Duplicates::default(),
             stopping: false,
         }
     }

@@ -12,6 +12,7 @@
 //! Files are replaced whole (write beside, sync, rename), so that a crash leaves the old or the new one. A file
 //! that can't be read is refused by name: guessing would give addresses twice.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
@@ -165,17 +166,42 @@ struct DockerFile {
 struct MapFile {
     layout: u32,
     cluster: ClusterId,
+    /// Of a whole map; empty when it is `part`'s.
     incarnation: String,
     map: ClusterMap,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    part: Option<MapPart>,
+}
+
+/// What says that a map isn't whole. An agent that knows nothing of parts must not take it for a whole one: it finds no
+/// incarnation, and gets its own.
+#[derive(Serialize, Deserialize)]
+struct MapPart {
+    incarnation: String,
+    /// The networks for which it is complete.
+    networks: BTreeSet<NetworkId>,
 }
 
 /// The cluster map as it was when it was last saved.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct SavedMap {
     /// Which life of the controller's store its revisions belong to.
     pub(super) incarnation: String,
     /// The map.
     pub(super) map: ClusterMap,
+    /// The networks for which it is complete; all when `None`.
+    pub(super) has: Option<BTreeSet<NetworkId>>,
+}
+
+/// Nothing: complete for no network.
+impl Default for SavedMap {
+    fn default() -> Self {
+        Self {
+            incarnation: String::new(),
+            map: ClusterMap::default(),
+            has: Some(BTreeSet::new()),
+        }
+    }
 }
 
 /// The state directory, held for this process.
@@ -408,9 +434,14 @@ impl StateDir {
             );
             return Err(corrupt(cause));
         }
+        let (incarnation, has) = match file.part {
+            Some(part) => (part.incarnation, Some(part.networks)),
+            None => (file.incarnation, None),
+        };
         Ok(SavedMap {
-            incarnation: file.incarnation,
+            incarnation,
             map: file.map,
+            has,
         })
     }
 
@@ -419,12 +450,27 @@ impl StateDir {
     /// # Errors
     /// [`StateError::Io`]; the old file is still there then.
     pub(super) fn save_map(&self, cluster: &ClusterId, saved: SavedMap) -> Result<(), StateError> {
-        let SavedMap { incarnation, map } = saved;
+        let SavedMap {
+            incarnation,
+            map,
+            has,
+        } = saved;
+        let (incarnation, part) = match has {
+            Some(networks) => {
+                let part = MapPart {
+                    incarnation,
+                    networks,
+                };
+                (String::new(), Some(part))
+            }
+            None => (incarnation, None),
+        };
         let file = MapFile {
             layout: LAYOUT,
             cluster: cluster.clone(),
             incarnation,
             map,
+            part,
         };
         let mut bytes = Vec::new();
         ciborium::into_writer(&file, &mut bytes).expect("a Vec takes every write");
@@ -562,10 +608,33 @@ mod tests {
         let saved = SavedMap {
             incarnation: "a".into(),
             map: map.clone(),
+            has: None,
         };
         state.save_map(&cluster, saved).unwrap();
         let again = state.load_map(&cluster).unwrap();
         assert_eq!((again.incarnation.as_str(), again.map), ("a", map));
+        assert_eq!(again.has, None);
+    }
+
+    #[test]
+    fn a_part_of_a_map_is_none_to_an_agent_that_knows_of_no_parts() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        let cluster = ClusterId("c".into());
+        let has = Some(BTreeSet::from([NetworkId("n".into())]));
+        let saved = SavedMap {
+            incarnation: "a".into(),
+            map: ClusterMap::default(),
+            has: has.clone(),
+        };
+        state.save_map(&cluster, saved).unwrap();
+        let again = state.load_map(&cluster).unwrap();
+        assert_eq!((again.incarnation.as_str(), again.has), ("a", has));
+        let bytes = fs::read(dir.path().join("map.cbor")).unwrap();
+        let older: ciborium::Value = ciborium::from_reader(bytes.as_slice()).unwrap();
+        let fields = older.as_map().unwrap();
+        let named = |name| fields.iter().find(|(key, _)| key.as_text() == Some(name));
+        assert_eq!(named("incarnation").unwrap().1.as_text(), Some(""));
     }
 
     #[test]

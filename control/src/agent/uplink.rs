@@ -46,6 +46,7 @@ impl Agent {
             )
             .hint("see `ip link` in the namespace that the agent runs in"));
         }
+        let _heard = self.hear_of(&network).await?;
         let record = UplinkRecord {
             network: network.id,
             network_name: network.name,

@@ -11,9 +11,9 @@ use weft_wire::Mtu;
 
 use super::line::line_view;
 use super::plan::{WantedNetwork, effective_mtu, path_mtu};
-use super::{Agent, Port, ipam};
+use super::{Agent, Inner, Port, ipam};
 use crate::api;
-use crate::model::{ClusterMap, Network, NodeId, Transport};
+use crate::model::{ClusterMap, Network, NetworkId, Node, NodeId, Transport};
 
 impl Agent {
     /// `weft peers`.
@@ -106,8 +106,8 @@ impl Agent {
                 let (via, name, address) = match row.place {
                     Place::Port(id) => {
                         let name = ports.get(&id).map(|port| port.record.endpoint.name.clone());
-                        match fabric.link_of(id) {
-                            Some(link) => ("uplink", Some(link.to_owned()), None),
+                        match fabric.uplink_behind(id) {
+                            Some(uplink) => ("uplink", Some(uplink.dev.clone()), None),
                             None => ("port", name, None),
                         }
                     }
@@ -130,29 +130,15 @@ impl Agent {
         rows
     }
 
-    /// `weft subnets`.
-    pub(super) fn subnets(&self) -> Vec<api::SubnetBlock> {
-        let inner = self.inner();
-        let mut rows: Vec<api::SubnetBlock> = inner
-            .map
-            .networks
-            .values()
-            .flat_map(|network| block_views(&inner.map, &network.object))
-            .collect();
-        rows.sort_by(|a, b| (&a.network, a.prefix).cmp(&(&b.network, b.prefix)));
-        rows
-    }
-
-    /// `weft ipam ls`.
-    pub(super) fn leases(&self) -> Vec<api::Lease> {
-        let inner = self.inner();
+    /// Who has which address, by that map and by what this host knows of itself.
+    pub(super) fn leases(&self, map: &ClusterMap, inner: &Inner) -> Vec<api::Lease> {
         let mut leases = Vec::new();
-        for network in inner.map.networks.values().map(|network| &network.object) {
+        for network in map.networks.values().map(|network| &network.object) {
             leases.extend(reserved_leases(network));
-            for endpoint in inner.known_endpoints(&network.id, &self.facts.node) {
+            for endpoint in inner.known_by(map, &network.id, &self.facts.node) {
                 let port = inner.ports.get(&endpoint.id);
                 let netns = port.map(|port| port.record.netns.clone());
-                let node = node_name(&inner.map, &endpoint.node);
+                let node = node_name(map, &endpoint.node);
                 leases.extend(endpoint.ips.iter().map(|address| api::Lease {
                     network: network.name.clone(),
                     address: *address,
@@ -168,21 +154,13 @@ impl Agent {
         leases
     }
 
-    /// `weft network ls`.
-    pub(super) fn networks(&self) -> Vec<api::NetworkInfo> {
-        let inner = self.inner();
-        let mut rows: Vec<api::NetworkInfo> = inner
-            .map
-            .networks
-            .values()
-            .map(|network| self.network_view(&inner.map, &network.object))
-            .collect();
-        rows.sort_by(|a, b| a.name.cmp(&b.name));
-        rows
-    }
-
-    /// One network as `ls` shows it.
-    pub(super) fn network_view(&self, map: &ClusterMap, network: &Network) -> api::NetworkInfo {
+    /// One network as `ls` shows it; how many endpoints are on it is said if the map is `complete` for it.
+    pub(super) fn network_view(
+        &self,
+        map: &ClusterMap,
+        network: &Network,
+        complete: impl Fn(&NetworkId) -> bool,
+    ) -> api::NetworkInfo {
         api::NetworkInfo {
             name: network.name.clone(),
             id: network.id.to_string(),
@@ -207,7 +185,7 @@ impl Agent {
             mtu_set: network.mtu.is_some(),
             ageing_secs: network.ageing_secs,
             vteps: network.vteps.iter().copied().collect(),
-            endpoints: map.endpoints.count_of_network(&network.id),
+            endpoints: complete(&network.id).then(|| map.endpoints.count_of_network(&network.id)),
         }
     }
 
@@ -226,7 +204,7 @@ impl Agent {
             .collect();
         members.sort_by(|a, b| a.name.cmp(&b.name));
         api::NetworkDetail {
-            network: self.network_view(map, network),
+            network: self.network_view(map, network, |_| true),
             members,
             blocks: block_views(map, network),
         }
@@ -326,7 +304,7 @@ fn fdb_view(
     }
 }
 
-fn block_views(map: &ClusterMap, network: &Network) -> Vec<api::SubnetBlock> {
+pub(super) fn block_views(map: &ClusterMap, network: &Network) -> Vec<api::SubnetBlock> {
     map.blocks_of(&network.id)
         .map(|block| api::SubnetBlock {
             network: network.name.clone(),
@@ -336,6 +314,31 @@ fn block_views(map: &ClusterMap, network: &Network) -> Vec<api::SubnetBlock> {
             used: ipam::used(map, &network.id, block.prefix),
         })
         .collect()
+}
+
+/// One node as `nodes` shows it; whether it is connected, if a controller said.
+pub(super) fn node_view(
+    node: &Node,
+    endpoints: usize,
+    connected: Option<bool>,
+    here: &NodeId,
+) -> api::NodeInfo {
+    let state = match connected {
+        None => "unknown",
+        Some(true) => "connected",
+        Some(false) => "disconnected",
+    };
+    api::NodeInfo {
+        name: node.name.clone(),
+        id: node.id.to_string(),
+        underlay: node.underlay,
+        underlay_mtu: node.underlay_mtu,
+        transports: node.transports.clone(),
+        version: node.version.clone(),
+        endpoints,
+        state: state.to_owned(),
+        this: node.id == *here,
+    }
 }
 
 /// A node's name for people; its id when the map doesn't have it.

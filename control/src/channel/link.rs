@@ -21,7 +21,7 @@ use tracing::debug;
 
 use super::codec;
 use super::messages::{
-    Answer, Ask, Hello, NodeFacts, PROTOCOLS, Refusal, Reply, Request, STORE_FAILED,
+    Answer, Ask, Hello, Interest, NodeFacts, PROTOCOLS, Refusal, Reply, Request, STORE_FAILED,
 };
 use super::tls;
 use super::transport::{self, close};
@@ -76,8 +76,10 @@ pub struct LinkConfig {
     pub have: Revision,
     /// Which life of the store that revision belongs to; empty for none.
     pub incarnation: String,
-    /// The networks whose blocks and endpoints are to be told, and are complete in what the agent has; all when `None`.
+    /// The networks of which it wants to hear; all when `None`.
     pub interest: Option<BTreeSet<NetworkId>>,
+    /// The networks for which what the agent has of the map is complete; all when `None`.
+    pub has: Option<BTreeSet<NetworkId>>,
 }
 
 /// What happens on the control channel.
@@ -112,11 +114,13 @@ pub enum LinkEvent {
         /// The revision reached with them.
         up_to: Revision,
     },
-    /// Blocks and endpoints of these networks are told from now on, and all there are were told. Of others the agent may
-    /// forget what isn't its own.
+    /// What is on these networks is told from now on, and all there is was told. Of others the agent has to forget what
+    /// isn't its own. Only for a link with an interest.
     Watched {
-        /// All such networks.
-        networks: BTreeSet<NetworkId>,
+        /// All such networks; every one when `None`.
+        networks: Option<BTreeSet<NetworkId>>,
+        /// Number of the newest wish that is fulfilled with it.
+        wish: u64,
     },
     /// What the agent has now is as new as the controller was when the session began.
     CaughtUp,
@@ -176,11 +180,8 @@ pub struct Link {
     stop: Arc<watch::Sender<bool>>,
     done: watch::Receiver<()>,
     identity: watch::Receiver<Arc<Identity>>,
-    interest: Arc<watch::Sender<Interest>>,
+    interest: Arc<watch::Sender<Option<Interest>>>,
 }
-
-/// Networks that the agent wants to hear of; all when `None`.
-type Interest = Option<BTreeSet<NetworkId>>;
 
 impl Link {
     /// Starts calling. Must be called inside a tokio runtime.
@@ -195,7 +196,9 @@ impl Link {
         let (stop_in, stop) = watch::channel(false);
         let (done_in, done) = watch::channel(());
         let (events_in, events) = mpsc::channel(EVENTS);
-        let (interest_in, interest) = watch::channel(config.interest.clone());
+        let first = config.interest.clone();
+        let first = first.map(|networks| Interest { networks, wish: 0 });
+        let (interest_in, interest) = watch::channel(first);
         let caller = Caller {
             hello: Hello {
                 protocols: PROTOCOLS,
@@ -207,6 +210,8 @@ impl Link {
                 facts: config.facts,
                 credentials: None,
                 interest: config.interest,
+                wish: 0,
+                has: config.has,
             },
             whom: Whom::new(config.controllers),
             client: (Arc::clone(&*identity.borrow()), client),
@@ -236,10 +241,18 @@ impl Link {
         self.identity.clone()
     }
 
-    /// Hears of the blocks and endpoints of these networks from now on, over all sessions; [`LinkEvent::Watched`] says
-    /// when they are there. Only for a link that was started with an interest.
-    pub fn watch(&self, networks: BTreeSet<NetworkId>) {
-        self.interest.send_replace(Some(networks));
+    /// Hears of what is on these networks from now on, over all sessions; [`LinkEvent::Watched`] says when it is there.
+    /// What was wished by a lower number is no matter any more. Only for a link that was started with an interest.
+    pub fn watch(&self, interest: Interest) {
+        self.interest.send_if_modified(|wanted| {
+            let newer = wanted
+                .as_ref()
+                .is_some_and(|before| before.wish < interest.wish);
+            if newer {
+                *wanted = Some(interest);
+            }
+            newer
+        });
     }
 
     /// Asks the controller.
@@ -331,7 +344,7 @@ struct Caller {
     /// How to call, and whose identity is in it.
     client: (Arc<Identity>, ClientConfig),
     keepsake: Arc<Keepsake>,
-    interest: watch::Receiver<Interest>,
+    interest: watch::Receiver<Option<Interest>>,
     events: mpsc::Sender<LinkEvent>,
     state: watch::Sender<State>,
 }

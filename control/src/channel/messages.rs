@@ -1,7 +1,7 @@
 //! The messages of the control channel. Fields are only ever added, each with a default; a changed meaning is a new
 //! message.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
@@ -203,10 +203,33 @@ pub struct Hello {
     /// What it can prove.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<Credentials>,
-    /// The networks whose blocks and endpoints it wants to hear of, beside its own; all when `None`. What it has of the
-    /// map is complete for these.
+    /// The networks of which it wants to hear, beside what is its own; all when `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interest: Option<BTreeSet<NetworkId>>,
+    /// Number of that wish.
+    #[serde(default)]
+    pub wish: u64,
+    /// The networks for which what it has of the map is complete; all when `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub has: Option<BTreeSet<NetworkId>>,
+}
+
+impl Hello {
+    /// Of what it wants to hear; of everything when `None`.
+    pub fn interest(&self) -> Option<Interest> {
+        let (networks, wish) = (self.interest.clone()?, self.wish);
+        Some(Interest { networks, wish })
+    }
+}
+
+/// Of what an agent wants to hear: of the nodes, blocks and endpoints of these networks and of those that share a router
+/// with them. Of what is its own, and of all networks and routers, it hears anyway.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Interest {
+    /// The networks.
+    pub networks: BTreeSet<NetworkId>,
+    /// Numbers an agent's wishes: a later one counts, whichever arrives last.
+    pub wish: u64,
 }
 
 /// The controller takes the session.
@@ -220,6 +243,9 @@ pub struct Welcome {
     pub incarnation: String,
     /// The newest revision there is; what is pushed until it was reached is old news.
     pub revision: Revision,
+    /// It tells an agent what it wants to hear of (`Hello.interest`). One that doesn't say so tells everything.
+    #[serde(default)]
+    pub excerpts: bool,
     /// Where the controllers of this cluster are; empty when there is only this one.
     #[serde(default)]
     pub controllers: Vec<SocketAddr>,
@@ -239,10 +265,14 @@ pub enum Push {
         /// The newest change in it.
         revision: Revision,
     },
-    /// Blocks and endpoints of these networks are told from now on, and all of them were told before this.
+    /// What is on these networks is told from now on, and all of it was told before this. The agent forgets what is on
+    /// others and not its own.
     Watched {
-        /// All such networks, not only new ones.
+        /// All such networks: those that it wants to hear of, and those that routers lead to.
         networks: BTreeSet<NetworkId>,
+        /// Number of the wish that this fulfils.
+        #[serde(default)]
+        wish: u64,
     },
     /// What changed since.
     Changes {
@@ -355,16 +385,37 @@ pub enum Request {
         /// All of it.
         credentials: Credentials,
     },
-    /// Hear of the blocks and endpoints of these networks from now on, and of no others but the asking node's own.
+    /// Hear of what is on these networks from now on, and of no others.
     Watch {
         /// All of them.
         networks: BTreeSet<NetworkId>,
+        /// Number of the wish.
+        #[serde(default)]
+        wish: u64,
     },
+    /// What is on a network that the asking agent doesn't hear of, in parts; in the reply are objects, nodes among them.
+    ReadNetwork {
+        /// Which.
+        network: NetworkId,
+        /// The last endpoint of the part before; the first part has the blocks, too.
+        #[serde(default)]
+        after: Option<EndpointId>,
+    },
+    /// All nodes, in parts; in the reply are objects, the number of endpoints of each, and who is connected.
+    ReadNodes {
+        /// The last of the part before.
+        #[serde(default)]
+        after: Option<NodeId>,
+    },
+    /// How many endpoints each network has.
+    CountEndpoints,
+    /// The newest revision there is, and nothing else.
+    Newest,
 }
 
 impl Request {
     /// The kinds of requests as they are on the wire.
-    pub const KINDS: [&str; 18] = [
+    pub const KINDS: [&str; 22] = [
         "create_network",
         "change_network",
         "remove_network",
@@ -383,6 +434,10 @@ impl Request {
         "note_credentials",
         "watch",
         "change_router",
+        "read_network",
+        "read_nodes",
+        "count_endpoints",
+        "newest",
     ];
 
     /// Its kind, for logs.
@@ -406,6 +461,10 @@ impl Request {
             Self::NoteCredentials { .. } => 15,
             Self::Watch { .. } => 16,
             Self::ChangeRouter { .. } => 17,
+            Self::ReadNetwork { .. } => 18,
+            Self::ReadNodes { .. } => 19,
+            Self::CountEndpoints => 20,
+            Self::Newest => 21,
         };
         Self::KINDS[index]
     }
@@ -456,9 +515,18 @@ pub struct Reply {
     /// `SyncEndpoints`: those that the cluster doesn't take, and why.
     #[serde(default)]
     pub rejected: Vec<(EndpointId, Refusal)>,
-    /// `Presence`: who is connected.
+    /// `Presence`, `ReadNodes`: who is connected.
     #[serde(default)]
     pub connected: BTreeSet<NodeId>,
+    /// `ReadNetwork`, `ReadNodes`: what was asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub objects: Vec<Versioned<Object>>,
+    /// `ReadNodes`, `CountEndpoints`: how many endpoints each node or network has, by id.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub counts: BTreeMap<String, u64>,
+    /// `ReadNetwork`, `ReadNodes`: there is another part.
+    #[serde(default)]
+    pub more: bool,
     /// `Renew`: the new certificate, and whom to trust.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issued: Option<JoinWelcome>,

@@ -48,7 +48,14 @@ fn of_credentials() -> impl Strategy<Value = Request> {
     let name = "[a-z]{0,9}";
     let networks = prop::collection::btree_set(name.prop_map(NetworkId), 0..4);
     prop_oneof![
-        networks.prop_map(|networks| Request::Watch { networks }),
+        (networks, any::<u64>()).prop_map(|(networks, wish)| Request::Watch { networks, wish }),
+        prop::option::of(name.prop_map(EndpointId)).prop_map(|after| Request::ReadNetwork {
+            network: network(),
+            after
+        }),
+        prop::option::of(name.prop_map(NodeId)).prop_map(|after| Request::ReadNodes { after }),
+        Just(Request::CountEndpoints),
+        Just(Request::Newest),
         prop::collection::vec(any::<u8>(), 0..99).prop_map(|csr| Request::Renew { csr }),
         (prop::collection::vec(name, 0..3), name, any::<u64>()).prop_map(
             |(trusts, issuer, expires)| Request::NoteCredentials {
@@ -219,6 +226,8 @@ fn unknown_fields_are_skipped_and_unknown_kinds_are_named() {
         },
         credentials: None,
         interest: None,
+        wish: 0,
+        has: None,
     };
     let mut value = ciborium::Value::serialized(&hello).unwrap();
     let ciborium::Value::Map(fields) = &mut value else {

@@ -1,11 +1,13 @@
-//! Whom a change concerns. An agent hears of all nodes and networks, and of the blocks and endpoints of the networks that it
-//! has: so what a change costs goes by the hosts that have its network, not by the size of the cluster.
+//! Whom a change concerns. An agent hears of all networks and routers; of blocks, endpoints and nodes it hears as far as they
+//! are on the networks that it has: so what a change costs goes by the hosts that have its network, not by the size of the
+//! cluster.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crate::channel::Interest;
 use crate::model::{
-    Block, Change, ClusterMap, Endpoint, Key, NetworkId, NodeId, Object, Versioned,
+    Block, Change, ClusterMap, Endpoint, Key, NetworkId, NodeId, Object, Revision, Versioned,
 };
 
 /// Whom a change concerns.
@@ -13,18 +15,50 @@ use crate::model::{
 pub(super) enum Scope {
     /// Every agent.
     All,
-    /// Those that have the network, and the node whose it is.
-    Network(NetworkId, NodeId),
+    /// Some.
+    Some(Concerned),
     /// No agent.
     Controllers,
 }
 
+/// The agents that have one of these networks, and those of these nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Concerned {
+    pub(super) networks: BTreeSet<NetworkId>,
+    pub(super) nodes: BTreeSet<NodeId>,
+    /// A node that they may not have heard of.
+    pub(super) brings: Option<NodeId>,
+}
+
 impl Scope {
-    /// As far as the change itself tells. What is deleted isn't in it: `before` has it still, if there is one.
+    /// Whom a change concerns that comes to `before`; without that (it was before this controller began), whoever it may
+    /// concern.
     pub(super) fn of(change: &Change, before: Option<&ClusterMap>) -> Self {
         match change {
-            Change::Put(Object::Block(block)) => Self::of_block(block),
-            Change::Put(Object::Endpoint(endpoint)) => Self::of_endpoint(endpoint),
+            Change::Put(Object::Block(block)) => {
+                let key = (block.network.clone(), block.prefix);
+                let known = before.and_then(|map| map.blocks.get(&key));
+                let known = known.map(|known| &known.object.node);
+                Self::Some(Concerned {
+                    networks: [block.network.clone()].into(),
+                    nodes: known.into_iter().chain([&block.node]).cloned().collect(),
+                    brings: Some(block.node.clone()),
+                })
+            }
+            Change::Put(Object::Endpoint(endpoint)) => {
+                let known = before.and_then(|map| map.endpoints.get(&endpoint.id));
+                let known = known.map(|known| &known.object);
+                let all = || known.into_iter().chain([endpoint]);
+                let has =
+                    |map: &ClusterMap| map.endpoints.has_node(&endpoint.network, &endpoint.node);
+                Self::Some(Concerned {
+                    networks: all().map(|one| one.network.clone()).collect(),
+                    nodes: all().map(|one| one.node.clone()).collect(),
+                    brings: (!before.is_some_and(has)).then(|| endpoint.node.clone()),
+                })
+            }
+            Change::Put(Object::Node(node)) => Self::of_node(&node.id, before),
+            Change::Delete(Key::Node(node)) => Self::of_node(node, before),
             Change::Put(Object::Credentials(..) | Object::Session(..))
             | Change::Delete(Key::Credentials(_) | Key::Session(_)) => Self::Controllers,
             Change::Delete(Key::Block(network, prefix)) => {
@@ -36,16 +70,35 @@ impl Scope {
                 let endpoint = before.and_then(|map| map.endpoints.get(id));
                 endpoint.map_or(Self::All, |endpoint| Self::of_endpoint(&endpoint.object))
             }
-            Change::Put(_) | Change::Delete(_) => Self::All,
+            Change::Put(Object::Network(_) | Object::Router(_))
+            | Change::Delete(Key::Network(_) | Key::Router(_)) => Self::All,
         }
     }
 
+    fn of_node(node: &NodeId, map: Option<&ClusterMap>) -> Self {
+        map.map_or(Self::All, |map| {
+            Self::Some(Concerned {
+                networks: map.networks_with(node),
+                nodes: [node.clone()].into(),
+                brings: None,
+            })
+        })
+    }
+
     fn of_block(block: &Block) -> Self {
-        Self::Network(block.network.clone(), block.node.clone())
+        Self::gone(&block.network, &block.node)
     }
 
     fn of_endpoint(endpoint: &Endpoint) -> Self {
-        Self::Network(endpoint.network.clone(), endpoint.node.clone())
+        Self::gone(&endpoint.network, &endpoint.node)
+    }
+
+    fn gone(network: &NetworkId, node: &NodeId) -> Self {
+        Self::Some(Concerned {
+            networks: [network.clone()].into(),
+            nodes: [node.clone()].into(),
+            brings: None,
+        })
     }
 }
 
@@ -54,51 +107,38 @@ impl Scope {
 pub(super) struct Audience {
     pub(super) node: NodeId,
     /// All when `None`.
-    pub(super) interest: Option<Arc<BTreeSet<NetworkId>>>,
+    pub(super) networks: Option<Arc<BTreeSet<NetworkId>>>,
 }
 
 impl Audience {
-    pub(super) fn hears(&self, scope: &Scope) -> bool {
-        match (scope, &self.interest) {
-            (Scope::Controllers, _) => false,
-            (Scope::All, _) | (Scope::Network(..), None) => true,
-            (Scope::Network(network, node), Some(interest)) => {
-                *node == self.node || interest.contains(network)
-            }
-        }
-    }
-
-    /// Networks that are new in another interest.
-    pub(super) fn added(&self, wanted: &Self) -> BTreeSet<NetworkId> {
-        match (&self.interest, &wanted.interest) {
-            (Some(has), Some(wanted)) => wanted.difference(has).cloned().collect(),
-            (None, _) | (_, None) => BTreeSet::new(),
+    /// The agent of `node`, which says what it wants to hear of: that, and what routers lead to.
+    pub(super) fn wanting(node: &NodeId, interest: Option<&Interest>, map: &ClusterMap) -> Self {
+        let networks = interest.map(|interest| Arc::new(map.with_routed(&interest.networks)));
+        Self {
+            node: node.clone(),
+            networks,
         }
     }
 
     /// What of a map this agent has to have.
     pub(super) fn excerpt(&self, map: &ClusterMap) -> ClusterMap {
-        let Some(interest) = &self.interest else {
-            let mut all = map.clone();
-            all.credentials.clear();
-            all.sessions.clear();
-            return all;
-        };
-        let mut excerpt = map.frame();
-        let own = map.endpoints.of_node(&self.node);
-        let watched = interest.iter();
-        let watched = watched.flat_map(|network| map.endpoints.of_network(network));
-        for endpoint in own.chain(watched) {
-            if let Some(endpoint) = map.endpoints.get(&endpoint.id) {
-                excerpt.endpoints.insert(endpoint.clone());
+        match &self.networks {
+            Some(networks) => map.excerpt(&self.node, networks),
+            None => {
+                let mut all = map.clone();
+                all.credentials.clear();
+                all.sessions.clear();
+                all
             }
         }
-        let blocks = map.blocks.iter();
-        let heard = blocks.filter(|(_, block)| self.hears(&Scope::of_block(&block.object)));
-        excerpt.blocks = heard
-            .map(|(key, block)| (key.clone(), block.clone()))
-            .collect();
-        excerpt
+    }
+
+    /// Networks of which it hears, and of which one with that earlier audience didn't.
+    pub(super) fn added(&self, before: &Self) -> BTreeSet<NetworkId> {
+        match (&before.networks, &self.networks) {
+            (Some(had), Some(has)) => has.difference(had).cloned().collect(),
+            (None, _) | (_, None) => BTreeSet::new(),
+        }
     }
 }
 
@@ -106,25 +146,19 @@ impl Audience {
 pub(super) fn of_networks(
     map: &ClusterMap,
     networks: &BTreeSet<NetworkId>,
-) -> Vec<Versioned<Object>> {
+) -> Vec<(Revision, Change)> {
     let mut objects = Vec::new();
     for network in networks {
-        for block in map.blocks_of(network) {
-            if let Some(block) = map.blocks.get(&(network.clone(), block.prefix)) {
-                objects.push(Versioned {
-                    revision: block.revision,
-                    object: Object::Block(block.object.clone()),
-                });
-            }
-        }
-        for endpoint in map.endpoints.of_network(network) {
-            if let Some(endpoint) = map.endpoints.get(&endpoint.id) {
-                objects.push(Versioned {
-                    revision: endpoint.revision,
-                    object: Object::Endpoint(endpoint.object.clone()),
-                });
-            }
-        }
+        let blocks = map.blocks.of_network(network);
+        objects.extend(blocks.map(|of| put(of, Object::Block)));
+        let endpoints = map.endpoints.of_network(network);
+        let endpoints = endpoints.filter_map(|endpoint| map.endpoints.get(&endpoint.id));
+        objects.extend(endpoints.map(|of| put(of, Object::Endpoint)));
     }
     objects
+}
+
+/// An object as the change that made it what it is.
+pub(super) fn put<T: Clone>(of: &Versioned<T>, kind: fn(T) -> Object) -> (Revision, Change) {
+    (of.revision, Change::Put(kind(of.object.clone())))
 }

@@ -12,6 +12,7 @@ use super::ledger::TOKEN_CHANGED;
 use super::refusals::Turned;
 use super::session::{hello_bytes, read_hello, refuse};
 use super::{Core, unix_now};
+use crate::channel::codec;
 use crate::channel::messages::{JoinHello, JoinWelcome, RenewHello};
 use crate::channel::{FRAME_PATIENCE, Refusal, close, send};
 use crate::identity::TokenSecret;
@@ -38,7 +39,7 @@ pub(super) async fn serve(core: Arc<Core>, connection: Connection, wish: Wish) {
 }
 
 async fn answer(core: &Core, connection: &Connection, wish: Wish) -> Result<(), Turned> {
-    let (bytes, mut to) = hello_bytes(connection).await?;
+    let (bytes, mut to) = hello_bytes(connection, codec::MAX_STRANGER_BYTES).await?;
     let issued = match wish {
         Wish::Join => match read_hello::<JoinHello>(&bytes) {
             Ok(hello) => core.join(hello).await,

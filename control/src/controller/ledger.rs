@@ -4,7 +4,7 @@
 //! Other controllers may work on the same store. What they do is followed; a decision that was made on an old map isn't
 //! written but made again; and nobody is refused because of an old map.
 
-use std::collections::VecDeque;
+use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -12,17 +12,22 @@ use tokio::sync::{OwnedMutexGuard, watch};
 use tokio::time::sleep;
 use tracing::{error, warn};
 
-use super::audience::{self, Audience, Scope};
+use super::audience::{self, Audience, Concerned, Scope};
+use super::board::{Board, Seat};
 use super::decide::Decision;
-use crate::channel::Refusal;
+use super::log::{Log, Logged};
 use crate::channel::messages::STORE_FAILED;
-use crate::model::{Change, ClusterMap, Object, Revision, Versioned};
+use crate::channel::{Interest, Refusal};
+use crate::model::{Change, ClusterMap, Key, NetworkId, NodeId, Object, Revision};
 use crate::store::{Commit, LOG_KEEP, Since, Snapshot, Store, StoreError, TokenRecord, TokenWrite};
 
 /// So often a decision is made again because another controller was faster: each time one of them got on.
 const TRIES: u32 = 100;
 /// Between two tries to hear what other controllers did.
 const REFRESH_AGAIN: Duration = Duration::from_millis(200);
+/// A session that nothing has concerned for so many changes is woken all the same: else an agent that is away for a moment
+/// would have fallen behind all that the log has.
+const STRIDE: u64 = LOG_KEEP / 4;
 
 /// The map with its store.
 ///
@@ -39,6 +44,7 @@ struct Book {
     store: Arc<dyn Store>,
     shown: RwLock<Shown>,
     revision: watch::Sender<Revision>,
+    board: Arc<Board>,
 }
 
 /// What readers see.
@@ -46,25 +52,38 @@ struct Book {
 struct Shown {
     map: ClusterMap,
     incarnation: String,
-    /// The newest changes, oldest first, without a gap up to the map's revision.
-    log: VecDeque<Logged>,
+    /// The newest changes, without a gap up to the map's revision.
+    log: Log,
+    /// Counts changes of routers: by them the networks that an agent hears of may be others.
+    routing: u64,
 }
 
-/// A change, and whom it concerns.
-#[derive(Clone, Debug)]
-struct Logged {
-    revision: Revision,
-    change: Change,
-    scope: Scope,
+/// A session's view of the map: what its agent has of it.
+#[derive(Debug)]
+pub(super) struct View {
+    pub(super) seat: Arc<Seat>,
+    node: NodeId,
+    /// The revision up to which it has it; `None` if it has nothing.
+    have: Option<Revision>,
+    /// For whom that was.
+    so_far: Audience,
+    /// The life of the store that this is of.
+    incarnation: String,
+    /// Of which networks it hears by which wish and which routers.
+    heard: Option<(Option<Interest>, u64, Audience)>,
 }
 
 /// What brings an agent's map up to date.
 #[derive(Debug)]
-pub(super) enum News {
-    /// These changes, and then all of the networks that it didn't hear of before.
-    Changes(Vec<(Revision, Change)>, Vec<Versioned<Object>>, Revision),
-    /// Only the whole map, as far as it is the agent's business.
-    Everything(ClusterMap),
+pub(super) struct News {
+    /// All of the map, as far as it is the agent's business, if changes can't do it. The changes come after it.
+    pub(super) everything: Option<ClusterMap>,
+    /// What has changed, then all of the networks that it didn't hear of before, then nodes that are new to it.
+    pub(super) changes: Vec<(Revision, Change)>,
+    /// The map's revision.
+    pub(super) newest: Revision,
+    /// The networks of which it hears from now on are others than before.
+    pub(super) other_networks: bool,
 }
 
 impl Ledger {
@@ -76,6 +95,7 @@ impl Ledger {
             store,
             shown,
             revision,
+            board: Arc::default(),
         };
         Ok(Self {
             writing: Arc::default(),
@@ -91,9 +111,29 @@ impl Ledger {
         self.book.revision()
     }
 
-    /// Wakes at each new revision.
-    pub(super) fn revisions(&self) -> watch::Receiver<Revision> {
-        self.book.revision.subscribe()
+    /// A place for a session of that node.
+    pub(super) fn sit(&self, node: &NodeId) -> Arc<Seat> {
+        Arc::new(self.book.board.sit(node))
+    }
+
+    /// A session of that node, whose agent has the map as of `have`, complete for these networks (for all when `None`).
+    pub(super) fn view(
+        &self,
+        (seat, node): (Arc<Seat>, &NodeId),
+        have: Option<Revision>,
+        has: Option<BTreeSet<NetworkId>>,
+    ) -> View {
+        View {
+            seat,
+            node: node.clone(),
+            have,
+            incarnation: self.incarnation(),
+            so_far: Audience {
+                node: node.clone(),
+                networks: has.map(Arc::new),
+            },
+            heard: None,
+        }
     }
 
     pub(super) fn read<T>(&self, look: impl FnOnce(&ClusterMap) -> T) -> T {
@@ -214,31 +254,36 @@ impl Ledger {
         written.await.map_err(|error| failed(&error))
     }
 
-    /// What an agent lacks that has the map as of `have`, as far as it is its business: by what it was told of so far, and
-    /// by what it wants to be told of from now on.
-    pub(super) fn since(
-        &self,
-        have: Option<Revision>,
-        (so_far, from_now): (&Audience, &Audience),
-    ) -> News {
+    /// What an agent lacks that wants to hear of that. It counts as told. `None` when the store was set back: what the agent
+    /// has is worth nothing then, and it learns that when it calls again.
+    pub(super) fn news(&self, view: &mut View, interest: Option<&Interest>) -> Option<News> {
         let shown = self.shown();
-        let newest = shown.map.revision;
-        let oldest = newest - shown.log.len() as u64;
-        match have {
-            Some(have) if (oldest..=newest).contains(&have) => {
-                let missing = usize::try_from(newest - have).expect("no more than the log has");
-                let changes = shown
-                    .log
-                    .iter()
-                    .skip(shown.log.len() - missing)
-                    .filter(|logged| so_far.hears(&logged.scope))
-                    .map(|logged| (logged.revision, logged.change.clone()))
-                    .collect();
-                let added = so_far.added(from_now);
-                News::Changes(changes, audience::of_networks(&shown.map, &added), newest)
-            }
-            Some(_) | None => News::Everything(from_now.excerpt(&shown.map)),
+        if shown.incarnation != view.incarnation {
+            return None;
         }
+        let newest = shown.map.revision;
+        let oldest = newest - shown.log.len();
+        let from_now = view.hears(interest, &shown);
+        // Before the next change can be shown.
+        view.seat.follow(from_now.networks.as_ref());
+        let so_far = std::mem::replace(&mut view.so_far, from_now.clone());
+        let have = view.have.replace(newest);
+        let grown_whole = so_far.networks.is_some() && from_now.networks.is_none();
+        let other_networks = from_now.networks != so_far.networks;
+        Some(match have {
+            Some(have) if (oldest..=newest).contains(&have) && !grown_whole => News {
+                everything: None,
+                changes: shown.changes(have, &so_far, &from_now),
+                newest,
+                other_networks,
+            },
+            Some(_) | None => News {
+                everything: Some(from_now.excerpt(&shown.map)),
+                changes: Vec::new(),
+                newest,
+                other_networks,
+            },
+        })
     }
 
     /// Whether an agent has revisions of this life of the store; if it has newer ones than there are, the store was set
@@ -270,6 +315,7 @@ impl Ledger {
                     "the store was set back: an agent knows later changes; all agents get the whole map again"
                 );
                 self.book.shown_mut().incarnation = new;
+                self.book.board.wake_all();
             }
             Err(error) => error!(%error, "the store was set back, and that can't be noted in it"),
         }
@@ -321,32 +367,56 @@ impl Book {
             Since::Changes(changes) => self.show(changes.into_iter()),
             Since::Everything(snapshot) => {
                 let revision = snapshot.map.revision;
-                *self.shown_mut() = Shown::from(*snapshot);
+                let mut shown = self.shown_mut();
+                let routing = shown.routing + 1;
+                *shown = Shown::from(*snapshot);
+                shown.routing = routing;
+                drop(shown);
                 self.revision.send_replace(revision);
+                self.board.wake_all();
+                self.board.doubt(None);
             }
         }
         Ok(())
     }
 
+    /// Lets readers see changes, and wakes the sessions that they concern.
     fn show(&self, changes: impl Iterator<Item = (Revision, Change)>) {
         let mut shown = self.shown_mut();
         let before = shown.map.revision;
+        let (mut scopes, mut doubted) = (Vec::new(), Vec::new());
         for (revision, change) in changes {
             let scope = Scope::of(&change, Some(&shown.map));
-            shown.log.push_back(Logged {
+            if let Change::Delete(Key::Node(node)) | Change::Put(Object::Session(node, _)) = &change
+            {
+                doubted.push(node.clone());
+            }
+            let routers = matches!(
+                change,
+                Change::Put(Object::Router(_)) | Change::Delete(Key::Router(_))
+            );
+            shown.routing += u64::from(routers);
+            shown.log.push(Logged {
                 revision,
                 change: change.clone(),
-                scope,
+                scope: scope.clone(),
             });
             shown.map.apply(revision, change);
-        }
-        while shown.log.len() as u64 > LOG_KEEP {
-            shown.log.pop_front();
+            scopes.push(scope);
         }
         let revision = shown.map.revision;
         drop(shown);
-        if revision != before {
-            self.revision.send_replace(revision);
+        if revision == before {
+            return;
+        }
+        self.revision.send_replace(revision);
+        if before / STRIDE == revision / STRIDE {
+            self.board.wake(scopes.iter());
+        } else {
+            self.board.wake_all();
+        }
+        for node in &doubted {
+            self.board.doubt(Some(node));
         }
     }
 }
@@ -354,21 +424,98 @@ impl Book {
 impl From<Snapshot> for Shown {
     fn from(snapshot: Snapshot) -> Self {
         Self {
+            log: logged(snapshot.log, &snapshot.map),
             map: snapshot.map,
             incarnation: snapshot.incarnation,
-            log: logged(snapshot.log),
+            routing: 0,
         }
     }
 }
 
+impl View {
+    /// The revision up to which the agent has the map.
+    pub(super) fn have(&self) -> Option<Revision> {
+        self.have
+    }
+
+    /// The networks of which it hears; none when it hears of all.
+    pub(super) fn networks(&self) -> Arc<BTreeSet<NetworkId>> {
+        self.so_far.networks.clone().unwrap_or_default()
+    }
+
+    /// Of what the agent hears by that wish.
+    fn hears(&mut self, interest: Option<&Interest>, shown: &Shown) -> Audience {
+        if let Some((wish, routing, audience)) = &self.heard
+            && wish.as_ref() == interest
+            && *routing == shown.routing
+        {
+            return audience.clone();
+        }
+        let mut audience = Audience::wanting(&self.node, interest, &shown.map);
+        if audience.networks == self.so_far.networks {
+            // The same set: nobody has to be told of another.
+            audience = self.so_far.clone();
+        }
+        self.heard = Some((interest.cloned(), shown.routing, audience.clone()));
+        audience
+    }
+}
+
+impl Shown {
+    /// What has changed since `have` on the networks that an agent goes on to hear of, and all of those that it didn't hear
+    /// of so far.
+    fn changes(
+        &self,
+        have: Revision,
+        so_far: &Audience,
+        from_now: &Audience,
+    ) -> Vec<(Revision, Change)> {
+        let mut stays = from_now.clone();
+        if let (Some(has), Some(had)) = (&from_now.networks, &so_far.networks)
+            && !Arc::ptr_eq(has, had)
+        {
+            stays.networks = Some(Arc::new(has.intersection(had).cloned().collect()));
+        }
+        let (mut changes, mut nodes) = (Vec::new(), BTreeSet::new());
+        for logged in self.log.after(have, &stays) {
+            changes.push((logged.revision, logged.change.clone()));
+            if let Scope::Some(Concerned { brings, .. }) = &logged.scope {
+                nodes.extend(brings.clone());
+            }
+        }
+        if from_now.networks.is_none() {
+            return changes;
+        }
+        for (revision, change) in audience::of_networks(&self.map, &from_now.added(so_far)) {
+            match &change {
+                Change::Put(Object::Block(block)) => nodes.insert(block.node.clone()),
+                Change::Put(Object::Endpoint(endpoint)) => nodes.insert(endpoint.node.clone()),
+                Change::Put(_) | Change::Delete(_) => false,
+            };
+            changes.push((revision, change));
+        }
+        let nodes = nodes.iter().filter_map(|node| self.map.nodes.get(node));
+        changes.extend(nodes.map(|node| audience::put(node, Object::Node)));
+        changes
+    }
+}
+
 /// What was deleted before this controller was started is told to everybody: whose it was isn't known any more.
-fn logged(log: Vec<(Revision, Change)>) -> VecDeque<Logged> {
-    let logged = log.into_iter().map(|(revision, change)| Logged {
-        revision,
-        scope: Scope::of(&change, None),
-        change,
-    });
-    logged.collect()
+fn logged(log: Vec<(Revision, Change)>, newest: &ClusterMap) -> Log {
+    let mut all = Log::default();
+    for (revision, change) in log {
+        let scope = match &change {
+            // Where it is now: who hears of it by a later change gets it anew.
+            Change::Put(Object::Node(_)) => Scope::of(&change, Some(newest)),
+            Change::Put(_) | Change::Delete(_) => Scope::of(&change, None),
+        };
+        all.push(Logged {
+            revision,
+            change,
+            scope,
+        });
+    }
+    all
 }
 
 /// Code of the refusal of a join whose token was changed meanwhile, by another controller.

@@ -1,6 +1,5 @@
 //! From a member's request to a decision to a reply.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::PoisonError;
 
@@ -11,7 +10,7 @@ use super::Core;
 use super::decide::block::Claim;
 use super::decide::{Decision, block, endpoint, network, node, router};
 use crate::api::NetworkCreate;
-use crate::channel::{Answer, Ask, Refusal, Reply, Request, RouterChange};
+use crate::channel::{Answer, Ask, Interest, Refusal, Reply, Request, RouterChange};
 use crate::model::{
     Change, ClusterMap, Credentials, Endpoint, NetworkId, NodeId, Revision, RouterId,
 };
@@ -63,6 +62,15 @@ impl Core {
             }
             Request::RemoveNode { name } => self.remove_node(from, &name).await?,
             Request::Presence => return self.presence().await,
+            Request::ReadNetwork { network, after } => {
+                return Ok(self.read_network(&network, after.as_ref()));
+            }
+            Request::ReadNodes { after } => return Ok(self.read_nodes(after.as_ref())),
+            Request::CountEndpoints => return Ok(self.count_endpoints()),
+            Request::Newest => {
+                self.ledger.refresh().await?;
+                self.ledger.revision()
+            }
             Request::AllocateBlock { .. }
             | Request::ReturnBlock { .. }
             | Request::ClaimAddress { .. }
@@ -131,7 +139,7 @@ impl Core {
                     .await?
             }
             Request::SyncEndpoints { endpoints } => return self.sync(from, &endpoints).await,
-            Request::Watch { networks } => self.watch(from.node, networks),
+            Request::Watch { networks, wish } => self.watch(from.node, Interest { networks, wish }),
             Request::Renew { csr } => return self.renewed(from.node, &csr),
             Request::NoteCredentials { credentials } => {
                 self.note_credentials(from, &credentials).await?
@@ -144,6 +152,10 @@ impl Core {
             | Request::RemoveVtep { .. }
             | Request::ChangeRouter { .. }
             | Request::RemoveNode { .. }
+            | Request::ReadNetwork { .. }
+            | Request::ReadNodes { .. }
+            | Request::CountEndpoints
+            | Request::Newest
             | Request::Presence => self.ledger.revision(),
         };
         Ok(Reply {
@@ -164,8 +176,8 @@ impl Core {
         })
     }
 
-    fn watch(&self, from: &NodeId, networks: BTreeSet<NetworkId>) -> Revision {
-        self.sessions.watch(from, networks);
+    fn watch(&self, from: &NodeId, interest: Interest) -> Revision {
+        self.sessions.watch(from, interest);
         self.ledger.revision()
     }
 

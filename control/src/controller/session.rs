@@ -1,7 +1,6 @@
 //! One agent's session: hello, the map and its changes, its requests; and who has one.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -9,44 +8,41 @@ use quinn::{Connection, RecvStream, SendStream, VarInt};
 use serde::Deserialize;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{sleep, timeout};
 use tracing::{debug, info};
 
 use super::Core;
-use super::audience::Audience;
+use super::board::Seat;
 use super::decide::node;
-use super::ledger::News;
+use super::push::push;
 use super::refusals::{BREACHES, NO_HELLO, SLOW, Turned};
 use super::requests::{Asker, MOVED};
 use crate::channel::codec::{self, DecodeError};
-use crate::channel::messages::{Hello, PROTOCOLS, Protocols, Push, Welcome};
+use crate::channel::messages::{Hello, Interest, PROTOCOLS, Protocols, Welcome};
 use crate::channel::{
     Answer, Ask, FRAME_PATIENCE, FrameError, HELLO_PATIENCE, Refusal, Reply, close, receive_bytes,
     send,
 };
 use crate::identity::cert::Subject;
-use crate::model::{Change, ClusterMap, NetworkId, NodeId, Object, Revision, Versioned};
+use crate::model::{ClusterMap, NodeId, Revision};
 
 /// An agent answers from memory; the asking agent waits for it.
 pub(super) const ASK_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a refusal may take to its reader before the connection is closed.
 const REFUSAL_PATIENCE: Duration = Duration::from_secs(1);
-/// An agent that no change concerns hears after this time how far the map is.
-const LAG: Duration = Duration::from_secs(1);
 /// Between the entry of a node's session at another controller and the end of the one here.
 const DEPARTURE_PATIENCE: Duration = Duration::from_millis(500);
-/// Objects or changes in one message.
-const BATCH: usize = 256;
-/// What they may take together; one alone may be longer, as long as the request was that brought it.
-const BATCH_BYTES: usize = codec::MAX_MESSAGE_BYTES / 4;
+
+/// A member's hello names its networks.
+const MAX_HELLO_BYTES: usize = 1 << 20;
 
 /// What a session is to tell its agent.
 #[derive(Clone, Debug, Default)]
-struct Wish {
+pub(super) struct Wish {
     /// The networks that it is to hear of; all when `None`.
-    interest: Option<Arc<BTreeSet<NetworkId>>>,
+    pub(super) interest: Option<Interest>,
     /// It waits until its map is as new as this: of a change that it asked for.
-    reach: Revision,
+    pub(super) reach: Revision,
 }
 
 /// Who is connected.
@@ -166,15 +162,8 @@ impl Sessions {
     }
 
     /// A new session's wishes; an older one of the same node hears of no more.
-    fn listen(
-        &self,
-        node: &NodeId,
-        interest: Option<BTreeSet<NetworkId>>,
-    ) -> watch::Receiver<Wish> {
-        let (wishes, listening) = watch::channel(Wish {
-            interest: interest.map(Arc::new),
-            reach: 0,
-        });
+    fn listen(&self, node: &NodeId, interest: Option<Interest>) -> watch::Receiver<Wish> {
+        let (wishes, listening) = watch::channel(Wish { interest, reach: 0 });
         self.wishes().insert(node.clone(), wishes);
         listening
     }
@@ -190,10 +179,17 @@ impl Sessions {
         }
     }
 
-    /// An agent wants to hear of these networks.
-    pub(super) fn watch(&self, node: &NodeId, networks: BTreeSet<NetworkId>) {
+    /// An agent wants to hear of these networks. What it wanted before that may arrive later.
+    pub(super) fn watch(&self, node: &NodeId, interest: Interest) {
         if let Some(wishes) = self.wishes().get(node) {
-            wishes.send_modify(|wish| wish.interest = Some(Arc::new(networks)));
+            wishes.send_if_modified(|wish| {
+                let before = wish.interest.as_ref().map(|before| before.wish);
+                let newer = before.is_none_or(|before| before <= interest.wish);
+                if newer {
+                    wish.interest = Some(interest);
+                }
+                newer
+            });
         }
     }
 
@@ -269,22 +265,28 @@ pub(super) async fn serve(core: Arc<Core>, connection: Connection, subject: Subj
             return;
         }
     };
-    let wishes = core.sessions.listen(&subject.node, hello.interest);
+    let interest = hello.interest();
+    let wishes = core.sessions.listen(&subject.node, interest);
+    let seat = core.ledger.sit(&subject.node);
+    let place = (Arc::clone(&seat), &subject.node);
+    let view = core.ledger.view(place, have, hello.has);
     let why = tokio::select! {
-        ended = push(&core, &subject.node, (pushes, have), wishes) => {
+        ended = push(&core, view, pushes, wishes) => {
             ended.err().map_or_else(|| "the controller is stopping".to_owned(), |error| error.to_string())
         }
         error = take_requests(&core, &connection, &subject.node) => error.to_string(),
-        () = removal(&core, &subject.node) => {
-            core.sessions.expel(&subject.node);
-            "the node was removed".to_owned()
-        }
-        () = departure(&core, &subject.node) => {
-            core.sessions.leave(&subject.node, &connection);
-            let reason = b"the node connected to another controller";
-            connection.close(VarInt::from_u32(close::STOPPING), reason);
-            "it is connected to another controller".to_owned()
-        }
+        why = departure(&core, &subject.node, &seat) => match why {
+            Departure::Removed => {
+                core.sessions.expel(&subject.node);
+                "the node was removed".to_owned()
+            }
+            Departure::Moved => {
+                core.sessions.leave(&subject.node, &connection);
+                let reason = b"the node connected to another controller";
+                connection.close(VarInt::from_u32(close::STOPPING), reason);
+                "it is connected to another controller".to_owned()
+            }
+        },
     };
     core.sessions.leave(&subject.node, &connection);
     core.sessions.unlisten(&subject.node);
@@ -292,38 +294,28 @@ pub(super) async fn serve(core: Arc<Core>, connection: Connection, subject: Subj
     info!(node = %subject.name, reason = %why, "agent disconnected");
 }
 
-/// Returns when the node is a member no more, whichever controller decided that, and however slowly it reads what it is
-/// told.
-async fn removal(core: &Core, node: &NodeId) {
-    let mut revisions = core.ledger.revisions();
-    loop {
-        revisions.borrow_and_update();
-        if !core.ledger.read(|map| map.nodes.contains_key(node)) {
-            return;
-        }
-        if revisions.changed().await.is_err() {
-            // The controller is stopping: others tell.
-            return std::future::pending().await;
-        }
-    }
+/// Why a node has no session here any more.
+enum Departure {
+    Removed,
+    Moved,
 }
 
-/// Returns when the map has had the node's session at another controller for a while. Where the node really went there,
-/// this session was ended before; otherwise it was entered there too late, and has to come here anew.
-async fn departure(core: &Core, node: &NodeId) {
-    let mut revisions = core.ledger.revisions();
-    loop {
-        revisions.borrow_and_update();
-        if core.ledger.read(|map| core.has_moved(map, node)) {
+/// Returns when the node is a member no more, whichever controller decided that, and however slowly it reads what it is
+/// told; and when the map has had its session at another controller for a while. Where the node really went there, this
+/// session was ended before; otherwise it was entered there too late, and has to come here anew.
+async fn departure(core: &Core, node: &NodeId, seat: &Seat) -> Departure {
+    let has_moved = || core.ledger.read(|map| core.has_moved(map, node));
+    while core.ledger.read(|map| map.nodes.contains_key(node)) {
+        if has_moved() {
             sleep(DEPARTURE_PATIENCE).await;
-            if core.ledger.read(|map| core.has_moved(map, node)) {
-                return;
+            if has_moved() {
+                return Departure::Moved;
             }
+            continue;
         }
-        if revisions.changed().await.is_err() {
-            return std::future::pending().await;
-        }
+        seat.doubted().await;
     }
+    Departure::Removed
 }
 
 /// What every version of a hello has.
@@ -334,12 +326,15 @@ struct Versions {
     version: String,
 }
 
-/// The first message of a caller, and where it is answered. Who doesn't come to the point is sent away.
-pub(super) async fn hello_bytes(connection: &Connection) -> Result<(Vec<u8>, SendStream), Turned> {
+/// The first message of a caller, and where it is answered. Who doesn't come to the point within `limit` bytes is sent away.
+pub(super) async fn hello_bytes(
+    connection: &Connection,
+    limit: usize,
+) -> Result<(Vec<u8>, SendStream), Turned> {
     let hello = async {
         let opened = connection.accept_bi().await;
         let (to, mut from) = opened.map_err(|error| Turned::new(NO_HELLO, error))?;
-        let bytes = receive_bytes(&mut from, codec::MAX_STRANGER_BYTES).await;
+        let bytes = receive_bytes(&mut from, limit).await;
         if let Err(FrameError::Decode(error)) = &bytes {
             connection.close(
                 VarInt::from_u32(close::PROTOCOL),
@@ -404,7 +399,7 @@ async fn greet(
     connection: &Connection,
     subject: &Subject,
 ) -> Result<(Hello, SendStream), Turned> {
-    let (bytes, mut to) = hello_bytes(connection).await?;
+    let (bytes, mut to) = hello_bytes(connection, MAX_HELLO_BYTES).await?;
     let admitted = match read_hello::<Hello>(&bytes) {
         Ok(hello) => {
             let admitted = tokio::select! {
@@ -454,6 +449,7 @@ async fn admit(core: &Core, subject: &Subject, hello: &Hello) -> Result<Welcome,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         incarnation: core.ledger.incarnation(),
         revision,
+        excerpts: true,
         controllers: core.fellows.addresses().borrow().clone(),
     })
 }
@@ -477,193 +473,6 @@ pub(super) async fn enter(core: &Core, hello: &Hello) -> Result<Revision, Refusa
         Ok((changes, ()))
     };
     let (revision, ()) = core.ledger.decide(decide).await?;
-    Ok(revision)
-}
-
-/// Brings the agent's map up to date, for ever.
-async fn push(
-    core: &Core,
-    node: &NodeId,
-    (mut to, mut have): (SendStream, Option<Revision>),
-    mut wishes: watch::Receiver<Wish>,
-) -> Result<(), FrameError> {
-    let incarnation = core.ledger.incarnation();
-    let mut addresses = core.fellows.addresses();
-    addresses.mark_unchanged();
-    let mut revisions = core.ledger.revisions();
-    let audience = |wish: &Wish| Audience {
-        node: node.clone(),
-        interest: wish.interest.clone(),
-    };
-    let first = wishes.borrow().clone();
-    let mut so_far = audience(&first);
-    // How new the agent thinks that its map is, and since when it thinks wrong.
-    let (mut told, mut behind): (Option<Revision>, _) = (None, Instant::now());
-    loop {
-        revisions.borrow_and_update();
-        if core.ledger.incarnation() != incarnation {
-            // The store was set back: what this agent has is worth nothing. It learns that when it calls again.
-            return Ok(());
-        }
-        let wish = wishes.borrow_and_update().clone();
-        let from_now = audience(&wish);
-        let mut further = Vec::new();
-        let newest = match core.ledger.since(have, (&so_far, &from_now)) {
-            News::Everything(map) => {
-                let newest = push_everything(&mut to, map).await?;
-                told = Some(newest);
-                newest
-            }
-            News::Changes(changes, added, newest) => {
-                further = added;
-                let waits = told.is_none_or(|told| told < wish.reach);
-                let matters = !changes.is_empty() || from_now.interest.is_none();
-                if told != Some(newest) && (matters || waits || behind.elapsed() >= LAG) {
-                    told = Some(push_changes(&mut to, changes, newest).await?);
-                }
-                newest
-            }
-        };
-        if have.is_none() || from_now.interest != so_far.interest {
-            tell_watched(&mut to, (further, newest), &from_now).await?;
-        }
-        have = Some(newest);
-        so_far = from_now;
-        if told == have {
-            behind = Instant::now();
-        }
-        if addresses.has_changed().unwrap_or(false) {
-            let controllers = Some(addresses.borrow_and_update().clone());
-            let (changes, up_to) = (Vec::new(), told.unwrap_or_default());
-            let news = Push::Changes {
-                changes,
-                up_to,
-                controllers,
-            };
-            send(&mut to, &news).await?;
-        }
-        // It is told in time how far the map is, also if no change concerns it.
-        let deadline = (told != have).then(|| behind + LAG);
-        if !more((&mut revisions, &mut wishes, &mut addresses), deadline).await {
-            return Ok(());
-        }
-    }
-}
-
-/// Waits for something to tell, at most until then; says false when there will be nothing any more.
-async fn more(
-    (revisions, wishes, addresses): (
-        &mut watch::Receiver<Revision>,
-        &mut watch::Receiver<Wish>,
-        &mut watch::Receiver<Vec<SocketAddr>>,
-    ),
-    deadline: Option<Instant>,
-) -> bool {
-    let changed = async {
-        tokio::select! {
-            changed = revisions.changed() => changed.is_ok(),
-            changed = wishes.changed() => changed.is_ok(),
-            changed = addresses.changed() => changed.is_ok(),
-        }
-    };
-    match deadline {
-        Some(deadline) => timeout_at(deadline, changed).await.unwrap_or(true),
-        None => changed.await,
-    }
-}
-
-/// Tells all of the networks that an agent didn't hear of before, and of which it hears from now on.
-async fn tell_watched(
-    to: &mut SendStream,
-    (further, newest): (Vec<Versioned<Object>>, Revision),
-    audience: &Audience,
-) -> Result<(), FrameError> {
-    let Some(networks) = &audience.interest else {
-        return Ok(());
-    };
-    let mut changes: Vec<_> = further
-        .into_iter()
-        .map(|of| (of.revision, Change::Put(of.object)))
-        .collect();
-    while !changes.is_empty() {
-        let rest = changes.split_off(batch_len(&changes));
-        // They are older than that, but nothing else of before is still to come.
-        let up_to = newest;
-        let controllers = None;
-        send(
-            to,
-            &Push::Changes {
-                changes,
-                up_to,
-                controllers,
-            },
-        )
-        .await?;
-        changes = rest;
-    }
-    let networks = BTreeSet::clone(networks);
-    send(to, &Push::Watched { networks }).await
-}
-
-async fn push_changes(
-    to: &mut SendStream,
-    mut changes: Vec<(Revision, crate::model::Change)>,
-    newest: Revision,
-) -> Result<Revision, FrameError> {
-    loop {
-        let first = batch_len(&changes);
-        if first == changes.len() {
-            break;
-        }
-        let rest = changes.split_off(first);
-        let up_to = changes.last().map_or(newest, |(revision, _)| *revision);
-        let controllers = None;
-        send(
-            to,
-            &Push::Changes {
-                changes,
-                up_to,
-                controllers,
-            },
-        )
-        .await?;
-        changes = rest;
-    }
-    send(
-        to,
-        &Push::Changes {
-            changes,
-            up_to: newest,
-            controllers: None,
-        },
-    )
-    .await?;
-    Ok(newest)
-}
-
-/// How many of the first fit into one message: at least one.
-fn batch_len<T: serde::Serialize>(items: &[T]) -> usize {
-    let mut bytes = 0;
-    let fitting = items.iter().take(BATCH).take_while(|item| {
-        bytes += codec::encoded_len(item);
-        bytes <= BATCH_BYTES
-    });
-    fitting.count().max(1).min(items.len())
-}
-
-async fn push_everything(to: &mut SendStream, map: ClusterMap) -> Result<Revision, FrameError> {
-    let revision = map.revision;
-    send(to, &Push::SnapshotStart).await?;
-    let mut objects = map.into_objects().peekable();
-    while objects.peek().is_some() {
-        let mut batch: Vec<Versioned<Object>> = objects.by_ref().take(BATCH).collect();
-        while !batch.is_empty() {
-            let rest = batch.split_off(batch_len(&batch));
-            send(to, &Push::Objects(batch)).await?;
-            batch = rest;
-        }
-    }
-    send(to, &Push::SnapshotEnd { revision }).await?;
     Ok(revision)
 }
 
@@ -749,30 +558,5 @@ fn unreadable(error: DecodeError) -> Refusal {
             )
             .hint(same)
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_message_takes_what_fits_and_at_least_one() {
-        let lengths = |items: &[String]| {
-            let (mut rest, mut lengths) = (items, Vec::new());
-            while !rest.is_empty() {
-                let first = batch_len(rest);
-                codec::encode(&rest[..first].to_vec()).unwrap();
-                lengths.push(first);
-                rest = &rest[first..];
-            }
-            lengths
-        };
-        assert_eq!(batch_len::<String>(&[]), 0);
-        assert_eq!(lengths(&vec![String::new(); BATCH + 1]), [BATCH, 1]);
-        // Together they are longer than any message may be.
-        let long = "x".repeat(codec::MAX_MESSAGE_BYTES / 2 + 1);
-        let items = ["a".to_owned(), long.clone(), long, "b".to_owned()];
-        assert_eq!(lengths(&items), [1, 1, 1, 1]);
     }
 }

@@ -18,7 +18,9 @@ use crate::channel::{
     Request, RequestError, codec, join,
 };
 use crate::identity::{Identity, NodeKey};
-use crate::model::{ClusterMap, Endpoint, EndpointId, Network, NetworkId, Transport};
+use crate::model::{
+    ClusterMap, Coverage, Endpoint, EndpointId, Network, NetworkId, NodeId, Transport,
+};
 
 mod admission;
 mod channel;
@@ -170,6 +172,9 @@ fn request(name: &str) -> JoinRequest {
 /// What an agent has seen.
 #[derive(Debug, Default)]
 struct Seen {
+    node: Option<NodeId>,
+    coverage: Option<Coverage>,
+    wish: u64,
     map: ClusterMap,
     incarnation: String,
     snapshots: usize,
@@ -215,10 +220,12 @@ impl Agent {
             facts: facts.clone(),
             have: map.revision,
             incarnation: incarnation.clone(),
+            has: interest.as_ref().map(|_| BTreeSet::new()),
             interest,
         };
         let (link, mut events) = Link::start(config).unwrap();
         let (seen_in, seen) = watch::channel(Seen {
+            node: Some(identity.node_id.clone()),
             map,
             incarnation,
             ..Seen::default()
@@ -348,18 +355,23 @@ impl Seen {
             }
             LinkEvent::Changes { changes, up_to } => {
                 self.changes += changes.len();
-                for (revision, change) in changes {
+                for (revision, _) in &changes {
                     // What is on a network that is watched from now on is told late.
                     let late = self.watched.is_some();
-                    assert!(revision > self.map.revision || late, "no repetition");
-                    self.map.apply(revision, change);
+                    assert!(*revision > self.map.revision || late, "no repetition");
                 }
-                // Not every change is for agents.
                 assert!(up_to >= self.map.revision);
-                self.map.revision = up_to;
+                let coverage = self.coverage.get_or_insert_with(|| Coverage::of(None));
+                let node = self.node.as_ref().unwrap();
+                coverage.changed((&mut self.map, node), changes, up_to);
             }
             LinkEvent::CaughtUp => self.caught_up = self.ups,
-            LinkEvent::Watched { networks } => self.watched = Some(networks),
+            LinkEvent::Watched { networks, wish } => {
+                let coverage = self.coverage.get_or_insert_with(|| Coverage::of(None));
+                let node = self.node.as_ref().unwrap();
+                coverage.watched((&mut self.map, node), networks.clone());
+                (self.watched, self.wish) = (networks, wish);
+            }
             LinkEvent::Ask {
                 ask: Ask::Yield { ip, .. },
                 answer,

@@ -163,6 +163,12 @@ impl Ledger {
         self.networks.get(id)
     }
 
+    /// Names of the overlays that Docker networks of this host are on.
+    pub fn overlays(&self) -> impl Iterator<Item = &str> {
+        let entries = self.networks.values();
+        entries.map(|entry| entry.wish.create.name.as_str())
+    }
+
     /// Whether any Docker network of this host is on that overlay, and as what it was made.
     pub fn wish_of(&self, name: &str) -> Option<&Wish> {
         self.networks

@@ -3,12 +3,12 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! refusals {
-    ($($(#[$doc:meta])* $variant:ident = $name:literal,)+) => {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
         /// Why a packet did not get out (docs/egress.md tells causes and cures).
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(u8)]
         pub(crate) enum Refusal {
-            $($(#[$doc])* $variant,)+
+            $($(#[doc = $doc])+ $variant,)+
         }
 
         impl Refusal {
@@ -18,6 +18,13 @@ macro_rules! refusals {
             pub(super) const fn name(self) -> &'static str {
                 match self {
                     $(Self::$variant => $name,)+
+                }
+            }
+
+            /// Cause, and what the sender hears.
+            const fn description(self) -> &'static str {
+                match self {
+                    $(Self::$variant => concat!($($doc),+),)+
                 }
             }
         }
@@ -63,6 +70,13 @@ refusals! {
     HostResources = "host_resources",
     /// The container's network had no room. Dropped, or sent again.
     Congested = "congested",
+}
+
+/// What a name that is counted means.
+pub(crate) fn cause_of(name: &str) -> Option<&'static str> {
+    let mut all = Refusal::ALL.iter();
+    all.find(|refusal| refusal.name() == name)
+        .map(|refusal| refusal.description())
 }
 
 /// Counters of refusals, one per reason.

@@ -25,6 +25,7 @@ struct OfNetwork {
     names: BTreeMap<String, BTreeSet<EndpointId>>,
     macs: BTreeMap<MacAddr, BTreeSet<EndpointId>>,
     ips: BTreeMap<IpAddr, BTreeSet<EndpointId>>,
+    nodes: BTreeMap<NodeId, BTreeSet<EndpointId>>,
 }
 
 impl Endpoints {
@@ -45,6 +46,8 @@ impl Endpoints {
         for ip in &object.ips {
             network.ips.entry(*ip).or_default().insert(id.clone());
         }
+        let node = network.nodes.entry(object.node.clone()).or_default();
+        node.insert(id.clone());
         let node = self.nodes.entry(object.node.clone()).or_default();
         node.insert(id.clone());
         self.by_id.insert(id, endpoint);
@@ -58,6 +61,7 @@ impl Endpoints {
             network.ids.remove(id);
             take_out(&mut network.names, &object.name, id);
             take_out(&mut network.macs, &object.mac, id);
+            take_out(&mut network.nodes, &object.node, id);
             for ip in &object.ips {
                 take_out(&mut network.ips, ip, id);
             }
@@ -84,6 +88,17 @@ impl Endpoints {
     /// Those of a node, in order of their ids.
     pub fn of_node(&self, node: &NodeId) -> impl Iterator<Item = &Endpoint> {
         self.objects(self.nodes.get(node))
+    }
+
+    /// Whether a node has one on a network.
+    pub fn has_node(&self, network: &NetworkId, node: &NodeId) -> bool {
+        let network = self.networks.get(network);
+        network.is_some_and(|network| network.nodes.contains_key(node))
+    }
+
+    /// The nodes that have any.
+    pub fn nodes(&self) -> impl Iterator<Item = &NodeId> {
+        self.nodes.keys()
     }
 
     /// Those of that name on a network; aliases don't count.
@@ -213,6 +228,7 @@ mod tests {
                 prop_assert_eq!(ids(endpoints.of_network(&network)), look(&of));
                 prop_assert_eq!(endpoints.count_of_network(&network), look(&of).len());
                 prop_assert_eq!(ids(endpoints.of_node(&node)), look(&|one| one.node == node));
+                prop_assert_eq!(endpoints.has_node(&network, &node), !look(&|one| of(one) && one.node == node).is_empty());
                 prop_assert_eq!(ids(endpoints.named(&network, &name)), look(&|one| of(one) && one.name == name));
                 prop_assert_eq!(ids(endpoints.with_mac(&network, mac)), look(&|one| of(one) && one.mac == mac));
                 prop_assert_eq!(ids(endpoints.with_ip(&network, ip)), look(&|one| of(one) && one.ips.contains(&ip)));

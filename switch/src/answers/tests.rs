@@ -94,6 +94,7 @@ fn about_what_it_was_to_route_the_gateway_speaks_itself() {
         DropReason::NoRoute,
         DropReason::NoNeighbor,
         DropReason::TtlExceeded,
+        DropReason::RouteLoop,
         DropReason::Isolated,
     ] {
         let answer = answers.dropped(from, &frame, reason).unwrap();
@@ -120,4 +121,65 @@ fn the_gateway_answers_a_port_so_many_times_a_millisecond() {
     assert!((0..GATEWAY_ANSWERS).all(|_| ask(0, 5)));
     assert!(!ask(0, 5));
     assert!(ask(1, 5) && ask(0, 6));
+}
+
+#[test]
+fn who_says_it_has_anothers_address_is_told_of_once_a_second() {
+    let (tables, mut answers) = (tables(), Answers::new());
+    let owner = MacAddr([2, 0, 0, 0, 0, 2]);
+    let vni = Vni::new(7).unwrap();
+    tables.neighbors().set(vni, THERE.into(), owner);
+    tables.neighbors().set(vni, HERE.into(), HERE_MAC);
+    let mut hear = |frame: &[u8], now| {
+        let from = Asker {
+            tables: &tables,
+            id: PortId(0),
+            now: Tick(now),
+        };
+        answers.overhear(from, frame);
+        answers.take_claim(from)
+    };
+    let theft = ArpMessage::request(HERE_MAC, THERE, THERE).to_frame();
+    let claim = Claim {
+        ip: THERE.into(),
+        mac: HERE_MAC,
+    };
+    assert_eq!(hear(&theft, 5), Some(claim));
+    assert_eq!(hear(&theft, 6), None);
+    assert_eq!(hear(&theft, 1_005), Some(claim));
+    // Of its own, of nobody's, and what isn't said of neighbors.
+    let mine = ArpMessage::request(HERE_MAC, HERE, THERE).to_frame();
+    let free = ArpMessage::request(HERE_MAC, Ipv4Addr::new(10, 0, 0, 9), THERE).to_frame();
+    for frame in [&mine[..], &free, &datagram(owner)] {
+        assert_eq!(hear(frame, 9_000), None);
+    }
+}
+
+#[test]
+fn who_tries_a_taken_address_is_told_that_it_is_and_so_are_people() {
+    let (tables, mut answers) = (tables(), Answers::new());
+    let (vni, owner) = (Vni::new(7).unwrap(), MacAddr([2, 0, 0, 0, 0, 2]));
+    tables.neighbors().set(vni, THERE.into(), owner);
+    let from = Asker {
+        tables: &tables,
+        id: PortId(0),
+        now: Tick(5),
+    };
+    let claim = Claim {
+        ip: THERE.into(),
+        mac: HERE_MAC,
+    };
+    // A probe claims nothing yet (RFC 5227); a guard refuses what does.
+    let probe = ArpMessage::request(HERE_MAC, Ipv4Addr::UNSPECIFIED, THERE).to_frame();
+    let told = answers.answer(from, &probe, (None, &[Action::Answer]));
+    assert_eq!(told.unwrap()[6..12], owner.octets());
+    assert_eq!(answers.take_claim(from), Some(claim));
+    let theft = ArpMessage::request(HERE_MAC, THERE, THERE).to_frame();
+    let refused = [Action::Drop(DropReason::SpoofedAddress)];
+    assert_eq!(answers.answer(from, &theft, (None, &refused)), None);
+    let later = Asker {
+        now: Tick(2_000),
+        ..from
+    };
+    assert_eq!(answers.take_claim(later), Some(claim));
 }

@@ -6,6 +6,7 @@ use weft_wire::{EtherType, FrameRef, echo_reply};
 use super::admit::Admitted;
 use super::route::{self, Way};
 use crate::gateway::{GATEWAY_MAC, Heard, hear};
+use crate::neighbor::Question;
 use crate::table::Tables;
 use crate::table::fdb::{Fdb, Tick};
 use crate::verdict::{Action, DropReason, Source};
@@ -17,6 +18,17 @@ pub(super) enum Next {
     Done(Action),
     /// It isn't for the gateway.
     Bridge,
+}
+
+/// Asks everybody for an address whose owner the control plane knows, and that isn't the asker.
+fn is_known(tables: &Tables, admitted: &Admitted<'_, '_>) -> bool {
+    let ethernet = &admitted.ethernet;
+    // Who isolates ports doesn't tell them of each other.
+    let question = (ethernet.destination().is_multicast() && !admitted.network.spec.isolate)
+        .then(|| Question::of(ethernet))
+        .flatten();
+    let owner = question.and_then(|question| tables.neighbors().get(admitted.vni, question.target));
+    owner.is_some_and(|owner| owner != ethernet.source())
 }
 
 #[inline]
@@ -45,6 +57,7 @@ pub(super) fn gateway(
     }
     let services = admitted.network.services.map(Action::ToPort);
     let done = match hear(gateways, frame.bytes) {
+        Heard::NotOurs if is_known(known.0, admitted) => Action::Answer,
         Heard::NotOurs => return Ok(Next::Bridge),
         Heard::Answer(_) => Action::Answer,
         Heard::Nothing => return Err(DropReason::NotAnswered),

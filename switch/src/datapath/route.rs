@@ -95,6 +95,8 @@ pub(super) fn route(
     let (vni, hop) = match found {
         Some(Route::Connected(vni)) => (vni, header.destination),
         Some(Route::Via(vni, hop)) => (vni, hop),
+        // Another network's, which isn't on the router.
+        None if tables.is_inside(header.destination) => return Err(DropReason::NoRoute),
         Some(Route::Local) | None => return Ok(Way::Out),
     };
     let network = tables.network(vni).ok_or(DropReason::NoNeighbor)?;
@@ -108,7 +110,7 @@ pub(super) fn route(
     if let (Source::Port(port), Action::ToPort(to)) = (from, routed.delivery())
         && port == to
     {
-        return Err(DropReason::SameSide);
+        return Err(DropReason::RouteLoop);
     }
     Ok(Way::Onward(routed))
 }
@@ -120,7 +122,7 @@ pub(super) fn leave(
     (exit, vni): (Exit, Vni),
 ) -> Result<Routed, DropReason> {
     if from == Source::Port(exit.port) {
-        return Err(DropReason::SameSide);
+        return Err(DropReason::RouteLoop);
     }
     to_port(tables, vni, exit.port)?;
     Ok(Routed {

@@ -1,7 +1,7 @@
 use std::net::Ipv4Addr;
 
 use etherparse::PacketBuilder;
-use weft_wire::ArpMessage;
+use weft_wire::{ArpMessage, NeighborEnds, NeighborKind, NeighborMessage};
 
 use super::*;
 

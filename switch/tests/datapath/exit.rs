@@ -105,7 +105,7 @@ fn what_it_sends_to_the_gateway_does_not_come_back_to_it() {
     let around = out_from(HOST, outside4());
     assert_eq!(
         world.send(from_port(HOST.into()), &around),
-        drop_for(DropReason::SameSide)
+        drop_for(DropReason::RouteLoop)
     );
 }
 

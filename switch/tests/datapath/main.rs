@@ -16,6 +16,7 @@ mod mtu;
 mod routing;
 mod services;
 mod spoofing;
+mod suppression;
 mod uplink;
 mod vlan;
 mod world;

@@ -132,7 +132,7 @@ fn a_static_route_leads_to_its_next_hop() {
     assert_eq!(world.send(FROM_A, &packet(nobody, 100)), refused);
     // Back to where it came from: a loop.
     let back = Ipv4Addr::new(10, 51, 0, 1).into();
-    let refused = drop_for(DropReason::SameSide);
+    let refused = drop_for(DropReason::RouteLoop);
     assert_eq!(world.send(FROM_A, &packet(back, 100)), refused);
 }
 
@@ -149,6 +149,25 @@ fn networks_without_a_common_router_stay_apart() {
     world.tables.set_network(network(NetworkMode::Routed));
     let refused = drop_for(DropReason::NoRoute);
     assert_eq!(world.send(FROM_A, &packet(red4(NEAR), 100)), refused);
+}
+
+#[test]
+fn what_is_inside_never_goes_out() {
+    let mut world = world();
+    let services = world.tables.add_services(blue(), Vec::new());
+    let strange = packet(Ipv4Addr::new(10, 34, 0, 9).into(), 10);
+    let out = [Action::ToPort(services)];
+    assert_eq!(world.send(FROM_A, &strange), out);
+    let inside = RouteSpec {
+        address: Ipv4Addr::new(10, 34, 0, 0).into(),
+        len: 16,
+        route: Route::Local,
+    };
+    world.tables.set_subnets(Arc::new(Routes::new([inside])));
+    let refused = drop_for(DropReason::NoRoute);
+    assert_eq!(world.send(FROM_A, &strange), refused);
+    let elsewhere = packet(Ipv4Addr::new(10, 35, 0, 9).into(), 10);
+    assert_eq!(world.send(FROM_A, &elsewhere), out);
 }
 
 #[test]

@@ -39,6 +39,9 @@ pub(crate) struct Args {
     /// Measures an encrypted network of weft's as well
     #[arg(long)]
     pub(crate) encrypted: bool,
+    /// Measures two networks of weft's on one router as well
+    #[arg(long)]
+    pub(crate) routed: bool,
     /// Measures other userspace switches and overlays as well, those that are installed
     #[arg(long)]
     pub(crate) peers: bool,

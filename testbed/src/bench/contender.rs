@@ -11,7 +11,7 @@ use weft_testbed::lab::verdict::{processor_time, wait_until};
 use weft_testbed::{Container, Host, KernelPair, Lab, Namespace, Pair};
 
 use crate::out;
-use crate::result::{ENCRYPTED, KERNEL, WEFT};
+use crate::result::{ENCRYPTED, KERNEL, ROUTED, WEFT};
 use crate::work::Reach;
 
 /// VNI of the kernel's VXLAN devices.
@@ -99,6 +99,33 @@ impl Contender {
                 to: far.ns.clone(),
                 ip: far.ip(),
             }),
+            out: None,
+            hosts: vec![pair.host1.ns.clone(), pair.host2.ns.clone()],
+            switch: Switch::Processes(agents.to_vec()),
+        }
+    }
+
+    /// The same two hosts and agents, from one network of a router to another.
+    pub(crate) fn weft_routed(pair: &Pair) -> Self {
+        let host = &pair.host1;
+        for (name, subnet) in [("left", "10.35.0.0/16"), ("right", "10.36.0.0/16")] {
+            host.weft(&["network", "create", name, "--subnet", subnet]);
+        }
+        host.weft(&["router", "create", "core"]);
+        host.weft(&["router", "connect", "core", "left", "right"]);
+        pair.wait_in_sync();
+        let join = |host, network, name| pair.lab.quiet_container(host, network, name, &[]);
+        let client = join(host, "left", "r1");
+        let way = |to: Container| Way {
+            from: client.ns.clone(),
+            to: to.ns.clone(),
+            ip: to.ip(),
+        };
+        let agents = [&pair.host1, &pair.host2].map(|host| host.agent().pid());
+        Self {
+            name: ROUTED,
+            local: Some(way(join(host, "right", "r2"))),
+            cross: Some(way(join(&pair.host2, "right", "r3"))),
             out: None,
             hosts: vec![pair.host1.ns.clone(), pair.host2.ns.clone()],
             switch: Switch::Processes(agents.to_vec()),

@@ -91,8 +91,10 @@ fn bench(args: &Args, plan: &[Work]) -> Report {
     };
     let pair = Pair::up(lab);
     let encrypted = args.encrypted.then(|| Contender::weft_encrypted(&pair));
+    let routed = args.routed.then(|| Contender::weft_routed(&pair));
     let mut contenders = vec![kernel, Contender::weft(pair)];
     contenders.extend(encrypted);
+    contenders.extend(routed);
     contenders.extend(peers);
     contenders.extend(outs);
     let idle = contenders
@@ -179,6 +181,9 @@ fn print_report(report: &Report, markdown: bool) {
         "{}\n\n{table}\n\nOf a core, without traffic: {idle}",
         report.about
     ));
+    if let Some(routed) = report.routed() {
+        print(&format!("\n{routed}"));
+    }
 }
 
 /// Prints and writes the report. Wrong checksums are a failure whatever the speed.

@@ -25,6 +25,11 @@ pub(crate) const WEFT: &str = "weft";
 /// The same agents on an encrypted network.
 pub(crate) const ENCRYPTED: &str = "weft encrypted";
 
+/// The same agents between two networks of a router.
+pub(crate) const ROUTED: &str = "weft routed";
+/// What issue 5 asks of routed throughput, by that within a network.
+pub(crate) const ROUTED_TARGET: f64 = 0.8;
+
 /// A run of the bench.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Report {
@@ -84,6 +89,9 @@ pub(crate) struct Row {
     pub(crate) ratio: Option<f64>,
     /// Whether the target is reached.
     pub(crate) reached: Option<bool>,
+    /// weft's median between two networks of a router by that within one.
+    #[serde(default)]
+    pub(crate) routed: Option<f64>,
     /// By contender.
     pub(crate) series: BTreeMap<String, Series>,
 }
@@ -157,6 +165,27 @@ impl Report {
             .arg(path.with_extension("png"))
             .status();
         Ok(())
+    }
+
+    /// What routing costs, if that was measured: throughput and rates between two networks by those within one.
+    pub(crate) fn routed(&self) -> Option<String> {
+        let rows = self.rows.iter().filter(|row| !row.is_time);
+        let ratios = rows.filter_map(|row| Some((row, row.routed?)));
+        let ratios: Vec<String> = ratios
+            .map(|(row, ratio)| {
+                let short = if ratio < ROUTED_TARGET {
+                    " (short)"
+                } else {
+                    ""
+                };
+                let wire = row.underlay.as_deref().unwrap_or_default();
+                format!("{} {wire}: {ratio:.2}{short}", row.work).replace(" :", ":")
+            })
+            .collect();
+        (!ratios.is_empty()).then(|| {
+            let all = ratios.join(", ");
+            format!("Routed by bridged, at least {ROUTED_TARGET} is wanted: {all}")
+        })
     }
 
     /// Packets with a wrong checksum, everybody's.
@@ -262,10 +291,12 @@ impl fmt::Display for About {
 impl Row {
     fn new(work: &Work, metric: Metric, series: BTreeMap<String, Series>) -> Self {
         let median = |name: &str| series.get(name).map(|series| series.median);
-        let ratio = median(WEFT)
-            .zip(median(work.rival()))
-            .filter(|(_, rival)| *rival > 0.0)
-            .map(|(weft, rival)| weft / rival);
+        let ratio = |of: &str, to: &str| {
+            let both = median(of).zip(median(to)).filter(|(_, to)| *to > 0.0);
+            both.map(|(of, to)| of / to)
+        };
+        let routed = ratio(ROUTED, WEFT);
+        let ratio = ratio(WEFT, work.rival());
         let (target, is_time) = (work.target(), metric.is_time());
         let reached = |ratio: f64| {
             if is_time {
@@ -282,6 +313,7 @@ impl Row {
             target,
             rival: work.rival().to_owned(),
             reached: ratio.map(reached),
+            routed,
             ratio,
             series,
         }
@@ -349,6 +381,8 @@ fn spread(values: &[f64]) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
 
     #[test]
@@ -357,6 +391,44 @@ mod tests {
         assert_eq!(median(vec![3.0]), Some(3.0));
         assert_eq!(median(vec![9.0, 1.0]), Some(5.0));
         assert_eq!(median(vec![9.0, 1.0, 2.0]), Some(2.0));
+    }
+
+    #[test]
+    fn routed_is_compared_with_bridged_of_the_same_row() {
+        let series = |median| Series {
+            median,
+            ..Series::default()
+        };
+        let row = |work: &str, is_time, routed| {
+            let work = *plan_of(work).first().expect("there is such work");
+            let metric = if is_time {
+                Metric::P50
+            } else {
+                Metric::Throughput
+            };
+            let all = [(WEFT, 10.0), (ROUTED, routed)];
+            let all = all.map(|(name, median)| (name.to_owned(), series(median)));
+            Row::new(&work, metric, all.into())
+        };
+        let report = |rows| Report {
+            about: About::new(&Args::parse_from(["bench"])),
+            contenders: Vec::new(),
+            idle: BTreeMap::new(),
+            rows,
+        };
+        assert_eq!(report(Vec::new()).routed(), None);
+        let rows = vec![
+            row("tcp-cross-1", false, 7.0),
+            row("latency-cross", true, 20.0),
+        ];
+        assert_eq!(rows[0].routed, Some(0.7));
+        let said = report(rows).routed().expect("measured");
+        assert!(said.ends_with("tcp-cross-1 full: 0.70 (short)"), "{said}");
+    }
+
+    fn plan_of(name: &str) -> Vec<Work> {
+        let args = Args::parse_from(["bench", "--only", name]);
+        crate::work::plan(&args).expect("a plan")
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use etherparse::{EtherType, PacketBuilder};
+use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, send, socket};
 use weft_wire::MacAddr;
 
@@ -42,10 +43,19 @@ impl FrameSocket {
     /// Sends one frame.
     #[track_caller]
     pub fn send(&self, frame: &[u8]) {
-        must(
-            send(self.0.as_raw_fd(), frame, MsgFlags::empty()),
-            &format!("send a frame of {} bytes", frame.len()),
-        );
+        assert!(self.offer(frame), "the interface's queue is full");
+    }
+
+    /// Sends one frame; false if the interface's queue is full.
+    #[track_caller]
+    pub fn offer(&self, frame: &[u8]) -> bool {
+        match send(self.0.as_raw_fd(), frame, MsgFlags::empty()) {
+            Err(Errno::ENOBUFS) => false,
+            sent => {
+                must(sent, &format!("send a frame of {} bytes", frame.len()));
+                true
+            }
+        }
     }
 }
 

@@ -71,6 +71,7 @@ impl Agent {
             have: 0,
             incarnation: String::new(),
             interest: (!all).then(BTreeSet::new),
+            has: (!all).then(BTreeSet::new),
         };
         let (link, events) = Link::start(config).map_err(|error| error.to_string())?;
         let (heard_in, heard) = watch::channel(Heard::default());
@@ -212,8 +213,9 @@ async fn hear(
                     heard.note(change);
                 }
             }),
-            LinkEvent::Watched { networks } => {
-                heard.send_modify(|heard| heard.watched = networks.len());
+            LinkEvent::Watched { networks, .. } => {
+                let watched = networks.map_or(0, |networks| networks.len());
+                heard.send_modify(|heard| heard.watched = watched);
             }
             LinkEvent::Ask { answer, .. } => {
                 let _ = answer.send(Answer::Yielded);

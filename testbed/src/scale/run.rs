@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use weft_control::api::{NetworkChange, NetworkCreate};
-use weft_control::channel::Request;
+use weft_control::channel::{Interest, Request};
 use weft_control::controller::{TokenSpec, mint_token};
 use weft_control::identity::JoinToken;
 use weft_control::model::NetworkId;
@@ -270,7 +270,8 @@ async fn populate(
             let ids: BTreeSet<NetworkId> = mine.iter().map(|(id, _)| id.clone()).collect();
             if !all {
                 let count = ids.len();
-                agent.link.watch(ids);
+                let (networks, wish) = (ids, 1);
+                agent.link.watch(Interest { networks, wish });
                 agent.wait(|heard| heard.watched == count).await;
             }
             agent.populate(&mine, per_network).await

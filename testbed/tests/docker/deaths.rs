@@ -109,13 +109,13 @@ fn a_dockerd_that_dies_in_the_middle_of_a_call_leaves_nothing() {
             .network("net-10.48.0.0-16")
             .network
             .endpoints,
-        0
+        Some(0)
     );
     host.kill_agent();
     host.restart_agent();
     world.pair.wait_in_sync();
     assert_eq!(taps(host).len(), 12);
-    assert_eq!(host.network("shop").network.endpoints, 13);
+    assert_eq!(host.network("shop").network.endpoints, Some(13));
     wait_for(FORGOTTEN, "the ports are given back", &0, || {
         host.ports().len()
     });

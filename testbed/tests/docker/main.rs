@@ -76,7 +76,10 @@ impl World {
         wait_for(NOTICE, "no endpoint is in the cluster", &0, || {
             let networks: Vec<weft_control::api::NetworkInfo> =
                 self.pair.host1.json(&["network", "ls"]);
-            networks.iter().map(|network| network.endpoints).sum()
+            networks
+                .iter()
+                .filter_map(|network| network.endpoints)
+                .sum()
         });
     }
 }

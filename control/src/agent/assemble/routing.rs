@@ -37,6 +37,19 @@ fn route_spec(route: &WantedRoute) -> RouteSpec {
 }
 
 impl Fabric {
+    /// Tells the switch which subnets are the cluster's.
+    pub(super) fn apply_subnets(&self, wanted: &Wanted) {
+        if wanted.subnets == self.applied.subnets {
+            return;
+        }
+        let inside = wanted.subnets.iter().map(|subnet| RouteSpec {
+            address: subnet.addr(),
+            len: subnet.prefix_len(),
+            route: Route::Local,
+        });
+        self.switch.set_subnets(Arc::new(Routes::new(inside)));
+    }
+
     /// Tells the switch whose MAC each address has.
     pub(super) fn apply_neighbors(&self, wanted: &Wanted) {
         for key @ (vni, ip) in self.applied.neighbors.keys() {

@@ -29,6 +29,7 @@ impl Agent {
         }
         let (network, gateway) = self.docker_network(&call.of.network).await?;
         self.check_place(&network)?;
+        let _heard = self.hear_of(&network).await?;
         // Else they are opened by Docker, on its own bridge.
         let publish = match gateway {
             true => call
@@ -127,6 +128,7 @@ impl Agent {
         if let Some(ifname) = self.loose_name(&endpoint.id) {
             return Ok(Reply::Joined { ifname, gateways });
         }
+        let _heard = self.hear_of(&network).await?;
         self.expect_endpoint(&endpoint).await?;
         let ifname = self
             .plug_loose(&network, (endpoint.clone(), entry.publish), &sandbox)

@@ -187,6 +187,7 @@ impl Agent {
         (network, subnet): (&Network, &Subnet),
         wanted: Option<IpAddr>,
     ) -> Result<IpAddr, ApiError> {
+        let _heard = self.hear_of(network).await?;
         let taken = self.take_for_later(network, (subnet, wanted)).await?;
         let ip = taken.address()?;
         self.hold(pool, ip).await?;

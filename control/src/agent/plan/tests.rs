@@ -87,7 +87,7 @@ fn plan_of(map: &ClusterMap, ports: &[LocalPort<'_>]) -> Wanted {
         encrypts: true,
         measured: Arc::default(),
     };
-    plan(map, &here, ports.iter().cloned())
+    plan(Part::of(map, None), &here, ports.iter().cloned())
 }
 
 #[test]
@@ -413,6 +413,6 @@ fn an_encrypted_network_goes_to_who_can_protect_it_and_to_no_static_vtep() {
         encrypts: false,
         measured: Arc::default(),
     };
-    let alone = plan(&map, &here, std::iter::empty());
+    let alone = plan(Part::of(&map, None), &here, std::iter::empty());
     assert!(alone.networks[&vni(4096)].flood.is_empty() && alone.macs.is_empty());
 }

@@ -1,5 +1,6 @@
 //! One session with one controller: hello, the map, then changes and questions until it ends.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -11,11 +12,9 @@ use tokio::time::{sleep, timeout};
 use tracing::debug;
 
 use super::renewal::{Keepsake, RenewError, request};
-use super::{
-    CALL_PATIENCE, Caller, DialError, Ended, Interest, LinkEvent, State, dial, member_config,
-};
+use super::{CALL_PATIENCE, Caller, DialError, Ended, LinkEvent, State, dial, member_config};
 use crate::channel::codec::{self, DecodeError};
-use crate::channel::messages::{Answer, Ask, Hello, Push, Refusal, Request, Welcome};
+use crate::channel::messages::{Answer, Ask, Hello, Interest, Push, Refusal, Request, Welcome};
 use crate::channel::transport::{self, FrameError, close};
 use crate::model::{Change, ClusterMap, Revision};
 
@@ -44,6 +43,9 @@ impl Caller {
             Ok(dialled) => dialled,
             Err(error) => return self.hung_up(controller, source, error).await,
         };
+        if let Some(Interest { networks, wish }) = self.interest.borrow().clone() {
+            (self.hello.interest, self.hello.wish) = (Some(networks), wish);
+        }
         let (hello, pushes) = match timeout(CALL_PATIENCE, self.greet(&connection)).await {
             Ok(Ok(greeted)) => greeted,
             Ok(Err(Greeting::Refused(refusal))) => return Ended::Refused(refusal),
@@ -69,7 +71,7 @@ impl Caller {
         }
         self.state.send_replace(State::Up(connection.clone()));
         let keepsake = Arc::clone(&self.keepsake);
-        let (interest, loaded) = (self.interest.clone(), self.hello.interest.clone());
+        let (interest, told) = (self.interest.clone(), self.hello.interest());
         let asks = answer_asks(connection.clone(), self.events.clone(), &keepsake);
         let cause = tokio::select! {
             ended = self.follow(&connection, hello, pushes) => match ended {
@@ -78,7 +80,7 @@ impl Caller {
             },
             () = asks => "it hung up".to_owned(),
             never = keepsake.keep_fresh(&connection) => match never {},
-            never = keep_watching(&connection, interest, loaded) => match never {},
+            never = keep_watching(&connection, interest, told) => match never {},
         };
         let error = match connection.close_reason() {
             Some(reason) => DialError::from(reason),
@@ -181,12 +183,15 @@ impl Caller {
                 return Ok(());
             }
         }
-        let mut reader = Reader {
-            welcome,
-            have: self.hello.have,
-            snapshot: None,
-            caught_up: false,
-        };
+        let wants = self.hello.interest.is_some();
+        let mut reader = Reader::new(welcome, self.hello.have, wants);
+        if reader.tells_all() && self.hello.has.is_some() && !self.hello.incarnation.is_empty() {
+            // What it takes for our map we don't have: the next session begins anew.
+            self.hello.have = 0;
+            self.hello.incarnation.clear();
+            self.hello.has = None;
+            return Err(out_of_order("an excerpt").into());
+        }
         loop {
             let bytes = tokio::select! {
                 bytes = transport::receive_bytes(&mut pushes, codec::MAX_MESSAGE_BYTES) => bytes?,
@@ -199,11 +204,15 @@ impl Caller {
                     LinkEvent::Snapshot { map, incarnation } => {
                         self.hello.have = map.revision;
                         self.hello.incarnation.clone_from(incarnation);
+                        // It is said next for which.
+                        self.hello.has = wants.then(BTreeSet::new);
                     }
-                    LinkEvent::Changes { up_to, .. } => self.hello.have = *up_to,
+                    LinkEvent::Changes { up_to, .. } => {
+                        self.hello.have = self.hello.have.max(*up_to);
+                    }
                     LinkEvent::Controllers { controllers } => self.whom.learn(controllers),
-                    LinkEvent::Watched { networks } => {
-                        self.hello.interest = Some(networks.clone());
+                    LinkEvent::Watched { networks, .. } => {
+                        self.hello.has.clone_from(networks);
                     }
                     LinkEvent::Up { .. }
                     | LinkEvent::Down { .. }
@@ -276,13 +285,33 @@ enum Greeting {
 /// Puts snapshots together.
 struct Reader {
     welcome: Welcome,
-    /// The revision of the map that the agent has.
-    have: Revision,
+    /// The agent doesn't want to hear of everything.
+    wants: bool,
     snapshot: Option<ClusterMap>,
+    /// The agent's revision.
+    have: Revision,
+    /// It was said for which networks the map is complete.
+    watched: bool,
     caught_up: bool,
 }
 
 impl Reader {
+    fn new(welcome: Welcome, have: Revision, wants: bool) -> Self {
+        Self {
+            welcome,
+            wants,
+            snapshot: None,
+            have,
+            watched: false,
+            caught_up: false,
+        }
+    }
+
+    /// The controller knows of no wishes, and the agent has some.
+    fn tells_all(&self) -> bool {
+        self.wants && !self.welcome.excerpts
+    }
+
     fn handle(&mut self, push: Push) -> Result<Vec<LinkEvent>, DecodeError> {
         let mut events = Vec::with_capacity(2);
         let reached = match push {
@@ -306,13 +335,16 @@ impl Reader {
                     .take()
                     .ok_or_else(|| out_of_order("snapshot_end"))?;
                 map.revision = revision;
+                self.have = revision;
                 let incarnation = self.welcome.incarnation.clone();
                 events.push(LinkEvent::Snapshot { incarnation, map });
                 revision
             }
-            Push::Watched { networks } => {
-                events.push(LinkEvent::Watched { networks });
-                return Ok(events);
+            Push::Watched { networks, wish } => {
+                let networks = Some(networks);
+                events.push(LinkEvent::Watched { networks, wish });
+                self.watched = true;
+                self.have
             }
             Push::Changes {
                 changes,
@@ -329,14 +361,19 @@ impl Reader {
                 up_to
             }
         };
-        self.have = reached;
+        self.have = self.have.max(reached);
         self.catch_up(reached, &mut events);
         Ok(events)
     }
 
     fn catch_up(&mut self, reached: Revision, events: &mut Vec<LinkEvent>) {
-        if !self.caught_up && reached >= self.welcome.revision {
+        let whole = !self.wants || self.watched || self.tells_all();
+        if !self.caught_up && whole && reached >= self.welcome.revision {
             self.caught_up = true;
+            if self.tells_all() {
+                let (networks, wish) = (None, 0);
+                events.push(LinkEvent::Watched { networks, wish });
+            }
             events.push(LinkEvent::CaughtUp);
         }
     }
@@ -349,16 +386,15 @@ fn out_of_order(what: &str) -> DecodeError {
 /// Tells the controller of which networks the agent wants to hear, whenever it is another set than the last one.
 async fn keep_watching(
     connection: &Connection,
-    mut interest: watch::Receiver<Interest>,
-    mut told: Interest,
+    mut interest: watch::Receiver<Option<Interest>>,
+    mut told: Option<Interest>,
 ) -> Infallible {
     loop {
         let wanted = interest.borrow_and_update().clone();
-        if let Some(networks) = &wanted
+        if let Some(Interest { networks, wish }) = wanted.clone()
             && wanted != told
         {
-            let networks = networks.clone();
-            match request(connection, &Request::Watch { networks }).await {
+            match request(connection, &Request::Watch { networks, wish }).await {
                 Ok(_) => told = wanted,
                 Err(error) => {
                     debug!(%error, "the controller wasn't told what to tell");

@@ -317,10 +317,13 @@ pub(super) fn ip_taken(
 /// The blocks of one address that no endpoint of their owner needs: of one node, or of all. Claims that were never
 /// used, and those whose endpoint has gone.
 pub fn unused_claims(map: &ClusterMap, node: Option<&NodeId>) -> Vec<(NetworkId, IpNet)> {
-    map.blocks
-        .values()
+    let all = node.is_none().then(|| map.blocks.values());
+    let of_node = node.map(|node| map.blocks.of_node(node));
+    let blocks = all.into_iter().flatten();
+    let blocks = blocks.chain(of_node.into_iter().flatten());
+    blocks
         .map(|block| &block.object)
-        .filter(|block| is_single(block.prefix) && node.is_none_or(|node| block.node == *node))
+        .filter(|block| is_single(block.prefix))
         .filter(|block| {
             let ip = block.prefix.addr();
             !map.endpoints

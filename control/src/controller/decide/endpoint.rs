@@ -19,7 +19,7 @@ const MAX_NAMES: usize = 64;
 /// An endpoint of `node` is new or changed. The same once more is fine.
 ///
 /// # Errors
-/// `foreign_endpoint`, `unknown_network`, `unsupported`, `bad_name`, `bad_mac`, `bad_ip`, `name_taken`, `mac_taken`, `ip_taken`,
+/// `foreign_endpoint`, `bad_request`, `unknown_network`, `unsupported`, `bad_name`, `bad_mac`, `bad_ip`, `name_taken`, `mac_taken`, `ip_taken`,
 /// `foreign_block`.
 pub fn put(map: &ClusterMap, node: &NodeId, endpoint: &Endpoint) -> Decision<Vec<Change>> {
     check_owner(map, node, endpoint)?;
@@ -76,7 +76,15 @@ fn check_owner(map: &ClusterMap, node: &NodeId, endpoint: &Endpoint) -> Decision
     let before = map.endpoints.get(&endpoint.id).map(|before| &before.object);
     let owner = before.map_or(&endpoint.node, |before| &before.node);
     if owner == node && endpoint.node == *node {
-        return Ok(());
+        return match before.filter(|before| before.network != endpoint.network) {
+            // Agents that don't have the new one wouldn't hear that it left theirs.
+            Some(_) => Err(Refusal::new(
+                "bad_request",
+                format!("endpoint {} is on another network", endpoint.name),
+            )
+            .hint("disconnect it there first")),
+            None => Ok(()),
+        };
     }
     let owner = if owner == node { &endpoint.node } else { owner };
     Err(foreign(map, &endpoint.name, owner))

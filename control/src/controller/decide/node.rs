@@ -232,16 +232,12 @@ pub fn remove(map: &ClusterMap, asking: &NodeId, name: &str) -> Decision<(Vec<Ch
         .endpoints
         .of_node(&node.id)
         .map(|endpoint| Change::Delete(Key::Endpoint(endpoint.id.clone())));
-    let blocks = map
-        .blocks
-        .values()
-        .filter(|block| block.object.node == node.id)
-        .map(|block| {
-            Change::Delete(Key::Block(
-                block.object.network.clone(),
-                block.object.prefix,
-            ))
-        });
+    let blocks = map.blocks.of_node(&node.id).map(|block| {
+        Change::Delete(Key::Block(
+            block.object.network.clone(),
+            block.object.prefix,
+        ))
+    });
     let credentials = map.credentials.contains_key(&node.id);
     let credentials = credentials.then(|| Change::Delete(Key::Credentials(node.id.clone())));
     let session = map.sessions.contains_key(&node.id);

@@ -9,6 +9,8 @@ use crate::identity::ca::Authority;
 use crate::model::{Key, NetworkId};
 use crate::store::{AuthorityRecord, Promise, Snapshot};
 
+mod excerpts;
+
 /// Counts revisions; each commit waits for a permit, on a task of its own as redb's do on threads.
 #[derive(Debug)]
 struct SlowStore {

@@ -329,6 +329,8 @@ fn hello(identity: &Identity, protocols: Protocols) -> Hello {
         facts: facts(),
         credentials: None,
         interest: None,
+        wish: 0,
+        has: None,
     }
 }
 

@@ -153,6 +153,8 @@ async fn a_member_that_claims_what_is_anothers_is_refused_and_counted() {
         facts: facts(),
         credentials: None,
         interest: None,
+        wish: 0,
+        has: None,
     };
     say(&connection.unwrap(), &codec::encode(&hello).unwrap()).await;
     counted(&keeper, "identity_mismatch", 1).await;

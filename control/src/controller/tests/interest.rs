@@ -1,6 +1,7 @@
 //! Agents hear of the networks that they have, of their own, and of nothing else that they could do without.
 
 use super::*;
+use crate::channel::{Interest, RouterChange};
 
 struct Two {
     keeper: Keeper,
@@ -85,7 +86,8 @@ async fn an_agent_hears_of_the_networks_it_has_and_of_its_own() {
     let both: BTreeSet<_> = [&two.blue, &two.red]
         .map(|network| network.id.clone())
         .into();
-    some.link.watch(both.clone());
+    let networks = both.clone();
+    some.link.watch(Interest { networks, wish: 1 });
     some.wait("watched", |seen| seen.watched == Some(both.clone()))
         .await;
     assert_eq!(names(&some.map()), ["b1", "r1", "r2"]);
@@ -110,9 +112,11 @@ async fn what_does_not_concern_an_agent_costs_it_next_to_nothing_but_it_keeps_up
     for number in 5..25 {
         connect(all, &two.red, &format!("r{number}"), number).await;
     }
-    some.wait_revision(all.map().revision).await;
+    // Not even how far the map is, for a while.
+    tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(some.seen.borrow().changes, before);
-    // Nor does it wait for the next round when it asks for something itself.
+    assert!(some.map().revision < all.map().revision);
+    // It doesn't wait for the next round when it asks for something itself.
     connect(all, &two.red, "last", 30).await;
     let started = Instant::now();
     some.done(Request::Presence).await;
@@ -148,9 +152,105 @@ async fn after_a_restart_of_the_controller_an_agent_gets_what_it_missed_of_its_n
     let on_blue = |map: &ClusterMap| map.endpoints.of_network(&two.blue.id).count();
     two.some
         .wait("the same", |seen| {
-            on_blue(&seen.map) == on_blue(&left) && seen.map.revision >= left.revision
+            on_blue(&seen.map) == on_blue(&left) && names(&seen.map) == ["b2"]
         })
         .await;
-    assert_eq!(two.some.seen.borrow().snapshots, 1);
+    assert_eq!(two.some.seen.borrow().snapshots, 1, "changes were enough");
     assert!(!names(&two.some.map()).contains(&"r1"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_come_with_what_they_have_and_go_with_it() {
+    let two = two().await;
+    let third = two.keeper.agent("third").await;
+    third.wait_up().await;
+    let knows = |name: &'static str| move |seen: &Seen| seen.map.node_named(name).is_some();
+    assert!(!knows("third")(&two.some.seen.borrow()));
+    connect(&third, &two.red, "r", 5).await;
+    let b = connect(&third, &two.blue, "b", 5).await;
+    two.some.wait("third", knows("third")).await;
+    assert_eq!(names(&two.some.map()), ["b"]);
+    third.done(Request::DeleteEndpoint { id: b.id }).await;
+    let prefix = third.map().blocks_of(&two.blue.id).next().unwrap().prefix;
+    let network = two.blue.id.clone();
+    third.done(Request::ReturnBlock { network, prefix }).await;
+    two.some
+        .wait("no third", |seen| !knows("third")(seen))
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_router_leads_to_is_there_with_its_confirmation_and_goes_with_it() {
+    let two = two().await;
+    connect(&two.all, &two.red, "r1", 5).await;
+    let change = |change| Request::ChangeRouter {
+        name: "r".to_owned(),
+        change,
+    };
+    two.all.done(change(RouterChange::Create)).await;
+    let networks = || vec!["blue".to_owned(), "red".to_owned()];
+    let connected = change(RouterChange::Connect {
+        networks: networks(),
+    });
+    two.some.done(connected).await;
+    assert_eq!(names(&two.some.map()), ["r1"]);
+    assert_eq!(two.some.seen.borrow().watched.as_ref().unwrap().len(), 2);
+    connect(&two.all, &two.red, "r2", 6).await;
+    two.some
+        .wait("r2", |seen| names(&seen.map) == ["r1", "r2"])
+        .await;
+    let networks = vec!["red".to_owned()];
+    let parted = change(RouterChange::Disconnect { networks });
+    two.some.done(parted).await;
+    assert_eq!(names(&two.some.map()), Vec::<&str>::new());
+    assert!(two.some.map().router_named("r").is_some());
+}
+
+/// A wish that arrives after a later one is no wish any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_latest_wish_counts() {
+    let two = two().await;
+    let networks = |of: &[&Network]| of.iter().map(|network| network.id.clone()).collect();
+    let watch = |networks, wish| Request::Watch { networks, wish };
+    two.some.ask(watch(networks(&[&two.red]), 7)).await.unwrap();
+    two.some
+        .ask(watch(networks(&[&two.blue]), 6))
+        .await
+        .unwrap();
+    two.some.wait("red", |seen| seen.wish == 7).await;
+    connect(&two.all, &two.blue, "b", 5).await;
+    connect(&two.all, &two.red, "r", 5).await;
+    two.some.wait("r", |seen| names(&seen.map) == ["r"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_agent_does_not_have_it_can_read() {
+    let two = two().await;
+    connect(&two.all, &two.red, "r1", 5).await;
+    let (network, after) = (two.red.id.clone(), None);
+    let reply = two
+        .some
+        .ask(Request::ReadNetwork { network, after })
+        .await
+        .unwrap();
+    let mut read = ClusterMap::default();
+    for of in reply.objects {
+        read.apply(of.revision, crate::model::Change::Put(of.object));
+    }
+    assert_eq!(
+        (names(&read), read.blocks.len(), read.nodes.len()),
+        (vec!["r1"], 1, 1)
+    );
+    let counts = two.some.ask(Request::CountEndpoints).await.unwrap().counts;
+    assert_eq!((counts[&two.red.id.0], counts[&two.blue.id.0]), (1, 0));
+    let nodes = two
+        .some
+        .ask(Request::ReadNodes { after: None })
+        .await
+        .unwrap();
+    assert_eq!(
+        (nodes.objects.len(), nodes.connected.len(), nodes.more),
+        (2, 2, false)
+    );
+    assert_eq!(nodes.counts[&two.all.identity.node_id.0], 1);
 }

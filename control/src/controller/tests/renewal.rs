@@ -42,6 +42,7 @@ async fn a_certificate_is_renewed_in_time_and_the_session_stays() {
         have: 0,
         incarnation: String::new(),
         interest: None,
+        has: None,
     };
     let (link, mut events) = Link::start(config).unwrap();
     let mut identities = link.identity();

@@ -13,7 +13,6 @@ use tokio::time::{Instant, sleep, timeout};
 use weft_wire::MacAddr;
 
 use super::super::super::Core;
-use super::super::super::audience::Audience;
 use super::super::super::ledger::News;
 use super::super::super::requests::{Asker, MOVED};
 use super::super::super::session::enter;
@@ -238,6 +237,8 @@ impl SimAgent {
                 facts: facts(self.number),
                 credentials: None,
                 interest: None,
+                wish: 0,
+                has: None,
             }
         };
         let entering = tokio::spawn({
@@ -290,13 +291,11 @@ impl SimAgent {
         self: &Arc<Self>,
         world: &Arc<World>,
         core: &Core,
-        (number, mut have): (u64, Option<Revision>),
+        (number, have): (u64, Option<Revision>),
     ) {
-        let everything = Audience {
-            node: self.node.clone(),
-            interest: None,
-        };
-        let mut revisions = core.ledger.revisions();
+        let seat = core.ledger.sit(&self.node);
+        let place = (Arc::clone(&seat), &self.node);
+        let mut view = core.ledger.view(place, have, None);
         let at = self.inner().session.clone().map(|session| session.at);
         let Some(at) = at else { return };
         let is_up = || {
@@ -304,47 +303,40 @@ impl SimAgent {
             is_known && world.is_alive(at) && self.is_in(number)
         };
         while is_up() {
-            revisions.borrow_and_update();
-            let news = core.ledger.since(have, (&everything, &everything));
+            let Some(news) = core.ledger.news(&mut view, None) else {
+                return;
+            };
             self.calling.pause(Duration::from_millis(100)).await;
             if !is_up() {
                 return;
             }
-            have = Some(self.take(news));
+            self.take(news);
             // A session whose other side is dead is noticed by silence, one that isn't the newest is ended.
-            loop {
-                let waited = timeout(Duration::from_secs(2), revisions.changed()).await;
+            let _ = timeout(Duration::from_secs(2), seat.woken()).await;
+            if core.ledger.read(|map| core.has_moved(map, &self.node)) {
+                sleep(Duration::from_millis(500)).await;
                 if core.ledger.read(|map| core.has_moved(map, &self.node)) {
-                    sleep(Duration::from_millis(500)).await;
-                    if core.ledger.read(|map| core.has_moved(map, &self.node)) {
-                        return;
-                    }
-                }
-                if waited.is_ok() || !is_up() {
-                    break;
+                    return;
                 }
             }
         }
     }
 
-    fn take(&self, news: News) -> Revision {
+    fn take(&self, news: News) {
         let mut inner = self.inner();
-        match news {
-            News::Everything(map) => inner.map = map,
-            News::Changes(changes, _, newest) => {
-                for (revision, change) in changes {
-                    assert!(revision > inner.map.revision, "in order, no repetition");
-                    if let Change::Delete(Key::Block(_, prefix)) = &change {
-                        inner.returning.remove(prefix);
-                    }
-                    inner.map.apply(revision, change);
-                }
-                inner.map.revision = newest;
-            }
+        if let Some(map) = news.everything {
+            inner.map = map;
         }
+        for (revision, change) in news.changes {
+            assert!(revision > inner.map.revision, "in order, no repetition");
+            if let Change::Delete(Key::Block(_, prefix)) = &change {
+                inner.returning.remove(prefix);
+            }
+            inner.map.apply(revision, change);
+        }
+        inner.map.revision = news.newest;
         inner.caught_up = true;
         inner.settle(&self.node);
-        inner.map.revision
     }
 
     /// Tells the controller of all endpoints whenever it doesn't know them as they are, for ever.

@@ -199,8 +199,8 @@ fn a_controller_may_die_under_traffic() {
     host3.restart_agent();
     net.wait_in_agreement();
     let probe = prober.finish();
-    // Forwarding has nothing to do with controllers; a busy machine loses a datagram by itself.
-    assert!(probe.arrived * 1000 >= probe.sent * 998, "{probe:?}");
+    // Forwarding has nothing to do with controllers; a busy machine loses some datagrams by itself.
+    assert!(probe.arrived * 100 >= probe.sent * 98, "{probe:?}");
     assert!(probe.longest_gap < Duration::from_millis(250), "{probe:?}");
 }
 

@@ -226,11 +226,16 @@ fn two_talk(workers: usize, left: (PortKind, usize), right: (PortKind, usize)) {
         add(&switch, &mut tap)
     });
     transfer(&containers[0], &containers[1], BYTES);
-    let [left, right] = ids.map(|id| switch.port_stats(id).unwrap());
-    assert!(
-        left.rx_bytes > BYTES as u64 && right.tx_bytes > BYTES as u64,
-        "{left:?} {right:?}"
-    );
+    // A worker counts a batch after it has sent it: the last bytes may be there before they are counted.
+    let counted = Instant::now() + Duration::from_secs(5);
+    let [left, right] = loop {
+        let [left, right] = ids.map(|id| switch.port_stats(id).unwrap());
+        if left.rx_bytes > BYTES as u64 && right.tx_bytes > BYTES as u64 {
+            break [left, right];
+        }
+        assert!(Instant::now() < counted, "{left:?} {right:?}");
+        thread::sleep(Duration::from_millis(1));
+    };
     assert!(right.rx_frames > 10 && left.tx_frames > 10);
     for row in switch.fdb() {
         assert!(matches!(row.kind, FdbKind::Learned { .. }));

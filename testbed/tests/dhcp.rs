@@ -25,19 +25,26 @@ const SCRIPT: &str = r#"#!/bin/sh
 dir=$(dirname "$0")
 case "$1$reason" in
     bound|renew)
-        echo "$1 ip=$ip mask=$mask router=$router dns=$dns mtu=$mtu hostname=$hostname lease=$lease" >>"$dir/$interface.log"
         ip addr replace "$ip/$mask" dev "$interface"
-        [ -z "$router" ] || ip route replace default via "$router" dev "$interface" ;;
+        [ -z "$router" ] || ip route replace default via "$router" dev "$interface"
+        echo "$1 ip=$ip mask=$mask router=$router dns=$dns mtu=$mtu hostname=$hostname lease=$lease" >>"$dir/$interface.log" ;;
     deconfig) ip -4 addr flush dev "$interface" ;;
     nak) echo nak >>"$dir/$interface.log" ;;
     BOUND|REBOOT|RENEW|REBIND)
-        echo "$reason ip=$new_ip_address router=$new_routers dns=$new_domain_name_servers" >>"$dir/$interface.log"
         ip addr replace "$new_ip_address/24" dev "$interface"
-        ip route replace default via "$new_routers" dev "$interface" ;;
+        ip route replace default via "$new_routers" dev "$interface"
+        echo "$reason ip=$new_ip_address router=$new_routers dns=$new_domain_name_servers" >>"$dir/$interface.log" ;;
     BOUND6|RENEW6|REBIND6)
-        echo "$reason ip=$new_ip6_address dns=$new_dhcp6_name_servers" >>"$dir/$interface.log"
-        ip -6 addr replace "$new_ip6_address/128" dev "$interface" nodad ;;
-    PREINIT|PREINIT6) ip link set "$interface" up ;;
+        ip -6 addr replace "$new_ip6_address/128" dev "$interface" nodad
+        echo "$reason ip=$new_ip6_address dns=$new_dhcp6_name_servers" >>"$dir/$interface.log" ;;
+    PREINIT) ip link set "$interface" up ;;
+    # DHCPv6 is asked from the link's own address, once nobody else has it: distributions' scripts wait for that, too.
+    PREINIT6)
+        ip link set "$interface" up
+        for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+            [ -z "$(ip -6 addr show dev "$interface" scope link -tentative)" ] || break
+            sleep 0.2
+        done ;;
 esac
 exit 0
 "#;

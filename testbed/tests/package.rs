@@ -154,13 +154,22 @@ fn a_package_is_installed_upgraded_in_mid_transfer_and_removed() {
 
     // Removed: containers' interfaces and processes are gone; purged: everything.
     machine.run("weft cni install --link --subnet 10.40.0.0/16");
+    let interfaces = |name: &str| {
+        let links: Vec<Value> =
+            serde_json::from_str(&machine.run(&format!("ip -n {name} -json link"))).unwrap();
+        let names = links.iter().filter_map(|link| link["ifname"].as_str());
+        names.map(str::to_owned).collect::<Vec<_>>()
+    };
+    for name in ["c1", "c2"] {
+        assert_eq!(interfaces(name), ["lo", "eth0"], "of {name}");
+    }
+    // Also when the agent is stopped: its ports are in the fd holder's hands.
+    machine.run("systemctl stop weft-agent");
+    assert_eq!(interfaces("c1"), ["lo", "eth0"]);
     machine.run("dpkg -r weft");
-    assert_eq!(
-        machine
-            .run("ip netns exec c1 ip -o link | grep -cv ': lo:' || true")
-            .trim(),
-        "0"
-    );
+    for name in ["c1", "c2"] {
+        assert_eq!(interfaces(name), ["lo"], "of {name}");
+    }
     assert_eq!(
         machine.attempt("pgrep -x weft").code,
         Some(1),

@@ -97,7 +97,7 @@ impl<'a> Podman<'a> {
             &dir.join("containers.conf"),
             &format!(
                 "[network]\nnetwork_backend = \"cni\"\ncni_plugin_dirs = [\"{}\", \"/usr/lib/cni\"]\nnetwork_config_dir = \"{}\"\n\
-                 [engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"none\"\nruntime = \"runc\"\n\
+                 [engine]\nenable_port_reservation = false\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"none\"\nruntime = \"runc\"\n\
                  [containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\npids_limit = 0\n",
                 bin.display(),
                 conf.display()
@@ -157,6 +157,33 @@ impl Drop for Podman<'_> {
         // Whatever the test came to.
         let _ = self.attempt(&["rm", "--all", "--force", "--time", "0"]);
     }
+}
+
+/// `podman run --publish`, on two networks that are both told of it.
+fn expect_published(podman: &Podman<'_>) {
+    podman.run(&[
+        "run",
+        "-d",
+        "--name",
+        "served",
+        "--network",
+        "pods,other",
+        "-p",
+        "8087:80",
+        "localhost/bb",
+        "sh",
+        "-c",
+        "while true; do echo hello | nc -l -p 80; done",
+    ]);
+    let ask = || {
+        let ask = "busybox nc -w 2 10.99.0.1 8087 </dev/null";
+        podman.host.ns.run("sh", &["-c", ask]).stdout
+    };
+    wait_until(Duration::from_secs(10), "the port answers", || {
+        ask() == "hello\n"
+    });
+    podman.run(&["rm", "--force", "--time", "0", "served"]);
+    assert_eq!(ask(), "");
 }
 
 #[test]
@@ -240,6 +267,7 @@ fn podmans_containers_reach_each_other_across_hosts_and_leave_nothing() {
     );
     one.run(&["network", "disconnect", "other", "web"]);
     assert_eq!(pair.host1.ports().len(), 1);
+    expect_published(&one);
     // It is what it was after a restart of itself, and of the agent.
     one.run(&["restart", "--time", "0", "web"]);
     assert_eq!(

@@ -14,7 +14,7 @@ use super::error::{CniError, Code};
 use super::lock::ContainerLock;
 use super::network;
 use super::result::{CniResult, Dns, Interface, Ip};
-use crate::client::ApiPath;
+use crate::client::{ApiPath, Client};
 use crate::failure::Failure;
 
 /// Characters of a container's ID that its endpoint is named by when the runtime tells no name: what people see of it.
@@ -29,6 +29,10 @@ pub(super) fn add(call: &Call<'_>) -> Result<CniResult, CniError> {
     let client = call.client()?;
     let network = network::find_or_make(call, &client)?;
     let delegate = call.delegate()?;
+    if delegate.is_some() {
+        // Else what comes next would end in giving back the addresses that it has.
+        refuse_attached(call, &client)?;
+    }
     let given = match &delegate {
         Some(delegate) => match delegate.add() {
             Ok(given) => Some(given),
@@ -58,6 +62,27 @@ pub(super) fn add(call: &Call<'_>) -> Result<CniResult, CniError> {
         Some(prev) => prev.followed_by(ours),
         None => ours,
     })
+}
+
+/// A container that is connected already keeps what it has.
+fn refuse_attached(call: &Call<'_>, client: &Client) -> Result<(), CniError> {
+    let attachment = call.attachment();
+    let path = ApiPath::new("attachments")
+        .query("owner", &attachment.owner)
+        .and_query("container", &attachment.container);
+    let ports: Vec<Port> = client.get(&path)?;
+    if ports
+        .iter()
+        .all(|port| port.attachment.as_ref() != Some(&attachment))
+    {
+        return Ok(());
+    }
+    let message = format!(
+        "container {} is connected already by {}",
+        call.env.container, call.env.ifname
+    );
+    Err(CniError::new(Code::InterfaceExists, message)
+        .hint("DEL it first, or give another CNI_IFNAME"))
 }
 
 /// A namespace that isn't there is found here, before anything is done for it.

@@ -127,8 +127,10 @@ impl From<Failure> for CniError {
             "permission_denied" | "no_runtime" => Code::Io,
             "interface_exists" | "attached_already" => Code::InterfaceExists,
             "bad_netns" => Code::UnknownContainer,
-            "bad_ip" | "bad_line" | "bad_mac" | "bad_name" | "bad_route" | "no_subnet"
-            | "has_subnet" | "internal_network" | "unknown_network" => Code::InvalidConfig,
+            "bad_ifname" => Code::InvalidEnvironment,
+            "bad_ip" | "bad_line" | "bad_mac" | "bad_name" | "bad_publish" | "bad_route"
+            | "too_many_ports" | "no_gateway" | "no_subnet" | "has_subnet" | "internal_network"
+            | "unknown_network" => Code::InvalidConfig,
             _ => Code::Refused,
         };
         Self {

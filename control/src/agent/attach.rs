@@ -42,10 +42,13 @@ impl Agent {
     pub(super) async fn connect(
         self: &Arc<Self>,
         network: &str,
-        request: api::Connect,
+        mut request: api::Connect,
     ) -> Result<api::Port, ApiError> {
         check_request(&request)?;
         let netns = open_netns(&request.netns).await?;
+        if request.attachment.is_some() {
+            self.leave_out_published(netns.id(), &mut request.publish);
+        }
         let network = self.find_network(network).await?;
         check_fit(&network, &request)?;
         check_protection(&network, self.facts.encrypted_port)?;

@@ -60,6 +60,7 @@ impl Agent {
         self: &Arc<Self>,
         attachment: api::Attachment,
     ) -> Result<api::Detached, ApiError> {
+        self.wait_for_pending(&attachment).await;
         let found = {
             let inner = self.inner();
             let mut ports = inner.ports.values();
@@ -79,8 +80,21 @@ impl Agent {
         Ok(api::Detached { port: None })
     }
 
+    /// Waits until an attachment that is just being made is a port, or has failed, as far as that comes soon.
+    async fn wait_for_pending(&self, attachment: &api::Attachment) {
+        let deadline = Instant::now() + LEAVING_PATIENCE;
+        let is_pending = || {
+            let inner = self.inner();
+            let mut pending = inner.pending.values();
+            pending.any(|pending| pending.attachment.as_ref() == Some(attachment))
+        };
+        while is_pending() && Instant::now() < deadline {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
     /// Waits until the ports that are just being taken down are gone, as far as that comes soon.
-    async fn wait_for_leavers(&self) {
+    pub(super) async fn wait_for_leavers(&self) {
         let leaving: Vec<EndpointId> = self.inner().leaving.keys().cloned().collect();
         let deadline = Instant::now() + LEAVING_PATIENCE;
         let any_left = || {

@@ -14,7 +14,7 @@
 //!
 //! **An endpoint** is told to the cluster at `CreateEndpoint`, so that a conflict refuses it, and gets its TAP at `Join`.
 //! Docker then moves the TAP into the container, names it and gives it its addresses, and takes it out again before
-//! `DeleteEndpoint`, which destroys it. Leave therefore does nothing.
+//! `DeleteEndpoint`, which destroys it. Leave therefore only closes its published ports.
 //!
 //! **dockerd** may die between any two calls, and asks us while it holds locks of its own; so nothing here calls Docker
 //! back but `host`, in its own time.
@@ -68,8 +68,10 @@ impl DockerConfig {
 #[derive(Debug, Default)]
 pub(super) struct Desk {
     ledger: Mutex<Ledger>,
-    /// Orders the writes of the file.
+    /// Orders the changes, each with its write.
     saving: Mutex<()>,
+    /// Held while a Docker network is put on an overlay, and while an overlay goes with its last Docker network.
+    overlays: tokio::sync::Mutex<()>,
 }
 
 impl Desk {
@@ -77,6 +79,7 @@ impl Desk {
         Self {
             ledger: Mutex::new(ledger),
             saving: Mutex::new(()),
+            overlays: tokio::sync::Mutex::const_new(()),
         }
     }
 
@@ -109,7 +112,7 @@ impl Agent {
 
     /// Whether Docker would call for the agent when it starts.
     pub(super) fn docker_expects_us(&self) -> bool {
-        self.docker.ledger().endpoints().next().is_some()
+        !self.docker.ledger().is_empty()
     }
 
     /// Keeps Docker's addresses from everybody else, on the networks that the map has now.
@@ -120,39 +123,29 @@ impl Agent {
         inner.docker_networks = networks(&ledger, &inner);
     }
 
-    /// Changes what Docker has and writes it down.
+    /// Changes what Docker has and writes it down. What can't be written isn't changed.
     async fn note<T: Send + 'static>(
         self: &Arc<Self>,
         change: impl FnOnce(&mut Ledger) -> T + Send + 'static,
     ) -> Result<T, ApiError> {
         let agent = Arc::clone(self);
         blocking(move || {
-            let mut ledger = agent.docker.ledger();
-            let before = ledger.clone();
+            let saving = &agent.docker.saving;
+            let _order = saving.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = agent.docker.ledger().clone();
+            let mut ledger = before.clone();
             let value = change(&mut ledger);
-            let changed = *ledger != before;
-            drop(ledger);
-            agent.refresh_held();
-            if changed {
-                agent.save_docker_now()?;
+            if ledger != before {
+                agent.state.save_docker(&ledger).map_err(|error| {
+                    ApiError::internal(error.to_string())
+                        .hint("make room or mend the file system, then try again")
+                })?;
+                *agent.docker.ledger() = ledger;
             }
+            agent.refresh_held();
             Ok(value)
         })
         .await
-    }
-
-    /// Writes the ledger as it is now. Blocks.
-    fn save_docker_now(&self) -> Result<(), ApiError> {
-        let _order = self
-            .docker
-            .saving
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let ledger = self.docker.ledger().clone();
-        self.state.save_docker(&ledger).map_err(|error| {
-            ApiError::internal(error.to_string())
-                .hint("make room or mend the file system, then try again")
-        })
     }
 }
 

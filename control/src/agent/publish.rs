@@ -3,9 +3,11 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use tracing::warn;
 
+use super::attach::blocking;
 use super::state::PortRecord;
 use super::{Agent, ApiError};
 use crate::api::{PortProtocol, Publish};
@@ -14,6 +16,14 @@ use crate::model::{EndpointId, Network};
 
 /// Ports that one endpoint publishes at most: each is a socket, or two.
 const MAX_PUBLISHED: usize = 1024;
+
+fn not_there() -> ApiError {
+    ApiError::conflict(
+        "not_connected",
+        "the endpoint whose ports are to be published has no interface",
+    )
+    .hint("start the container again")
+}
 
 /// Sockets of an endpoint that is not there yet.
 #[derive(Debug, Default)]
@@ -54,6 +64,17 @@ impl Agent {
         Ok(Bound(bound))
     }
 
+    /// A runtime asks for a container's ports on each of its networks: the first one publishes.
+    pub(super) fn leave_out_published(&self, netns: (u64, u64), wanted: &mut Vec<Publish>) {
+        let inner = self.inner();
+        let ports = inner.ports.values().map(|port| &port.record);
+        let own: Vec<&Publish> = ports
+            .filter(|record| record.netns_id == netns)
+            .flat_map(|record| &record.published)
+            .collect();
+        wanted.retain(|wanted| !own.contains(&wanted));
+    }
+
     fn bind(&self, publish: &Publish) -> Result<Vec<socket2::Socket>, ApiError> {
         let stream = publish.protocol == PortProtocol::Tcp;
         listen(stream, publish.ip, publish.host_port).map_err(|error| {
@@ -91,10 +112,78 @@ impl Agent {
 
     /// The same for an endpoint that was just connected; one that is gone already closes its sockets.
     pub(super) fn serve_bound(&self, id: &EndpointId, bound: Bound) {
-        let record = self.inner().ports.get(id).map(|port| port.record.clone());
-        if let Some(record) = record {
-            self.serve_published(&record, bound);
+        let inner = self.inner();
+        if let Some(port) = inner.ports.get(id) {
+            // Under the lock: the port's end, which closes them, can't come in between.
+            self.serve_published(&port.record, bound);
         }
+    }
+
+    /// Publishes ports for an endpoint that is there, instead of what it published before. Nothing is published when this
+    /// fails.
+    ///
+    /// # Errors
+    /// What [`Self::bind_published`] refuses; the endpoint has no interface; the state can't be written.
+    pub(super) async fn publish(
+        self: &Arc<Self>,
+        network: &Network,
+        id: &EndpointId,
+        wanted: Vec<Publish>,
+    ) -> Result<(), ApiError> {
+        {
+            let inner = self.inner();
+            let port = inner.ports.get(id).ok_or_else(not_there)?;
+            if port.record.published == wanted {
+                return Ok(());
+            }
+        }
+        self.unpublish(id).await?;
+        let bound = self.bind_published(network, &wanted)?;
+        {
+            let mut inner = self.inner();
+            let port = inner.ports.get_mut(id).ok_or_else(not_there)?;
+            port.record.published = wanted;
+            self.serve_published(&port.record, bound);
+        }
+        let saved = self.save_ports().await;
+        if saved.is_err() {
+            // It would be open until the next agent, and not from then on.
+            self.close_published(id).await?;
+        }
+        saved
+    }
+
+    /// Closes what an endpoint publishes, if it does and is there.
+    ///
+    /// # Errors
+    /// The state can't be written: the next agent would open the ports again.
+    pub(super) async fn unpublish(self: &Arc<Self>, id: &EndpointId) -> Result<(), ApiError> {
+        match self.close_published(id).await? {
+            true => self.save_ports().await,
+            false => Ok(()),
+        }
+    }
+
+    /// Whether there was something to close.
+    async fn close_published(self: &Arc<Self>, id: &EndpointId) -> Result<bool, ApiError> {
+        let endpoint = {
+            let mut inner = self.inner();
+            let port = inner.ports.get_mut(id);
+            let port = port.filter(|port| !port.record.published.is_empty());
+            port.map(|port| {
+                port.record.published.clear();
+                port.record.endpoint.clone()
+            })
+        };
+        let Some(endpoint) = endpoint else {
+            return Ok(false);
+        };
+        let agent = Arc::clone(self);
+        blocking(move || {
+            agent.outside.close_ports(&endpoint);
+            Ok(true)
+        })
+        .await
     }
 
     /// From now on clients are connected with the endpoint.

@@ -14,7 +14,6 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::wish::Wish;
-use crate::api::Publish;
 use crate::model::Endpoint;
 
 /// Seconds since 1970: an age must survive a restart.
@@ -44,6 +43,9 @@ pub struct Pool {
     /// Addresses that Docker has: of containers, and what `--aux-address` keeps free.
     #[serde(default)]
     pub held: BTreeSet<IpAddr>,
+    /// Since when a container's address has had no endpoint: Docker makes one at once, unless it dies.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub held_since: BTreeMap<IpAddr, UnixSecs>,
     /// When Docker asked for it.
     pub since: UnixSecs,
 }
@@ -64,9 +66,6 @@ pub struct EndpointEntry {
     pub network: String,
     /// What the cluster knows of it.
     pub endpoint: Endpoint,
-    /// Ports of the host that lead to it once it has an interface.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub publish: Vec<Publish>,
     /// Docker asked for its interface: the port's own record counts from then on.
     #[serde(default)]
     pub joined: bool,
@@ -85,6 +84,7 @@ impl Ledger {
             ip_range,
             network: None,
             held: BTreeSet::new(),
+            held_since: BTreeMap::new(),
             since: now,
         };
         self.pools.insert(id.clone(), pool);
@@ -107,16 +107,23 @@ impl Ledger {
     }
 
     /// Docker has an address. False when the pool isn't known or Docker has that address already.
-    pub fn hold(&mut self, pool: &str, ip: IpAddr) -> bool {
-        self.pools
-            .get_mut(pool)
-            .is_some_and(|pool| pool.held.insert(ip))
+    pub fn hold(&mut self, pool: &str, ip: IpAddr, now: UnixSecs) -> bool {
+        let Some(pool) = self.pools.get_mut(pool) else {
+            return false;
+        };
+        let new = pool.held.insert(ip);
+        // What a network that is just being made keeps free (--aux-address) waits for no endpoint.
+        if new && pool.network.is_some() {
+            pool.held_since.insert(ip, now);
+        }
+        new
     }
 
     /// Docker gives an address back. One that it hasn't is fine.
     pub fn release(&mut self, pool: &str, ip: IpAddr) {
         if let Some(pool) = self.pools.get_mut(pool) {
             pool.held.remove(&ip);
+            pool.held_since.remove(&ip);
         }
     }
 
@@ -124,6 +131,7 @@ impl Ledger {
     pub fn release_everywhere(&mut self, ips: &[IpAddr]) {
         for pool in self.pools.values_mut() {
             pool.held.retain(|ip| !ips.contains(ip));
+            pool.held_since.retain(|ip, _| !ips.contains(ip));
         }
     }
 
@@ -204,9 +212,22 @@ impl Ledger {
         }
     }
 
-    /// Docker removed an endpoint. An unknown one is fine.
-    pub fn remove_endpoint(&mut self, id: &str) -> Option<EndpointEntry> {
-        self.endpoints.remove(id)
+    /// Docker removed an endpoint, and is about to give its addresses back. An unknown one is fine.
+    pub fn remove_endpoint(&mut self, id: &str, now: UnixSecs) -> Option<EndpointEntry> {
+        let entry = self.endpoints.remove(id)?;
+        let own = |ip: &IpAddr| entry.endpoint.ips.contains(ip);
+        for pool in self.pools.values_mut() {
+            let since = pool.held_since.iter_mut();
+            for (_, since) in since.filter(|(ip, _)| own(ip)) {
+                *since = now;
+            }
+        }
+        Some(entry)
+    }
+
+    /// Whether Docker has anything that it would call for when it starts.
+    pub fn is_empty(&self) -> bool {
+        self.networks.is_empty() && self.endpoints.is_empty()
     }
 
     /// Every address that Docker has, with the name of its overlay.
@@ -235,7 +256,16 @@ impl Ledger {
         let pools = (self.pools.iter())
             .filter(|(_, pool)| old(pool.since) && !pool.network.as_deref().is_some_and(left))
             .map(|(id, _)| id.clone());
+        let used: BTreeSet<IpAddr> = (self.endpoints.values())
+            .flat_map(|entry| entry.endpoint.ips.iter().copied())
+            .collect();
+        let addresses = self.pools.iter().flat_map(|(id, pool)| {
+            let held = pool.held_since.iter();
+            let left = held.filter(|(ip, since)| old(**since) && !used.contains(*ip));
+            left.map(|(ip, _)| (id.clone(), *ip))
+        });
         Forgotten {
+            addresses: addresses.collect(),
             endpoints: endpoints.collect(),
             pools: pools.collect(),
             networks,
@@ -265,6 +295,8 @@ pub struct Forgotten {
     pub endpoints: Vec<String>,
     /// Pools.
     pub pools: Vec<String>,
+    /// Addresses that no endpoint has, with their pools.
+    pub addresses: Vec<(String, IpAddr)>,
 }
 
 #[cfg(test)]

@@ -70,8 +70,16 @@ pub enum Call {
     },
     /// `/NetworkDriver.Leave`.
     Leave(EndpointRef),
-    /// `/NetworkDriver.ProgramExternalConnectivity`, `RevokeExternalConnectivity`, `DiscoverNew`, `DiscoverDelete`: Docker
-    /// tells us something that we have no use for.
+    /// `/NetworkDriver.ProgramExternalConnectivity`: the endpoint is its container's way out, and so its way in.
+    Program {
+        /// Which.
+        of: EndpointRef,
+        /// `--publish`: ports of the host that are to lead to it.
+        publish: Vec<PortBinding>,
+    },
+    /// `/NetworkDriver.RevokeExternalConnectivity`: it is the way out no longer.
+    Revoke(EndpointRef),
+    /// `/NetworkDriver.DiscoverNew`, `DiscoverDelete`: Docker tells us something that we have no use for.
     Heard,
     /// `/NetworkDriver.AllocateNetwork`, `FreeNetwork`: only a swarm manager calls them, for drivers of global scope.
     Swarm,
@@ -141,8 +149,6 @@ pub struct CreateEndpoint {
     pub ips: Vec<IpAddr>,
     /// `--mac-address`: we choose when `None`.
     pub mac: Option<MacAddr>,
-    /// `--publish`: ports of the host that are to lead to it.
-    pub publish: Vec<PortBinding>,
 }
 
 /// A port of `docker run --publish`, as Docker says it: libnetwork's `PortBinding`.
@@ -212,10 +218,12 @@ pub fn parse(path: &str, body: &[u8]) -> Result<Call, BadCall> {
             sandbox: fields.text("SandboxKey")?.unwrap_or_default(),
         },
         "NetworkDriver.Leave" => Call::Leave(fields.endpoint()?),
-        "NetworkDriver.ProgramExternalConnectivity"
-        | "NetworkDriver.RevokeExternalConnectivity"
-        | "NetworkDriver.DiscoverNew"
-        | "NetworkDriver.DiscoverDelete" => Call::Heard,
+        "NetworkDriver.ProgramExternalConnectivity" => Call::Program {
+            of: fields.endpoint()?,
+            publish: fields.publish()?,
+        },
+        "NetworkDriver.RevokeExternalConnectivity" => Call::Revoke(fields.endpoint()?),
+        "NetworkDriver.DiscoverNew" | "NetworkDriver.DiscoverDelete" => Call::Heard,
         "NetworkDriver.AllocateNetwork" | "NetworkDriver.FreeNetwork" => Call::Swarm,
         "IpamDriver.GetCapabilities" => Call::IpamCapabilities,
         "IpamDriver.GetDefaultAddressSpaces" => Call::AddressSpaces,
@@ -253,6 +261,8 @@ impl Call {
             | Self::DeleteEndpoint(_)
             | Self::Join { .. }
             | Self::Leave(_)
+            | Self::Program { .. }
+            | Self::Revoke(_)
             | Self::Heard
             | Self::Swarm => Side::Network,
             Self::IpamCapabilities
@@ -281,6 +291,8 @@ impl Call {
             | Self::EndpointInfo(of)
             | Self::DeleteEndpoint(of)
             | Self::Join { of, .. }
+            | Self::Program { of, .. }
+            | Self::Revoke(of)
             | Self::Leave(of) => Some(format!("endpoint {}", of.endpoint)),
             // Which pool, and which address of it, is decided under one lock anyway.
             Self::RequestPool(_) => Some("pools".to_owned()),

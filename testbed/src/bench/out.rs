@@ -94,7 +94,7 @@ pub(crate) fn slirp4netns(lab: &Lab) -> Contender {
     contender(SLIRP, &container, &outside, &daemon)
 }
 
-/// pasta, with its own defaults but for the MTU, and no ports forwarded.
+/// pasta, with its own defaults but for the MTU and forwarding: no ports, no loopback of the host.
 pub(crate) fn pasta(lab: &Lab) -> Contender {
     let (host, outside) = host(lab, "pasta");
     let container = lab.namespace("pasta-c");
@@ -108,6 +108,8 @@ pub(crate) fn pasta(lab: &Lab) -> Contender {
         "o0",
         "-m",
         MTU,
+        // Else the gateway's address, which the server has, is the host's loopback.
+        "--no-map-gw",
         "-t",
         "none",
         "-u",

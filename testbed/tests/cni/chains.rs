@@ -60,6 +60,10 @@ fn an_ipam_plugin_chooses_addresses_and_is_told_of_every_end() {
             );
         }
         runtime.check(&container, &list, &result).unwrap();
+        // Once more: refused, and what it has stays its own.
+        let (code, message, _) = runtime.add(&container, &list).unwrap_err().refusal();
+        assert_eq!(code, 101, "{message}");
+        assert_eq!(reserved(&pair), [first.to_string()]);
         // host-local finds its own loss.
         let file = pair
             .host1

@@ -52,6 +52,23 @@ fn what_is_asked_for_one_container_is_given() {
         pair.host2.ns.run("sh", &["-c", ask]).stdout.contains("404")
     };
     wait_until(Duration::from_secs(10), "the host's port answers", answers);
+    // The same port of the host for another one: refused, with the name of who has it.
+    let late = pair.lab.namespace("late");
+    let mut wanting = pods(&runtime, NEWEST);
+    overlay(
+        &mut wanting.plugins[0],
+        &json!({ "runtimeConfig": { "portMappings": [{ "hostPort": 8080, "containerPort": 80 }] } }),
+    );
+    let (code, message, _) = runtime
+        .add(&sandbox(&late, "late"), &wanting)
+        .unwrap_err()
+        .refusal();
+    assert_eq!(code, 100, "{message}");
+    assert!(
+        message.contains("8080") && message.contains(&port.name),
+        "{message}"
+    );
+    assert!(late.ifnames().is_empty());
     // A second network: the default route is the first one's.
     let second = Sandbox {
         ifname: "net1".to_owned(),
@@ -70,6 +87,10 @@ fn what_is_asked_for_one_container_is_given() {
             .to_string(),
         "10.33.0.0/16"
     );
+    // The port of the host is closed with the container's.
+    runtime.del(&second, &other, &more);
+    runtime.del(&container, &list, &result);
+    assert!(!answers(), "the host's port is closed");
     // Names of pods, and wishes by CNI_ARGS.
     let pod = pair.lab.namespace("pod");
     let path = runtime.path();

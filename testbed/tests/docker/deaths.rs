@@ -90,6 +90,14 @@ fn a_dockerd_that_dies_in_the_middle_of_a_call_leaves_nothing() {
     });
     assert_eq!(addresses.len(), 12, "no address twice: {addresses:?}");
     assert_eq!(taps(host).len(), 12);
+    // Also an address that was never used, and one that it says.
+    for wanted in ["", "10.40.4.4"] {
+        let reply = docker.call(
+            "IpamDriver.RequestAddress",
+            &json!({ "PoolID": pool, "Address": wanted, "Options": {} }),
+        );
+        assert!(reply["Address"].is_string(), "{reply}");
+    }
     // Also what was never joined, also over a restart of the agent.
     let endpoint = "f".repeat(64);
     docker.call(

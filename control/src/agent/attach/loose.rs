@@ -15,7 +15,7 @@ use crate::agent::plan::{carriage, effective_mtu};
 use crate::agent::state::PortRecord;
 use crate::agent::views::node_name;
 use crate::agent::{Agent, ApiError, Pending};
-use crate::api::{Impairments, Limits, NetnsArg, Publish};
+use crate::api::{Impairments, Limits, NetnsArg};
 use crate::channel::Request;
 use crate::model::{Endpoint, EndpointId, Network, Subnet};
 
@@ -145,15 +145,14 @@ impl Agent {
         ))
     }
 
-    /// Makes the interface of an endpoint that the cluster knows, plugs it in and leaves it in the agent's own namespace;
-    /// ports of the host lead to it from then on. `sandbox` is where it will be. Answers with its name.
+    /// Makes the interface of an endpoint that the cluster knows, plugs it in and leaves it in the agent's own namespace.
+    /// `sandbox` is where it will be. Answers with its name.
     pub(in crate::agent) async fn plug_loose(
         self: &Arc<Self>,
         network: &Network,
-        (endpoint, publish): (Endpoint, Vec<Publish>),
+        endpoint: Endpoint,
         sandbox: &str,
     ) -> Result<String, ApiError> {
-        let bound = self.bind_published(network, &publish)?;
         let mtu = effective_mtu(&self.inner().map, &self.here(), network);
         // dockerd may have a mount namespace of its own; then it is a name and no more until `docker::host` finds it.
         let netns = open_netns(&NetnsArg::Path(sandbox.into())).await;
@@ -175,16 +174,14 @@ impl Agent {
             gateways: Vec::new(),
             routes: Vec::new(),
             limits: Limits::default(),
-            published: publish.clone(),
+            published: Vec::new(),
             impairments: Impairments::default(),
             endpoint,
         };
         let shape = (self.facts.workers, carriage(network));
         let (record, tap) = blocking(move || make_loose(record, shape)).await?;
         let (ifname, name) = (record.ifname.clone(), record.endpoint.name.clone());
-        let id = record.endpoint.id.clone();
         self.plug_and_save(record, tap).await?;
-        self.serve_bound(&id, bound);
         info!(network = %network.name, port = %name, %ifname, "interface made for Docker");
         Ok(ifname)
     }

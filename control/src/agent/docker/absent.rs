@@ -12,6 +12,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use axum::http::HeaderValue;
+use axum::http::header::CONNECTION;
+use axum::middleware::map_response;
+use axum::response::Response;
 use axum::routing::post;
 use tokio::net::UnixListener;
 use tokio::sync::watch;
@@ -42,7 +46,9 @@ pub fn stand_in(socket: &Path) -> io::Result<()> {
         let listener = bind(socket).map_err(io::Error::other)?;
         let own = file(socket);
         let (_phase, phases) = watch::channel(Phase::Joining(STOPPED.to_owned()));
-        let router = router(Plugin::new(phases)).route(STAND_IN, post(|| async { "{}" }));
+        let router = router(Plugin::new(phases))
+            .route(STAND_IN, post(|| async { "{}" }))
+            .layer(map_response(hang_up));
         let ended = async {
             while own.is_some() && file(socket) == own {
                 tokio::time::sleep(LOOK_EVERY).await;
@@ -54,6 +60,13 @@ pub fn stand_in(socket: &Path) -> io::Result<()> {
             () = ended => Ok(()),
         }
     })
+}
+
+/// Docker comes anew for each call, and so finds the agent as soon as there is one.
+async fn hang_up(mut response: Response) -> Response {
+    let close = HeaderValue::from_static("close");
+    response.headers_mut().insert(CONNECTION, close);
+    response
 }
 
 fn file(path: &Path) -> Option<(u64, u64)> {

@@ -1,4 +1,5 @@
-//! Containers' interfaces. An endpoint is pending from `CreateEndpoint` to `Join` and a port from then on.
+//! Containers' interfaces. An endpoint is pending from `CreateEndpoint` to `Join` and a port from then on. A container with
+//! several has one that is its way out, which Docker chooses and may change: that one gets the published ports.
 
 use std::sync::Arc;
 
@@ -27,20 +28,9 @@ impl Agent {
             let mac = mac_for(&entry.endpoint);
             return Ok(Reply::Endpoint { mac });
         }
-        let (network, gateway) = self.docker_network(&call.of.network).await?;
+        let network = self.docker_network(&call.of.network).await?;
         self.check_place(&network)?;
         let _heard = self.hear_of(&network).await?;
-        // Else they are opened by Docker, on its own bridge.
-        let publish = match gateway {
-            true => call
-                .publish
-                .iter()
-                .map(published)
-                .collect::<Result<Vec<_>, _>>()?,
-            false => Vec::new(),
-        };
-        // What can't be had is said now. They are bound for good when there is an interface to lead to.
-        drop(self.bind_published(&network, &publish)?);
         // The container's name isn't known yet: `host` learns it.
         let guard = self.reserve_as(&network, &format!("docker-{}", short(&id)))?;
         let wanted = (call.ips.as_slice(), call.mac);
@@ -49,7 +39,6 @@ impl Agent {
         let entry = EndpointEntry {
             network: call.of.network,
             endpoint: endpoint.clone(),
-            publish,
             joined: false,
             since: now(),
         };
@@ -66,8 +55,8 @@ impl Agent {
         Ok(Reply::Endpoint { mac })
     }
 
-    /// The overlay of a Docker network, and whether it is the containers' way out.
-    async fn docker_network(self: &Arc<Self>, id: &str) -> Result<(Network, bool), ApiError> {
+    /// The overlay of a Docker network.
+    async fn docker_network(self: &Arc<Self>, id: &str) -> Result<Network, ApiError> {
         let wish = self
             .docker
             .ledger()
@@ -80,7 +69,7 @@ impl Agent {
             )
             .hint("it was made with another state directory of weft: `docker network rm` it and make it again")
         })?;
-        Ok((self.overlay(&wish).await?, wish.gateway))
+        self.overlay(&wish).await
     }
 
     pub(super) async fn docker_join(
@@ -89,32 +78,9 @@ impl Agent {
         sandbox: String,
     ) -> Result<Reply, ApiError> {
         let id = of.endpoint;
-        let entry = self.docker.ledger().endpoint(&id).cloned();
-        let entry = entry.ok_or_else(|| {
-            ApiError::not_found(
-                "unknown_endpoint",
-                format!(
-                    "Docker endpoint {} isn't known to weft on this host",
-                    short(&id)
-                ),
-            )
-            .hint("start the container again")
-        })?;
-        let endpoint = entry.endpoint;
-        let way_out = self
-            .docker
-            .ledger()
-            .network(&entry.network)
-            .is_some_and(|of| of.wish.gateway);
-        let network = self.inner().map.network(&endpoint.network).cloned();
-        let network = network.ok_or_else(|| {
-            ApiError::conflict(
-                "network_gone",
-                "the overlay of this endpoint was removed meanwhile",
-            )
-            .hint("start the container again")
-        })?;
-        let gateways = if way_out && !network.internal {
+        let (endpoint, network) = self.known_endpoint(&id)?;
+        let internal = network.internal;
+        let gateways = if self.leads_out(&of.network) && !internal {
             let subnets = network.subnets.iter();
             let of_family =
                 |subnet: &&Subnet| endpoint.ips.iter().any(|ip| subnet.cidr.contains(ip));
@@ -126,19 +92,87 @@ impl Agent {
             Vec::new()
         };
         if let Some(ifname) = self.loose_name(&endpoint.id) {
-            return Ok(Reply::Joined { ifname, gateways });
+            return Ok(Reply::Joined {
+                ifname,
+                gateways,
+                internal,
+            });
         }
         let _heard = self.hear_of(&network).await?;
         self.expect_endpoint(&endpoint).await?;
         let ifname = self
-            .plug_loose(&network, (endpoint.clone(), entry.publish), &sandbox)
+            .plug_loose(&network, endpoint.clone(), &sandbox)
             .await?;
         let noted = self.note(move |ledger| ledger.note_joined(&id)).await;
         if let Err(error) = noted {
             self.unplug(&endpoint.id).await;
             return Err(error);
         }
-        Ok(Reply::Joined { ifname, gateways })
+        Ok(Reply::Joined {
+            ifname,
+            gateways,
+            internal,
+        })
+    }
+
+    /// An endpoint that Docker made, and the overlay that it is on.
+    fn known_endpoint(&self, id: &str) -> Result<(Endpoint, Network), ApiError> {
+        let entry = self.docker.ledger().endpoint(id).cloned();
+        let entry = entry.ok_or_else(|| {
+            ApiError::not_found(
+                "unknown_endpoint",
+                format!(
+                    "Docker endpoint {} isn't known to weft on this host",
+                    short(id)
+                ),
+            )
+            .hint("start the container again")
+        })?;
+        let network = self.inner().map.network(&entry.endpoint.network).cloned();
+        let network = network.ok_or_else(|| {
+            ApiError::conflict(
+                "network_gone",
+                "the overlay of this endpoint was removed meanwhile",
+            )
+            .hint("start the container again")
+        })?;
+        Ok((entry.endpoint, network))
+    }
+
+    /// Whether a Docker network's containers leave by weft, and are reached by it.
+    fn leads_out(&self, network: &str) -> bool {
+        let ledger = self.docker.ledger();
+        ledger
+            .network(network)
+            .is_some_and(|entry| entry.wish.gateway)
+    }
+
+    /// An endpoint is its container's way out. Where it leaves by weft, published ports are weft's too; else they are
+    /// Docker's, on its own bridge.
+    pub(super) async fn docker_program(
+        self: &Arc<Self>,
+        of: EndpointRef,
+        wanted: Vec<PortBinding>,
+    ) -> Result<Reply, ApiError> {
+        if wanted.is_empty() || !self.leads_out(&of.network) {
+            return Ok(Reply::Done);
+        }
+        let (endpoint, network) = self.known_endpoint(&of.endpoint)?;
+        if network.internal {
+            return Ok(Reply::Done);
+        }
+        let publish: Result<Vec<_>, _> = wanted.iter().map(published).collect();
+        self.publish(&network, &endpoint.id, publish?).await?;
+        Ok(Reply::Done)
+    }
+
+    /// An endpoint is its container's way out no longer: the ports may be another one's in a moment.
+    pub(super) async fn docker_revoke(self: &Arc<Self>, id: String) -> Result<Reply, ApiError> {
+        let entry = self.docker.ledger().endpoint(&id).cloned();
+        if let Some(entry) = entry {
+            self.unpublish(&entry.endpoint.id).await?;
+        }
+        Ok(Reply::Done)
     }
 
     /// The interface's name, if it is made already.
@@ -181,13 +215,14 @@ impl Agent {
         let endpoint = entry.endpoint;
         // A crash from here on leaves an entry that Docker doesn't know, which `host` finds.
         if !self.take_down(&endpoint.id).await {
-            let pending = self.inner().pending.remove(&endpoint.id);
-            if pending.is_some() {
-                self.withdraw(&endpoint).await;
-            }
+            // Docker gives the addresses to others when it has its answer: whoever has begun the end gets to it first.
+            self.wait_for_leavers().await;
+            self.inner().pending.remove(&endpoint.id);
+            self.withdraw(&endpoint).await;
         }
         info!(port = %endpoint.name, docker_endpoint = short(&id), "endpoint of Docker removed");
-        self.note(move |ledger| ledger.remove_endpoint(&id)).await?;
+        self.note(move |ledger| ledger.remove_endpoint(&id, now()))
+            .await?;
         Ok(Reply::Done)
     }
 }

@@ -95,7 +95,7 @@ async fn session(
             let event = serde_json::from_slice::<Value>(&line).ok();
             line = rest;
             match event.as_ref().and_then(said::event) {
-                Some(Event::Container(id)) => look_at(agent, config, (&id, &networks)).await?,
+                Some(Event::Container(id)) => look_at(agent, config, (&id, &networks)).await,
                 Some(Event::Networks) => {
                     let list = get_json(&config.host, "/networks").await?;
                     networks = said::networks(&list, &driver);
@@ -133,7 +133,7 @@ async fn look_around(
     };
     for (container, endpoint) in said::endpoints_on(&list, &networks) {
         if look == Look::All || agent.is_unnamed(&endpoint) {
-            look_at(agent, config, (&container, &networks)).await?;
+            look_at(agent, config, (&container, &networks)).await;
         }
         known.endpoints.insert(endpoint);
     }
@@ -146,15 +146,20 @@ async fn look_at(
     agent: &Arc<Agent>,
     config: &DockerConfig,
     (id, networks): (&str, &BTreeSet<String>),
-) -> io::Result<()> {
-    // Gone again already is fine.
-    let Some(container) = inspect(&config.host, id).await? else {
-        return Ok(());
+) {
+    let container = match inspect(&config.host, id).await {
+        Ok(Some(container)) => container,
+        // Gone again already is fine.
+        Ok(None) => return,
+        Err(error) => {
+            // One that dockerd can't tell of (it hangs, its files are damaged) is no reason to leave the others.
+            warn!(container = short(id), %error, "Docker doesn't say what this container is called");
+            return;
+        }
     };
     for attached in said::attached(&container, networks) {
         agent.name_port(attached).await;
     }
-    Ok(())
 }
 
 async fn inspect(socket: &Path, id: &str) -> io::Result<Option<Value>> {
@@ -346,6 +351,10 @@ impl Agent {
             self.log_failure(self.docker_delete_endpoint(id).await);
             let released = self.note(move |ledger| ledger.release_everywhere(&ips));
             self.log_failure(released.await);
+        }
+        for (pool, ip) in forgotten.addresses {
+            warn!(%ip, pool, "Docker asked for this address and never used it; it is free again");
+            self.log_failure(self.docker_release_address(pool, ip).await);
         }
         for id in forgotten.networks {
             warn!(

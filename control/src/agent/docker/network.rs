@@ -32,6 +32,7 @@ impl Agent {
             .collect();
         let ip_ranges = self.docker.ledger().wished_ranges(&ours);
         let wish = Wish::of(&call, &options, ip_ranges).map_err(refused)?;
+        let _order = self.docker.overlays.lock().await;
         let network = self.overlay(&wish).await?;
         let name = &network.name;
         if options.network.is_none() {
@@ -76,7 +77,9 @@ impl Agent {
             let network = inner.map.network_named(&name);
             network.is_some_and(|network| network.made_by.as_deref() == Some(MADE_BY))
         };
-        if !made_by_docker {
+        // A new Docker network may be on it by now, or be just about to.
+        let _order = self.docker.overlays.lock().await;
+        if !made_by_docker || self.docker.ledger().wish_of(&name).is_some() {
             return;
         }
         match self.network_rm(name.clone()).await {

@@ -199,7 +199,7 @@ impl Agent {
     async fn hold(self: &Arc<Self>, pool: String, ip: IpAddr) -> Result<(), ApiError> {
         let held = self.note(move |ledger| {
             let known = ledger.pool(&pool).is_some();
-            (known, ledger.hold(&pool, ip))
+            (known, ledger.hold(&pool, ip, now()))
         });
         match held.await? {
             (_, true) => Ok(()),

@@ -148,7 +148,7 @@ fn at_once(call: &Call) -> Option<Result<Reply, ApiError>> {
         Call::GatewayCheck => Some(Ok(Reply::GatewayCheck)),
         Call::IpamCapabilities => Some(Ok(Reply::IpamCapabilities)),
         Call::AddressSpaces => Some(Ok(Reply::AddressSpaces)),
-        Call::Heard | Call::Leave(_) => Some(Ok(Reply::Done)),
+        Call::Heard => Some(Ok(Reply::Done)),
         Call::EndpointInfo(_) => Some(Ok(Reply::EndpointInfo {
             value: BTreeMap::new(),
         })),
@@ -162,6 +162,9 @@ fn at_once(call: &Call) -> Option<Result<Reply, ApiError>> {
         | Call::CreateEndpoint(_)
         | Call::DeleteEndpoint(_)
         | Call::Join { .. }
+        | Call::Leave(_)
+        | Call::Program { .. }
+        | Call::Revoke(_)
         | Call::RequestPool(_)
         | Call::ReleasePool { .. }
         | Call::RequestAddress(_)
@@ -177,6 +180,9 @@ impl Agent {
             Call::CreateEndpoint(call) => self.docker_create_endpoint(call).await,
             Call::DeleteEndpoint(of) => self.docker_delete_endpoint(of.endpoint).await,
             Call::Join { of, sandbox } => self.docker_join(of, sandbox).await,
+            Call::Program { of, publish } => self.docker_program(of, publish).await,
+            // A Docker that binds the ports on its own bridge next doesn't always say so before.
+            Call::Revoke(of) | Call::Leave(of) => self.docker_revoke(of.endpoint).await,
             Call::RequestPool(call) => self.docker_request_pool(call).await,
             Call::ReleasePool { pool } => self.docker_release_pool(pool).await,
             Call::RequestAddress(call) => self.docker_request_address(call).await,
@@ -187,7 +193,6 @@ impl Agent {
             | Call::NetworkCapabilities
             | Call::GatewayCheck
             | Call::EndpointInfo(_)
-            | Call::Leave(_)
             | Call::Heard
             | Call::Swarm
             | Call::IpamCapabilities
@@ -240,6 +245,8 @@ impl Undo {
             | Call::EndpointInfo(_)
             | Call::DeleteEndpoint(_)
             | Call::Join { .. }
+            | Call::Program { .. }
+            | Call::Revoke(_)
             | Call::Leave(_)
             | Call::Heard
             | Call::Swarm

@@ -28,7 +28,6 @@ fn wish(name: &str, subnet: &str) -> Wish {
 
 fn endpoint(id: &str) -> EndpointEntry {
     EndpointEntry {
-        publish: Vec::new(),
         network: "n1".to_owned(),
         endpoint: Endpoint {
             id: EndpointId(id.to_owned()),
@@ -49,9 +48,9 @@ fn endpoint(id: &str) -> EndpointEntry {
 fn an_address_is_dockers_from_request_to_release() {
     let mut ledger = Ledger::default();
     let pool = ledger.open_pool(net("10.40.0.0/16"), None, 100);
-    assert!(ledger.hold(&pool, ip("10.40.0.9")));
-    assert!(!ledger.hold(&pool, ip("10.40.0.9")), "twice");
-    assert!(!ledger.hold("other", ip("10.40.0.9")), "no such pool");
+    assert!(ledger.hold(&pool, ip("10.40.0.9"), 100));
+    assert!(!ledger.hold(&pool, ip("10.40.0.9"), 100), "twice");
+    assert!(!ledger.hold("other", ip("10.40.0.9"), 100), "no such pool");
     assert_eq!(ledger.held().count(), 0, "of no network yet");
     ledger.add_network("n1", wish("shop", "10.40.0.0/16"), 100);
     let held: Vec<_> = ledger.held().collect();
@@ -59,7 +58,7 @@ fn an_address_is_dockers_from_request_to_release() {
     ledger.release(&pool, ip("10.40.0.9"));
     ledger.release("other", ip("10.40.0.9"));
     assert_eq!(ledger.held().count(), 0);
-    assert!(ledger.hold(&pool, ip("10.40.0.9")));
+    assert!(ledger.hold(&pool, ip("10.40.0.9"), 100));
     ledger.close_pool(&pool);
     assert_eq!(ledger.held().count(), 0);
 }
@@ -118,11 +117,43 @@ fn what_docker_forgot_is_found_when_it_is_old_enough() {
 }
 
 #[test]
+fn an_address_without_an_endpoint_is_forgotten_in_time() {
+    let mut ledger = Ledger::default();
+    assert!(ledger.is_empty());
+    let pool = ledger.open_pool(net("10.40.0.0/16"), None, 100);
+    let (aux, used, lone) = (ip("10.40.0.7"), ip("10.40.0.2"), ip("10.40.0.3"));
+    assert!(ledger.hold(&pool, aux, 100));
+    ledger.add_network("n1", wish("shop", "10.40.0.0/16"), 100);
+    assert!(!ledger.is_empty(), "dockerd asks for its networks too");
+    assert!(ledger.hold(&pool, used, 100) && ledger.hold(&pool, lone, 110));
+    ledger.add_endpoint("e1", endpoint("1"));
+    let known = Known {
+        networks: BTreeSet::from(["n1".to_owned()]),
+        endpoints: BTreeSet::from(["e1".to_owned()]),
+    };
+    let forgotten = |ledger: &Ledger, before| ledger.forgotten(&known, before).addresses;
+    assert_eq!(forgotten(&ledger, 110), [], "too young");
+    assert_eq!(forgotten(&ledger, 111), [(pool.clone(), lone)]);
+    ledger.release(&pool, lone);
+    assert_eq!(forgotten(&ledger, 111), []);
+    // Docker gives an address back just after its endpoint: it isn't given to another in between.
+    ledger.remove_endpoint("e1", 200);
+    assert_eq!(forgotten(&ledger, 200), []);
+    assert_eq!(forgotten(&ledger, 201), [(pool.clone(), used)]);
+    // What an agent wrote that kept no such ages stays as it is.
+    ledger.release(&pool, used);
+    let text = serde_json::to_string(&ledger).unwrap();
+    assert!(!text.contains("held_since"), "{text}");
+    assert_eq!(serde_json::from_str::<Ledger>(&text).unwrap(), ledger);
+    assert_eq!(ledger.held().count(), 1, "--aux-address is kept");
+}
+
+#[test]
 fn it_is_the_same_after_being_written_and_read() {
     let mut ledger = Ledger::default();
     let pool = ledger.open_pool(net("10.40.0.0/16"), Some(net("10.40.8.0/24")), 100);
     ledger.add_network("n1", wish("shop", "10.40.0.0/16"), 100);
-    ledger.hold(&pool, ip("10.40.8.9"));
+    ledger.hold(&pool, ip("10.40.8.9"), 100);
     ledger.add_endpoint("e1", endpoint("1"));
     ledger.note_joined("e1");
     let text = serde_json::to_string(&ledger).unwrap();
@@ -131,7 +162,7 @@ fn it_is_the_same_after_being_written_and_read() {
     ledger.release_everywhere(&[ip("10.40.8.9")]);
     assert_eq!(ledger.held().count(), 0);
     assert_eq!(
-        ledger.remove_endpoint("e1").map(|entry| entry.since),
+        ledger.remove_endpoint("e1", 100).map(|entry| entry.since),
         Some(100)
     );
     assert_eq!(ledger.endpoints().count(), 0);

@@ -250,11 +250,10 @@ impl<'a> Fields<'a> {
             of,
             ips: v4.into_iter().chain(v6).collect(),
             mac: mac.transpose()?,
-            publish: self.publish()?,
         })
     }
 
-    fn publish(&self) -> Result<Vec<PortBinding>, BadCall> {
+    pub(super) fn publish(&self) -> Result<Vec<PortBinding>, BadCall> {
         let options = self.object(&self.map, "Options", "Options")?;
         match options.get(PORT_MAP) {
             None | Some(Value::Null) => Ok(Vec::new()),

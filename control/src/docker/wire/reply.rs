@@ -41,6 +41,8 @@ pub enum Reply {
         ifname: String,
         /// Default routes, if they are to go through this network.
         gateways: Vec<IpAddr>,
+        /// There is no way out: Docker's own gateway bridge must not be one either.
+        internal: bool,
     },
     /// Of `IpamDriver.GetCapabilities`.
     IpamCapabilities,
@@ -74,7 +76,11 @@ impl Reply {
                 None => json!({ "Interface": {} }),
             },
             Self::EndpointInfo { value } => json!({ "Value": value }),
-            Self::Joined { ifname, gateways } => joined(ifname, gateways),
+            Self::Joined {
+                ifname,
+                gateways,
+                internal,
+            } => joined(ifname, gateways, *internal),
             Self::IpamCapabilities => json!({
                 "RequiresMACAddress": false,
                 "RequiresRequestReplay": false,
@@ -89,7 +95,7 @@ impl Reply {
     }
 }
 
-fn joined(ifname: &str, gateways: &[IpAddr]) -> Value {
+fn joined(ifname: &str, gateways: &[IpAddr], internal: bool) -> Value {
     let mut reply = json!({ "InterfaceName": { "SrcName": ifname, "DstPrefix": "eth" } });
     for gateway in gateways {
         let field = if gateway.is_ipv4() {
@@ -98,6 +104,9 @@ fn joined(ifname: &str, gateways: &[IpAddr]) -> Value {
             "GatewayIPv6"
         };
         reply[field] = json!(gateway);
+    }
+    if internal {
+        reply["DisableGatewayService"] = json!(true);
     }
     reply
 }

@@ -103,20 +103,27 @@ fn every_call_of_docker_is_read() {
                 of: endpoint(),
                 ips: vec![ip("10.40.0.5"), ip("fd40::5")],
                 mac: None,
-                publish: Vec::new(),
             }),
         ),
         (
             "NetworkDriver.CreateEndpoint",
-            json!({ "NetworkID": "n1", "EndpointID": "e1", "Interface": { "MacAddress": "02:42:ac:00:00:05" },
-                "Options": { "com.docker.network.portmap": [
-                    { "Proto": 6, "IP": "", "Port": 80, "HostIP": "", "HostPort": 8080, "HostPortEnd": 8080 },
-                    { "Proto": 17, "Port": 53, "HostIP": "127.0.0.1" },
-                ] } }),
+            json!({ "NetworkID": "n1", "EndpointID": "e1", "Interface": { "MacAddress": "02:42:ac:00:00:05" } }),
             Call::CreateEndpoint(CreateEndpoint {
                 of: endpoint(),
                 ips: Vec::new(),
                 mac: "02:42:ac:00:00:05".parse().ok(),
+            }),
+        ),
+        (
+            "NetworkDriver.ProgramExternalConnectivity",
+            json!({ "NetworkID": "n1", "EndpointID": "e1",
+                "Options": { "com.docker.network.endpoint.exposedports": [{ "Proto": 6, "Port": 80 }],
+                "com.docker.network.portmap": [
+                    { "Proto": 6, "IP": "", "Port": 80, "HostIP": "", "HostPort": 8080, "HostPortEnd": 8080 },
+                    { "Proto": 17, "Port": 53, "HostIP": "127.0.0.1" },
+                ] } }),
+            Call::Program {
+                of: endpoint(),
                 publish: vec![
                     PortBinding {
                         protocol: 6,
@@ -133,7 +140,7 @@ fn every_call_of_docker_is_read() {
                         host_port_end: 0,
                     },
                 ],
-            }),
+            },
         ),
         (
             "NetworkDriver.EndpointOperInfo",
@@ -156,13 +163,16 @@ fn every_call_of_docker_is_read() {
         ("NetworkDriver.Leave", both, Call::Leave(endpoint())),
         (
             "NetworkDriver.ProgramExternalConnectivity",
-            json!({}),
-            Call::Heard,
+            json!({ "NetworkID": "n1", "EndpointID": "e1", "Options": null }),
+            Call::Program {
+                of: endpoint(),
+                publish: Vec::new(),
+            },
         ),
         (
             "NetworkDriver.RevokeExternalConnectivity",
-            json!({}),
-            Call::Heard,
+            json!({ "NetworkID": "n1", "EndpointID": "e1" }),
+            Call::Revoke(endpoint()),
         ),
         (
             "NetworkDriver.DiscoverNew",
@@ -523,13 +533,24 @@ fn replies_are_what_docker_reads() {
             Reply::Joined {
                 ifname: "weft01".to_owned(),
                 gateways: Vec::new(),
+                internal: false,
             },
             json!({ "InterfaceName": { "SrcName": "weft01", "DstPrefix": "eth" } }),
         ),
         (
             Reply::Joined {
                 ifname: "weft01".to_owned(),
+                gateways: Vec::new(),
+                internal: true,
+            },
+            json!({ "InterfaceName": { "SrcName": "weft01", "DstPrefix": "eth" },
+                "DisableGatewayService": true }),
+        ),
+        (
+            Reply::Joined {
+                ifname: "weft01".to_owned(),
                 gateways: vec![ip("10.40.0.1"), ip("fd40::1")],
+                internal: false,
             },
             json!({ "InterfaceName": { "SrcName": "weft01", "DstPrefix": "eth" },
                 "Gateway": "10.40.0.1", "GatewayIPv6": "fd40::1" }),

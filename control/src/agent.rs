@@ -27,6 +27,7 @@
 mod assemble;
 mod attach;
 mod audit;
+mod claims;
 mod credentials;
 mod detach;
 mod docker;
@@ -75,7 +76,9 @@ pub use state::StateError;
 
 use crate::api::Attachment;
 use crate::channel::Link;
-use crate::model::{ClusterId, ClusterMap, Endpoint, EndpointId, NetworkId, NodeId, Revision};
+use crate::model::{
+    ClusterId, ClusterMap, Endpoint, EndpointId, NetworkId, NodeId, Revision, next_epoch,
+};
 use assemble::Fabric;
 use duplicates::Duplicates;
 use interest::Interest;
@@ -336,8 +339,8 @@ impl Inner {
     }
 
     /// An epoch newer than all that this node has seen.
-    fn next_epoch(&mut self) -> u64 {
-        self.epoch = self.epoch.max(self.map.revision) + 1;
+    fn next_epoch(&mut self, node: &NodeId) -> u64 {
+        self.epoch = next_epoch(node, self.epoch, self.map.revision);
         self.epoch
     }
 

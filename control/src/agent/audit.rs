@@ -14,6 +14,7 @@ use super::ipam::audit::{Books, Cure, Found, OwnPort, audit};
 use super::startup::is_gone;
 use super::{Agent, ApiError, Inner};
 use crate::api;
+use crate::channel::messages::STORE_FAILED;
 use crate::channel::{Request, RequestError};
 use crate::model::{NetworkId, NodeId, Revision};
 
@@ -92,7 +93,7 @@ impl Agent {
     }
 
     /// Tells the controller of all endpoints, and waits until the map shows what came of it.
-    async fn tell_now(&self) {
+    async fn tell_now(self: &Arc<Self>) {
         self.inner().channel.told = false;
         if let Err(error) = self.tell_endpoints().await {
             warn!(%error, "the controller couldn't be told of this node's endpoints");
@@ -126,13 +127,13 @@ impl Agent {
                 // Until the map shows it, nothing is given from it.
                 self.wait_revision(reply.revision).await
             }
-            Err(RequestError::Refused(refusal)) => {
+            Err(RequestError::Refused(refusal)) if refusal.code != STORE_FAILED => {
                 warn!(%network, %prefix, code = %refusal.code, "a block can't be given back: {}", refusal.message);
                 self.inner().returning.remove(&key);
                 Ok(())
             }
             // It may have been given back or not: the map will say.
-            Err(RequestError::Offline { .. } | RequestError::TimedOut) => Ok(()),
+            Err(_) => Ok(()),
         }
     }
 }

@@ -485,7 +485,7 @@ async fn follow_ports(agent: Arc<Agent>, mut events: mpsc::UnboundedReceiver<Por
 
 impl Inner {
     /// What is known before the controller is called.
-    fn starting(
+    pub(super) fn starting(
         saved: SavedMap,
         node: &NodeId,
         (records, uplinks): (&[PortRecord], BTreeSet<UplinkRecord>),

@@ -27,6 +27,7 @@
 mod assemble;
 mod attach;
 mod audit;
+mod claims;
 mod credentials;
 mod detach;
 mod docker;
@@ -61,6 +62,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use ipnet::IpNet;
 use tokio::sync::{Notify, watch};
 use weft_switch::impair::Relay;
 use weft_wire::{Mtu, PortId};
@@ -74,7 +76,9 @@ pub use state::StateError;
 
 use crate::api::Attachment;
 use crate::channel::Link;
-use crate::model::{ClusterId, ClusterMap, Endpoint, EndpointId, NetworkId, NodeId, Revision};
+use crate::model::{
+    ClusterId, ClusterMap, Endpoint, EndpointId, NetworkId, NodeId, Revision, next_epoch,
+};
 use assemble::Fabric;
 use duplicates::Duplicates;
 use interest::Interest;
@@ -198,6 +202,9 @@ struct Inner {
     yielded: BTreeMap<(NetworkId, IpAddr), Instant>,
     /// Blocks that are being given back: nothing is given from them.
     returning: ipam::Returning,
+    /// Those that the map no longer shows as ours, and since which revision: until that map is on disk, too, an agent
+    /// that starts anew would give from them.
+    returned: BTreeMap<(NetworkId, IpNet), Revision>,
     /// Addresses that Docker has, whether a container uses them now or not.
     held: BTreeSet<(NetworkId, IpAddr)>,
     /// Networks that Docker has on this host, whether a container uses them now or not.
@@ -332,8 +339,8 @@ impl Inner {
     }
 
     /// An epoch newer than all that this node has seen.
-    fn next_epoch(&mut self) -> u64 {
-        self.epoch = self.epoch.max(self.map.revision) + 1;
+    fn next_epoch(&mut self, node: &NodeId) -> u64 {
+        self.epoch = next_epoch(node, self.epoch, self.map.revision);
         self.epoch
     }
 
@@ -355,7 +362,12 @@ impl Inner {
         SavedPorts {
             ports: ports.collect(),
             yielded: self.yielded.keys().cloned().collect(),
-            returning: self.returning.clone(),
+            returning: self
+                .returning
+                .iter()
+                .chain(self.returned.keys())
+                .cloned()
+                .collect(),
             uplinks: self.uplinks.iter().cloned().collect(),
         }
     }

@@ -312,6 +312,14 @@ pub struct Credentials {
     pub expires: u64,
 }
 
+/// Which controller has a node's session, where several share a store: what the node asked of another one before comes
+/// too late. Agents aren't told of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// The controller's name for itself, another one at each start.
+    pub controller: String,
+}
+
 /// Names one object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -328,6 +336,8 @@ pub enum Key {
     Router(RouterId),
     /// A node's credentials.
     Credentials(NodeId),
+    /// A node's session.
+    Session(NodeId),
 }
 
 /// Any object of the map.
@@ -346,6 +356,8 @@ pub enum Object {
     Router(Router),
     /// A node's credentials.
     Credentials(NodeId, Credentials),
+    /// A node's session.
+    Session(NodeId, Session),
 }
 
 impl Object {
@@ -358,6 +370,7 @@ impl Object {
             Self::Endpoint(endpoint) => Key::Endpoint(endpoint.id.clone()),
             Self::Router(router) => Key::Router(router.id.clone()),
             Self::Credentials(node, _) => Key::Credentials(node.clone()),
+            Self::Session(node, _) => Key::Session(node.clone()),
         }
     }
 }
@@ -400,6 +413,9 @@ pub struct ClusterMap {
     /// By node; controllers only.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub credentials: BTreeMap<NodeId, Versioned<Credentials>>,
+    /// By node; controllers only.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sessions: BTreeMap<NodeId, Versioned<Session>>,
 }
 
 impl ClusterMap {
@@ -427,6 +443,12 @@ impl ClusterMap {
             }
             Change::Delete(Key::Credentials(node)) => {
                 self.credentials.remove(&node);
+            }
+            Change::Put(Object::Session(node, object)) => {
+                self.sessions.insert(node, Versioned { revision, object });
+            }
+            Change::Delete(Key::Session(node)) => {
+                self.sessions.remove(&node);
             }
             Change::Put(Object::Router(object)) => {
                 self.routers
@@ -469,6 +491,7 @@ impl ClusterMap {
             endpoints,
             routers,
             credentials,
+            sessions,
         } = self;
         let blocks = blocks.into_values().map(|of| Versioned {
             revision: of.revision,
@@ -482,12 +505,17 @@ impl ClusterMap {
             revision: of.revision,
             object: Object::Credentials(node, of.object),
         });
+        let sessions = sessions.into_iter().map(|(node, of)| Versioned {
+            revision: of.revision,
+            object: Object::Session(node, of.object),
+        });
         each(nodes, Object::Node)
             .chain(each(networks, Object::Network))
             .chain(blocks)
             .chain(endpoints)
             .chain(each(routers, Object::Router))
             .chain(credentials)
+            .chain(sessions)
     }
 
     /// The node of that name.
@@ -560,6 +588,21 @@ impl ClusterMap {
             ..Self::default()
         }
     }
+}
+
+/// An epoch for a new owner of a MAC, above all that its node has seen: `newest`, its own, and the map's `revision`. Its
+/// lower 24 bits are the node's, so that no two nodes give the same.
+pub fn next_epoch(node: &NodeId, newest: u64, revision: Revision) -> u64 {
+    const NODE_BITS: u32 = 24;
+    // FNV-1a: the same on every machine and in every version.
+    let hash = node
+        .0
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+    let count = (newest >> NODE_BITS).max(revision) + 1;
+    (count << NODE_BITS) | (hash >> (u64::BITS - NODE_BITS))
 }
 
 /// Whether a MAC is kept for gateways, now or later: the 256 around [`GATEWAY_MAC`](weft_switch::gateway::GATEWAY_MAC).

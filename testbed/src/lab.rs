@@ -304,15 +304,16 @@ fn build_weft() -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
     build
-        .args(["build", "--quiet", "--package", "weft"])
+        // With the features of the whole workspace, as the tests themselves: else much would be built twice.
+        .args(["build", "--quiet", "--workspace", "--bin", "weft"])
         .current_dir(env!("CARGO_MANIFEST_DIR"));
     if dir.ends_with("release") {
         build.arg("--release");
     }
-    let status = must(build.status(), "run cargo build -p weft");
+    let status = must(build.status(), "run cargo build");
     assert!(
         status.success(),
-        "cargo build -p weft failed ({status}): there is nothing to test"
+        "cargo build of weft failed ({status}): there is nothing to test"
     );
     dir.join("weft")
 }

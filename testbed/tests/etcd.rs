@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
 use weft_testbed::lab::Host;
 use weft_testbed::lab::node::{refusal, weft};
 use weft_testbed::lab::process::Finished;
@@ -23,6 +24,8 @@ use weft_testbed::{Lab, Redundant};
 const MOVED_WITHIN: Duration = Duration::from_secs(4);
 /// An election, and whatever is tried again meanwhile.
 const RECOVERED_WITHIN: Duration = Duration::from_secs(20);
+/// A commit, a watch's event and a push to the agent; on a busy machine.
+const KNOWN_WITHIN: Duration = Duration::from_secs(2);
 
 #[test]
 fn several_controllers_are_one() {
@@ -196,9 +199,67 @@ fn a_controller_may_die_under_traffic() {
     host3.restart_agent();
     net.wait_in_agreement();
     let probe = prober.finish();
-    // Forwarding has nothing to do with controllers; a busy machine loses a datagram by itself.
-    assert!(probe.arrived * 1000 >= probe.sent * 998, "{probe:?}");
+    // Forwarding has nothing to do with controllers; a busy machine loses some datagrams by itself.
+    assert!(probe.arrived * 100 >= probe.sent * 98, "{probe:?}");
     assert!(probe.longest_gap < Duration::from_millis(250), "{probe:?}");
+}
+
+/// The figures of docs/controllers.md: `cargo test --test etcd how_long -- --nocapture`, `WEFT_MEASURE_ROUNDS` times.
+#[test]
+fn how_long_agents_and_decisions_take() {
+    let rounds = std::env::var("WEFT_MEASURE_ROUNDS").map_or(3, |text| text.parse().unwrap());
+    let net = Redundant::up(Lab::new(), 3);
+    let [host1, host2, _] = net.hosts.as_slice() else {
+        unreachable!("three hosts were made")
+    };
+    wait_until(RECOVERED_WITHIN, "agents know all controllers", || {
+        net.hosts
+            .iter()
+            .all(|host| host.status().controller.addresses.len() == 3)
+    });
+    let (mut known, mut killed, mut stopped) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..rounds {
+        let at = net.controller_of(host1).unwrap();
+        let path = format!("/v1/networks/n{round}");
+        let create = json!({ "name": format!("n{round}") });
+        let began = Instant::now();
+        let (status, answer) = host1.ask("POST", "/v1/networks", &create);
+        assert_eq!(status / 100, 2, "{answer}");
+        let answered = began.elapsed();
+        while host2.ask("GET", &path, &Value::Null).0 != 200 {
+            assert!(began.elapsed() < KNOWN_WITHIN, "not known elsewhere");
+            thread::sleep(Duration::from_millis(1));
+        }
+        known.push((answered, began.elapsed()));
+
+        net.controllers[at - 1].kill();
+        killed.push(moved_from(&net, host1, at));
+        net.controllers[at - 1].start();
+        let at = net.controller_of(host1).unwrap();
+        net.controllers[at - 1].stop();
+        stopped.push(moved_from(&net, host1, at));
+        net.controllers[at - 1].start();
+        net.wait_in_agreement();
+    }
+    println!("decision answered, known at another controller's agent: {known:?}");
+    println!("moved on from a killed controller: {killed:?}, from a stopped one: {stopped:?}");
+    assert!(killed.iter().all(|took| *took < MOVED_WITHIN), "{killed:?}");
+    assert!(
+        stopped.iter().all(|took| *took < MOVED_WITHIN),
+        "{stopped:?}"
+    );
+}
+
+/// Waits until the agent is with another controller.
+fn moved_from(net: &Redundant, host: &Host, number: usize) -> Duration {
+    let began = Instant::now();
+    let old = net.controllers[number - 1].address.to_string();
+    wait_until(RECOVERED_WITHIN, "the agent moves on", || {
+        let (_, status) = host.ask("GET", "/v1/status", &Value::Null);
+        let connected = status["controller"]["connected"].as_str();
+        connected.is_some_and(|at| at != old)
+    });
+    began.elapsed()
 }
 
 #[test]

@@ -44,7 +44,7 @@ impl<'a> Delegate<'a> {
                 "ipam",
                 format_args!("there is no plugin {kind:?} in {}", dirs.join(", ")),
             )
-            .hint("install it (Debian: containernetworking-plugins), or leave \"ipam\" out to take weft's own addresses")
+            .hint("install it (Debian's containernetworking-plugins has it in /usr/lib/cni), or leave \"ipam\" out to take weft's own addresses")
         })?;
         Ok(Self {
             kind,

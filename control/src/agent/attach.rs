@@ -8,9 +8,10 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use tracing::info;
+use tracing::{info, warn};
 use weft_switch::port::TapDevice;
 
+use super::ipam::Returning;
 use super::line::behind_line;
 use super::plan::{carriage, effective_mtu};
 use super::resolv;
@@ -18,6 +19,7 @@ use super::state::{PortRecord, StateError};
 use super::views::port_view;
 use super::{Agent, ApiError, Port};
 use crate::api;
+use crate::channel::messages::STORE_FAILED;
 use crate::channel::{Request, RequestError};
 use crate::model::{Endpoint, EndpointId, Network};
 use crate::netns::{self, Netns};
@@ -55,7 +57,7 @@ impl Agent {
         let bound = self.bind_published(&network, &request.publish)?;
         let pending = self.reserve(&network, &request, &netns).await?;
         let endpoint = self.fill(&pending, &network, &request).await?;
-        self.announce(&endpoint).await?;
+        self.announce_new(&endpoint).await?;
         match self.plug(&network, endpoint.clone(), netns, request).await {
             Ok(port) => {
                 self.serve_bound(&endpoint.id, bound);
@@ -63,15 +65,43 @@ impl Agent {
             }
             Err(error) => {
                 drop(pending);
-                self.withdraw(&endpoint.id).await;
+                self.withdraw(&endpoint).await;
                 Err(error)
             }
         }
     }
 
     /// Tells the controller before anything is made, so that a conflict refuses the request. Without a controller the
-    /// endpoint is told at the next full report.
-    pub(super) async fn announce(&self, endpoint: &Endpoint) -> Result<(), ApiError> {
+    /// endpoint is told at the next full report, but not when it has an address that was just claimed for it: claims
+    /// that nobody is known to use are given up.
+    ///
+    /// # Errors
+    /// [`ApiError`]; the controller doesn't have the endpoint then, or won't have it for long.
+    pub(super) async fn announce_new(
+        self: &Arc<Self>,
+        endpoint: &Endpoint,
+    ) -> Result<(), ApiError> {
+        if self.announce(endpoint).await? {
+            return Ok(());
+        }
+        let Some(claim) = self.inner().unknown_claim(endpoint) else {
+            return Ok(());
+        };
+        self.withdraw(endpoint).await;
+        let message = format!(
+            "{claim} was claimed for {}, and no controller answers to note that it is in use",
+            endpoint.name
+        );
+        Err(ApiError::unavailable("offline", message).hint(
+            "leave out --ip to take an address of this node's own blocks, or see `weft status`",
+        ))
+    }
+
+    /// Tells the controller of an endpoint. Says whether it heard it; if not it is told at the next full report.
+    ///
+    /// # Errors
+    /// [`ApiError`]: it refuses the endpoint.
+    pub(super) async fn announce(self: &Arc<Self>, endpoint: &Endpoint) -> Result<bool, ApiError> {
         if self.must_tell() {
             // What the controller still has of ports that are gone must not stand in this one's way. If it isn't told
             // now it is told of all of them later.
@@ -85,19 +115,29 @@ impl Agent {
             })
             .await
         {
-            Ok(_) => Ok(()),
-            Err(RequestError::Refused(refusal)) => Err(refusal.into()),
+            Ok(_) => Ok(true),
+            Err(RequestError::Refused(refusal)) => {
+                if refusal.code == STORE_FAILED {
+                    // The controller may have it nevertheless.
+                    self.tell_later();
+                }
+                Err(refusal.into())
+            }
             Err(RequestError::Offline { .. } | RequestError::TimedOut) => {
                 self.tell_later();
-                Ok(())
+                Ok(false)
             }
         }
     }
 
     /// Takes an announced endpoint back. Returns when our own map shows it too, where that comes soon: an address that
-    /// was claimed for it isn't ours any more.
-    pub(super) async fn withdraw(&self, id: &EndpointId) {
-        let request = Request::DeleteEndpoint { id: id.clone() };
+    /// was claimed for it isn't ours any more. While nobody knows whether the controller heard it, nothing is given from
+    /// that address: another node may have it.
+    pub(super) async fn withdraw(self: &Arc<Self>, endpoint: &Endpoint) {
+        let claims = self.inner().stop_claims(&self.facts.node, [endpoint]);
+        self.save_returning(&claims).await;
+        let id = endpoint.id.clone();
+        let request = Request::DeleteEndpoint { id };
         let order = self.reporting.read().await;
         let reply = self.link.request(request).await;
         drop(order);
@@ -105,7 +145,21 @@ impl Agent {
             Ok(reply) => {
                 let _ = self.wait_revision(reply.revision).await;
             }
-            Err(_) => self.tell_later(),
+            Err(error) => {
+                if !error.may_be_done() {
+                    self.inner().resume_claims(&claims);
+                }
+                self.tell_later();
+            }
+        }
+    }
+
+    /// What is given back must not be given again by the next agent. Writes only if there is something.
+    pub(super) async fn save_returning(self: &Arc<Self>, claims: &Returning) {
+        if !claims.is_empty()
+            && let Err(error) = self.save_ports().await
+        {
+            warn!(error = %error.reply.message, "claimed addresses that are given back could not be saved");
         }
     }
 

@@ -14,8 +14,9 @@ use super::ipam::audit::{Books, Cure, Found, OwnPort, audit};
 use super::startup::is_gone;
 use super::{Agent, ApiError, Inner};
 use crate::api;
+use crate::channel::messages::STORE_FAILED;
 use crate::channel::{Request, RequestError};
-use crate::model::{NetworkId, NodeId};
+use crate::model::{NetworkId, NodeId, Revision};
 
 impl Agent {
     /// Compares the books.
@@ -92,7 +93,7 @@ impl Agent {
     }
 
     /// Tells the controller of all endpoints, and waits until the map shows what came of it.
-    async fn tell_now(&self) {
+    async fn tell_now(self: &Arc<Self>) {
         self.inner().channel.told = false;
         if let Err(error) = self.tell_endpoints().await {
             warn!(%error, "the controller couldn't be told of this node's endpoints");
@@ -126,13 +127,13 @@ impl Agent {
                 // Until the map shows it, nothing is given from it.
                 self.wait_revision(reply.revision).await
             }
-            Err(RequestError::Refused(refusal)) => {
+            Err(RequestError::Refused(refusal)) if refusal.code != STORE_FAILED => {
                 warn!(%network, %prefix, code = %refusal.code, "a block can't be given back: {}", refusal.message);
                 self.inner().returning.remove(&key);
                 Ok(())
             }
             // It may have been given back or not: the map will say.
-            Err(RequestError::Offline { .. } | RequestError::TimedOut) => Ok(()),
+            Err(_) => Ok(()),
         }
     }
 }
@@ -150,13 +151,24 @@ impl Inner {
         !in_use && self.returning.insert(key.clone())
     }
 
-    /// Forgets blocks that the map doesn't show as this node's any more.
-    pub(super) fn forget_returned(&mut self, node: &NodeId) {
+    /// Notes which blocks the map doesn't show as this node's any more.
+    pub(super) fn note_returned(&mut self, node: &NodeId) {
         let map = &self.map;
-        self.returning.retain(|key| {
+        let is_ours = |key: &(NetworkId, IpNet)| {
             let block = map.blocks.get(key);
             block.is_some_and(|block| block.object.node == *node)
-        });
+        };
+        let (ours, gone) = std::mem::take(&mut self.returning)
+            .into_iter()
+            .partition::<BTreeSet<_>, _>(is_ours);
+        self.returning = ours;
+        let gone = gone.into_iter().map(|key| (key, map.revision));
+        self.returned.extend(gone);
+    }
+
+    /// The map of that revision is on disk: what it doesn't show needn't be remembered.
+    pub(super) fn forget_returned(&mut self, on_disk: Revision) {
+        self.returned.retain(|_, since| *since > on_disk);
     }
 }
 

@@ -163,7 +163,7 @@ impl Agent {
 
     /// Takes a port down and everything with it. False when it was being taken down already.
     pub(super) async fn take_down(self: &Arc<Self>, id: &EndpointId) -> bool {
-        let netns_with_dns = {
+        let (endpoint, netns_with_dns) = {
             let mut inner = self.inner();
             let Some(port) = inner.ports.get(id) else {
                 return false;
@@ -173,8 +173,8 @@ impl Agent {
             if inner.leaving.contains_key(id) {
                 return false;
             }
-            inner.leaving.insert(id.clone(), endpoint);
-            netns
+            inner.leaving.insert(id.clone(), endpoint.clone());
+            (endpoint, netns)
         };
         self.unplug(id).await;
         if let Some(netns) = netns_with_dns {
@@ -185,7 +185,7 @@ impl Agent {
             // The record outlives its TAP: the next start sees that and drops it.
             warn!(error = %error.reply.message, "port is gone but still on disk");
         }
-        self.withdraw(id).await;
+        self.withdraw(&endpoint).await;
         self.inner().leaving.remove(id);
         self.changed.notify_one();
         true

@@ -54,11 +54,15 @@ impl Agent {
             );
             return Err(ApiError::bad_request("too_many_ports", message));
         }
-        let mut bound = Vec::with_capacity(wanted.len());
+        let mut bound: Vec<(Publish, Vec<socket2::Socket>)> = Vec::with_capacity(wanted.len());
         for publish in wanted {
             publish
                 .check()
                 .map_err(|why| ApiError::bad_request("bad_publish", why))?;
+            if bound.iter().any(|(other, _)| other.clashes(publish)) {
+                let message = format!("{} is to be published twice", publish.listens_at());
+                return Err(ApiError::bad_request("bad_publish", message));
+            }
             bound.push((publish.clone(), self.bind(publish)?));
         }
         Ok(Bound(bound))

@@ -66,7 +66,8 @@ impl Agent {
                 | Object::Network(_)
                 | Object::Block(_)
                 | Object::Router(_)
-                | Object::Credentials(..) => None,
+                | Object::Credentials(..)
+                | Object::Session(..) => None,
             });
             let (revision, more) = (map.revision, reply.more);
             for of in reply.objects {
@@ -135,7 +136,8 @@ impl Agent {
                 | Object::Block(_)
                 | Object::Endpoint(_)
                 | Object::Router(_)
-                | Object::Credentials(..) => None,
+                | Object::Credentials(..)
+                | Object::Session(..) => None,
             }) {
                 let endpoints = counts.get(&node.id.0).copied().unwrap_or_default();
                 let endpoints = usize::try_from(endpoints).unwrap_or(usize::MAX);

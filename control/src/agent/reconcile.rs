@@ -74,6 +74,7 @@ impl Agent {
         };
         let revision = saved.map.revision;
         self.state.save_map(&self.facts.cluster, saved)?;
+        self.inner().forget_returned(revision);
         Ok((revision, granted))
     }
 
@@ -86,7 +87,7 @@ impl Agent {
         self.refresh_interest(&mut inner);
         // While no controller answers, the map can't show what came of it.
         if inner.channel.caught_up {
-            inner.forget_returned(&self.facts.node);
+            inner.note_returned(&self.facts.node);
             inner
                 .yielded
                 .retain(|_, since| since.elapsed() < YIELD_PATIENCE);

@@ -33,6 +33,7 @@ pub(super) async fn tell(agent: Arc<Agent>) {
         let retry = async {
             tokio::time::sleep(REFUSED_AGAIN).await;
             agent.retell_refused();
+            agent.retell_differing();
         };
         tokio::select! {
             () = agent.resync.notified() => {}
@@ -192,6 +193,18 @@ impl Agent {
         }
     }
 
+    /// A report that came late, behind the one that was to undo it, leaves the controller with what isn't so.
+    fn retell_differing(&self) {
+        let Ok(_order) = self.reporting.try_write() else {
+            return;
+        };
+        let mut inner = self.inner();
+        if inner.channel.caught_up && inner.differs(&self.facts.node) {
+            debug!("the cluster map has other endpoints of this node than there are");
+            inner.channel.told = false;
+        }
+    }
+
     pub(super) fn must_tell(&self) -> bool {
         let inner = self.inner();
         inner.channel.connected.is_some() && !inner.channel.told
@@ -199,11 +212,13 @@ impl Agent {
 
     /// The full report: the controller adds what it misses and drops what we no longer have. So no report of a single
     /// endpoint may be under way beside it: whichever came second would undo the other.
-    pub(super) async fn tell_endpoints(&self) -> Result<(), RequestError> {
+    pub(super) async fn tell_endpoints(self: &Arc<Self>) -> Result<(), RequestError> {
         let _order = self.reporting.write().await;
         if !self.must_tell() {
             return Ok(());
         }
+        let claims = self.inner().stop_claims_of_gone(&self.facts.node);
+        self.save_returning(&claims).await;
         let endpoints = {
             let mut inner = self.inner();
             // Whatever changes from here on makes it untold again.
@@ -219,6 +234,9 @@ impl Agent {
             Ok(reply) => reply,
             Err(error) => {
                 inner.channel.told = false;
+                if !error.may_be_done() {
+                    inner.resume_claims(&claims);
+                }
                 debug!(%error, "the controller didn't take our endpoints");
                 return Err(error);
             }

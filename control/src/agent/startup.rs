@@ -485,7 +485,7 @@ async fn follow_ports(agent: Arc<Agent>, mut events: mpsc::UnboundedReceiver<Por
 
 impl Inner {
     /// What is known before the controller is called.
-    fn starting(
+    pub(super) fn starting(
         saved: SavedMap,
         node: &NodeId,
         (records, uplinks): (&[PortRecord], BTreeSet<UplinkRecord>),
@@ -509,6 +509,7 @@ impl Inner {
             leaving: BTreeMap::new(),
             yielded: BTreeMap::new(),
             returning: Default::default(),
+            returned: BTreeMap::new(),
             uplinks,
             held: BTreeSet::new(),
             docker_networks: BTreeSet::new(),

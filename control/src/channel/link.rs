@@ -21,7 +21,7 @@ use tracing::debug;
 
 use super::codec;
 use super::messages::{
-    Answer, Ask, Hello, Interest, NodeFacts, PROTOCOLS, Refusal, Reply, Request,
+    Answer, Ask, Hello, Interest, NodeFacts, PROTOCOLS, Refusal, Reply, Request, STORE_FAILED,
 };
 use super::tls;
 use super::transport::{self, close};
@@ -155,6 +155,17 @@ pub enum RequestError {
     /// It was asked but no answer came: it may have been done or not.
     #[error("the controller did not answer in time")]
     TimedOut,
+}
+
+impl RequestError {
+    /// Whether it may have been done nevertheless, or still be done: no answer came, or the store's didn't come.
+    pub fn may_be_done(&self) -> bool {
+        match self {
+            Self::TimedOut => true,
+            Self::Refused(refusal) => refusal.code == STORE_FAILED,
+            Self::Offline { .. } => false,
+        }
+    }
 }
 
 /// The session as requests see it.

@@ -57,6 +57,9 @@ pub struct Refusal {
     pub hint: Option<String>,
 }
 
+/// Code of a refusal because the store didn't answer, or couldn't write: what was asked may be done nevertheless.
+pub const STORE_FAILED: &str = "store_failed";
+
 impl Refusal {
     /// A refusal without a next step.
     pub fn new(code: &str, message: impl Into<String>) -> Self {

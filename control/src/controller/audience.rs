@@ -59,9 +59,8 @@ impl Scope {
             }
             Change::Put(Object::Node(node)) => Self::of_node(&node.id, before),
             Change::Delete(Key::Node(node)) => Self::of_node(node, before),
-            Change::Put(Object::Credentials(..)) | Change::Delete(Key::Credentials(_)) => {
-                Self::Controllers
-            }
+            Change::Put(Object::Credentials(..) | Object::Session(..))
+            | Change::Delete(Key::Credentials(_) | Key::Session(_)) => Self::Controllers,
             Change::Delete(Key::Block(network, prefix)) => {
                 let key = (network.clone(), *prefix);
                 let block = before.and_then(|map| map.blocks.get(&key));
@@ -128,6 +127,7 @@ impl Audience {
             None => {
                 let mut all = map.clone();
                 all.credentials.clear();
+                all.sessions.clear();
                 all
             }
         }

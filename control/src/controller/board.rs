@@ -102,8 +102,8 @@ impl Board {
         seats.wake(seats.all.keys());
     }
 
-    /// That node may not be a member any more; all may when `None`.
-    pub(super) fn removed(&self, node: Option<&NodeId>) {
+    /// That node may not be a member any more, or not connected here; all may when `None`.
+    pub(super) fn doubt(&self, node: Option<&NodeId>) {
         let seats = self.seats();
         let all = seats.all.values();
         match node {
@@ -168,7 +168,7 @@ impl Seat {
         self.change.notified().await;
     }
 
-    /// Returns when its node may have been removed.
+    /// Returns when its node may have been removed, or connected elsewhere.
     pub(super) async fn doubted(&self) {
         self.removal.notified().await;
     }

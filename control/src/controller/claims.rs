@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::info;
 
 use super::decide::block::unused_claims;

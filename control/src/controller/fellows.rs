@@ -81,6 +81,24 @@ pub(super) struct Fellows {
     view: Mutex<View>,
     addresses: watch::Sender<Vec<SocketAddr>>,
     askers: Mutex<HashMap<String, Asker>>,
+    /// Answers for all nodes.
+    #[cfg(test)]
+    player: Player,
+}
+
+/// What a test lets nodes answer.
+#[cfg(test)]
+#[derive(Default)]
+struct Player(Option<Play>);
+
+#[cfg(test)]
+pub(super) type Play = Box<dyn Fn(NodeId, Ask) -> Option<Result<Answer, String>> + Send + Sync>;
+
+#[cfg(test)]
+impl std::fmt::Debug for Player {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Player")
+    }
 }
 
 impl Fellows {
@@ -94,6 +112,8 @@ impl Fellows {
             view: Mutex::default(),
             addresses: watch::Sender::default(),
             askers: Mutex::default(),
+            #[cfg(test)]
+            player: Player::default(),
         }
     }
 
@@ -131,6 +151,8 @@ impl Fellows {
             view: Mutex::default(),
             addresses: watch::Sender::new(addresses),
             askers: Mutex::default(),
+            #[cfg(test)]
+            player: Player::default(),
         };
         fellows.want(&BTreeMap::new());
         let mut lease = fellows.lease();
@@ -143,11 +165,26 @@ impl Fellows {
         Ok((fellows, events))
     }
 
+    /// One of several controllers; nodes answer as the test says.
+    #[cfg(test)]
+    pub(super) fn played(id: String, play: Play) -> Self {
+        Self {
+            id,
+            player: Player(Some(play)),
+            ..Self::none(Vec::new())
+        }
+    }
+
     fn lease(&self) -> watch::Receiver<Option<i64>> {
         match &self.live {
             Some(live) => live.lease(),
             None => watch::Sender::new(Some(0)).subscribe(),
         }
+    }
+
+    /// This controller's name among those of its store; `None` when it has the store for itself.
+    pub(super) fn name(&self) -> Option<&str> {
+        (!self.id.is_empty()).then_some(&*self.id)
     }
 
     /// Whether this controller can't know what the others do.
@@ -169,6 +206,10 @@ impl Fellows {
 
     /// Asks a node that has its session elsewhere; `None` when it has none.
     pub(super) async fn ask(&self, node: &NodeId, ask: Ask) -> Option<Result<Answer, String>> {
+        #[cfg(test)]
+        if let Some(play) = &self.player.0 {
+            return play(node.clone(), ask);
+        }
         let live = self.live.as_ref()?;
         let at = self.view().nodes.get(node).cloned()?;
         if at.controller == self.id {

@@ -16,6 +16,7 @@ use super::audience::{self, Audience, Concerned, Scope};
 use super::board::{Board, Seat};
 use super::decide::Decision;
 use super::log::{Log, Logged};
+use crate::channel::messages::STORE_FAILED;
 use crate::channel::{Interest, Refusal};
 use crate::model::{Change, ClusterMap, Key, NetworkId, NodeId, Object, Revision};
 use crate::store::{Commit, LOG_KEEP, Since, Snapshot, Store, StoreError, TokenRecord, TokenWrite};
@@ -373,7 +374,7 @@ impl Book {
                 drop(shown);
                 self.revision.send_replace(revision);
                 self.board.wake_all();
-                self.board.removed(None);
+                self.board.doubt(None);
             }
         }
         Ok(())
@@ -383,11 +384,12 @@ impl Book {
     fn show(&self, changes: impl Iterator<Item = (Revision, Change)>) {
         let mut shown = self.shown_mut();
         let before = shown.map.revision;
-        let (mut scopes, mut removed) = (Vec::new(), Vec::new());
+        let (mut scopes, mut doubted) = (Vec::new(), Vec::new());
         for (revision, change) in changes {
             let scope = Scope::of(&change, Some(&shown.map));
-            if let Change::Delete(Key::Node(node)) = &change {
-                removed.push(node.clone());
+            if let Change::Delete(Key::Node(node)) | Change::Put(Object::Session(node, _)) = &change
+            {
+                doubted.push(node.clone());
             }
             let routers = matches!(
                 change,
@@ -413,8 +415,8 @@ impl Book {
         } else {
             self.board.wake_all();
         }
-        for node in &removed {
-            self.board.removed(Some(node));
+        for node in &doubted {
+            self.board.doubt(Some(node));
         }
     }
 }
@@ -529,7 +531,7 @@ fn refuse(error: &StoreError) -> Refusal {
 fn failed(error: &dyn std::fmt::Display) -> Refusal {
     error!(%error, "the store failed");
     Refusal::new(
-        "store_failed",
+        STORE_FAILED,
         format!("the controller can't write this down: {error}"),
     )
     .hint("see the controller's log")

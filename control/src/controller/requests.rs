@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 use std::sync::PoisonError;
-use std::time::Instant;
 
+use tokio::time::Instant;
 use tracing::info;
 
 use super::Core;
@@ -15,41 +15,43 @@ use crate::model::{
     Change, ClusterMap, Credentials, Endpoint, NetworkId, NodeId, Revision, RouterId,
 };
 
+/// Who asks.
+#[derive(Clone, Copy)]
+pub(super) struct Asker<'a> {
+    pub(super) node: &'a NodeId,
+    /// Whether the session in which it asks is still its newest one here.
+    pub(super) is_current: &'a (dyn Fn() -> bool + Send + Sync),
+}
+
 impl Core {
-    /// Does what the node `from` asks.
-    pub(super) async fn handle(&self, from: &NodeId, request: Request) -> Decision<Reply> {
+    /// Does what a node asks.
+    pub(super) async fn handle(&self, from: Asker<'_>, request: Request) -> Decision<Reply> {
         // A node that was removed asks in vain while its connection is being closed.
-        self.ledger.read(|map| member(map, from))?;
+        self.ledger.read(|map| member(map, from.node))?;
         let kind = request.kind();
         let revision = match request {
-            Request::CreateNetwork { create } => self.create_network(&create).await?,
+            Request::CreateNetwork { create } => self.create_network(from, &create).await?,
             Request::ChangeNetwork { name, change } => {
-                self.change(|map| network::change(map, &name, &change))
+                self.change(from, |map| network::change(map, &name, &change))
                     .await?
             }
             Request::RemoveNetwork { name } => {
-                let done = self.change(|map| network::remove(map, &name)).await?;
+                let done = self.change(from, |map| network::remove(map, &name)).await?;
                 info!(network = %name, "network removed");
                 done
             }
-            Request::PruneNetworks => {
-                let (revision, names) = self.ledger.decide(|map| Ok(network::prune(map))).await?;
-                info!(networks = ?names, "networks pruned");
-                return Ok(Reply {
-                    revision,
-                    names,
-                    ..Reply::default()
-                });
-            }
+            Request::PruneNetworks => return self.prune_networks(from).await,
             Request::AddVtep { network, address } => {
-                self.change(|map| network::add_vtep(map, &network, address))
+                self.change(from, |map| network::add_vtep(map, &network, address))
                     .await?
             }
             Request::RemoveVtep { network, address } => {
-                self.change(|map| network::remove_vtep(map, &network, address))
+                self.change(from, |map| network::remove_vtep(map, &network, address))
                     .await?
             }
-            Request::ChangeRouter { name, change } => self.change_router(&name, &change).await?,
+            Request::ChangeRouter { name, change } => {
+                self.change_router(from, (&name, &change)).await?
+            }
             Request::RemoveNode { name } => self.remove_node(from, &name).await?,
             Request::Presence => return self.presence().await,
             Request::ReadNetwork { network, after } => {
@@ -78,31 +80,42 @@ impl Core {
         })
     }
 
-    async fn create_network(&self, create: &NetworkCreate) -> Decision<Revision> {
+    async fn prune_networks(&self, from: Asker<'_>) -> Decision<Reply> {
+        let (revision, names) = self.decide(from, |map| Ok(network::prune(map))).await?;
+        info!(networks = ?names, "networks pruned");
+        Ok(Reply {
+            revision,
+            names,
+            ..Reply::default()
+        })
+    }
+
+    async fn create_network(&self, from: Asker<'_>, create: &NetworkCreate) -> Decision<Revision> {
         let id = NetworkId(format!("{:016x}", rand::random::<u64>()));
         let decide = |map: &ClusterMap| network::create(map, create, id.clone());
-        let done = self.change(decide).await?;
+        let done = self.change(from, decide).await?;
         info!(network = %create.name, "network created");
         Ok(done)
     }
 
-    async fn change_router(&self, name: &str, change: &RouterChange) -> Decision<Revision> {
+    async fn change_router(
+        &self,
+        from: Asker<'_>,
+        (name, change): (&str, &RouterChange),
+    ) -> Decision<Revision> {
         let new = RouterId(format!("{:016x}", rand::random::<u64>()));
         let decide = |map: &ClusterMap| router::change(map, name, change, new.clone());
-        let done = self.change(decide).await?;
+        let done = self.change(from, decide).await?;
         info!(router = name, ?change, "router changed");
         Ok(done)
     }
 
     /// What a node asks for itself. It must still be a member: its removal may have come first.
-    async fn handle_own(&self, from: &NodeId, request: Request) -> Decision<Reply> {
+    async fn handle_own(&self, from: Asker<'_>, request: Request) -> Decision<Reply> {
         let revision = match request {
             Request::AllocateBlock { network, subnet } => {
-                let decide = |map: &ClusterMap| {
-                    member(map, from)?;
-                    block::allocate(map, from, (&network, subnet))
-                };
-                let (revision, block) = self.ledger.decide(decide).await?;
+                let decide = |map: &ClusterMap| block::allocate(map, from.node, (&network, subnet));
+                let (revision, block) = self.decide(from, decide).await?;
                 self.note_claim(network, block);
                 return Ok(Reply {
                     revision,
@@ -111,25 +124,25 @@ impl Core {
                 });
             }
             Request::ReturnBlock { network, prefix } => {
-                self.change(|map| block::give_back(map, from, (&network, prefix)))
-                    .await?
+                self.change(from, |map| {
+                    block::give_back(map, from.node, (&network, prefix))
+                })
+                .await?
             }
             Request::ClaimAddress { network, ip } => {
                 return self.claim(from, (network, ip)).await;
             }
             Request::PutEndpoint { endpoint } => {
-                let decide = |map: &ClusterMap| {
-                    member(map, from)?;
-                    endpoint::put(map, from, &endpoint)
-                };
-                self.change(decide).await?
+                self.change(from, |map| endpoint::put(map, from.node, &endpoint))
+                    .await?
             }
             Request::DeleteEndpoint { id } => {
-                self.change(|map| endpoint::delete(map, from, &id)).await?
+                self.change(from, |map| endpoint::delete(map, from.node, &id))
+                    .await?
             }
             Request::SyncEndpoints { endpoints } => return self.sync(from, &endpoints).await,
-            Request::Watch { networks, wish } => self.watch(from, Interest { networks, wish }),
-            Request::Renew { csr } => return self.renewed(from, &csr),
+            Request::Watch { networks, wish } => self.watch(from.node, Interest { networks, wish }),
+            Request::Renew { csr } => return self.renewed(from.node, &csr),
             Request::NoteCredentials { credentials } => {
                 self.note_credentials(from, &credentials).await?
             }
@@ -180,10 +193,12 @@ impl Core {
 
     async fn note_credentials(
         &self,
-        from: &NodeId,
+        from: Asker<'_>,
         credentials: &Credentials,
     ) -> Decision<Revision> {
-        let noted = self.change(|map| node::note_credentials(map, from, credentials));
+        let noted = self.change(from, |map| {
+            node::note_credentials(map, from.node, credentials)
+        });
         let revision = noted.await?;
         // It may be the last one that was waited for.
         self.rotated.notify_one();
@@ -191,14 +206,13 @@ impl Core {
     }
 
     /// A full report.
-    async fn sync(&self, from: &NodeId, endpoints: &[Endpoint]) -> Decision<Reply> {
+    async fn sync(&self, from: Asker<'_>, endpoints: &[Endpoint]) -> Decision<Reply> {
         let decide = |map: &ClusterMap| {
-            member(map, from)?;
-            let sync = endpoint::sync(map, from, endpoints);
+            let sync = endpoint::sync(map, from.node, endpoints);
             Ok((sync.changes, sync.rejected))
         };
-        let (_, rejected) = self.ledger.decide(decide).await?;
-        self.give_up_claims(Some(from)).await;
+        let (_, rejected) = self.decide(from, decide).await?;
+        self.give_up_claims(Some(from.node)).await;
         let revision = self.ledger.revision();
         Ok(Reply {
             revision,
@@ -209,27 +223,54 @@ impl Core {
 
     async fn change(
         &self,
+        from: Asker<'_>,
         decide: impl Fn(&ClusterMap) -> Decision<Vec<Change>>,
     ) -> Decision<Revision> {
-        let decided = self.ledger.decide(|map| Ok((decide(map)?, ()))).await;
+        let decided = self.decide(from, |map| Ok((decide(map)?, ()))).await;
         decided.map(|(revision, ())| revision)
     }
 
-    async fn remove_node(&self, from: &NodeId, name: &str) -> Decision<Revision> {
-        let decide = |map: &ClusterMap| node::remove(map, from, name);
-        let (revision, id) = self.ledger.decide(decide).await?;
+    /// Decides what a node asks while it is a member and has its session here. What it asked in an older session mustn't
+    /// undo what it told in a newer one, here or at another controller.
+    async fn decide<T>(
+        &self,
+        from: Asker<'_>,
+        decide: impl Fn(&ClusterMap) -> Decision<(Vec<Change>, T)>,
+    ) -> Decision<(Revision, T)> {
+        let decide = |map: &ClusterMap| {
+            member(map, from.node)?;
+            if !(from.is_current)() || self.has_moved(map, from.node) {
+                return Err(moved());
+            }
+            decide(map)
+        };
+        self.ledger.decide(decide).await
+    }
+
+    /// Whether a node has a newer session at another controller.
+    pub(super) fn has_moved(&self, map: &ClusterMap, node: &NodeId) -> bool {
+        let name = self.fellows.name();
+        name.is_some_and(|name| !node::has_session(map, node, name))
+    }
+
+    async fn remove_node(&self, from: Asker<'_>, name: &str) -> Decision<Revision> {
+        let decide = |map: &ClusterMap| node::remove(map, from.node, name);
+        let (revision, id) = self.decide(from, decide).await?;
         info!(node = %name, "node removed");
         self.sessions.expel(&id);
         Ok(revision)
     }
 
     /// Gives one address to a node; when it is in another node's block, that node is asked to yield it.
-    async fn claim(&self, from: &NodeId, (network, ip): (NetworkId, IpAddr)) -> Decision<Reply> {
-        let claim = |map: &ClusterMap| {
-            member(map, from)?;
-            block::claim(map, from, (&network, ip))
-        };
-        let yielded = match self.ledger.read(claim)? {
+    async fn claim(&self, from: Asker<'_>, (network, ip): (NetworkId, IpAddr)) -> Decision<Reply> {
+        let claim = |map: &ClusterMap| block::claim(map, from.node, (&network, ip));
+        let mut looked = self.ledger.read(claim);
+        if !matches!(looked, Ok(Claim::Yours(_) | Claim::Free(..))) {
+            // Another controller may have changed that.
+            self.ledger.refresh().await?;
+            looked = self.ledger.read(claim);
+        }
+        let yielded = match looked? {
             Claim::Yours(_) | Claim::Free(..) => None,
             Claim::Ask { owner, block } => {
                 self.ask_to_yield((&network, ip), (&owner, block)).await?;
@@ -240,7 +281,7 @@ impl Core {
             Claim::Yours(prefix) => Ok((Vec::new(), prefix)),
             Claim::Free(changes, prefix) => Ok((changes, prefix)),
             Claim::Ask { owner, .. } if Some(&owner) == yielded.as_ref() => {
-                Ok(block::grant(&network, from, ip))
+                Ok(block::grant(&network, from.node, ip))
             }
             Claim::Ask { .. } => Err(Refusal::new(
                 "busy",
@@ -248,7 +289,7 @@ impl Core {
             )
             .hint("try again")),
         };
-        let (revision, prefix) = self.ledger.decide(decide).await?;
+        let (revision, prefix) = self.decide(from, decide).await?;
         self.note_claim(network, prefix);
         Ok(Reply {
             revision,
@@ -304,6 +345,13 @@ impl Core {
             .hint("choose another --ip, or leave it out")),
         }
     }
+}
+
+/// Code of the refusal of what a node asked before it went to another controller.
+pub(super) const MOVED: &str = "session_moved";
+
+fn moved() -> Refusal {
+    Refusal::new(MOVED, "the node is connected to another controller now").hint("try again")
 }
 
 /// A node's removal may have come before its request.

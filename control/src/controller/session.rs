@@ -1,14 +1,14 @@
 //! One agent's session: hello, the map and its changes, its requests; and who has one.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use serde::Deserialize;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 use tracing::{debug, info};
 
 use super::Core;
@@ -16,6 +16,7 @@ use super::board::Seat;
 use super::decide::node;
 use super::push::push;
 use super::refusals::{BREACHES, NO_HELLO, SLOW, Turned};
+use super::requests::{Asker, MOVED};
 use crate::channel::codec::{self, DecodeError};
 use crate::channel::messages::{Hello, Interest, PROTOCOLS, Protocols, Welcome};
 use crate::channel::{
@@ -29,6 +30,8 @@ use crate::model::{ClusterMap, NodeId, Revision};
 pub(super) const ASK_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a refusal may take to its reader before the connection is closed.
 const REFUSAL_PATIENCE: Duration = Duration::from_secs(1);
+/// Between the entry of a node's session at another controller and the end of the one here.
+const DEPARTURE_PATIENCE: Duration = Duration::from_millis(500);
 
 /// A member's hello names its networks.
 const MAX_HELLO_BYTES: usize = 1 << 20;
@@ -50,6 +53,9 @@ pub(super) struct Sessions {
     roster: watch::Sender<BTreeMap<NodeId, u64>>,
     /// What each session is to tell.
     wishes: Mutex<BTreeMap<NodeId, watch::Sender<Wish>>>,
+    /// Who else is connected, as a test says.
+    #[cfg(test)]
+    pub(super) played: Mutex<BTreeSet<NodeId>>,
 }
 
 impl Sessions {
@@ -64,6 +70,10 @@ impl Sessions {
     }
 
     pub(super) fn is_connected(&self, node: &NodeId) -> bool {
+        #[cfg(test)]
+        if self.played.lock().expect("no test panicked").contains(node) {
+            return true;
+        }
         self.lock().contains_key(node)
     }
 
@@ -113,6 +123,25 @@ impl Sessions {
             let reason = b"another agent with this node's identity connected";
             older.close(VarInt::from_u32(close::REPLACED), reason);
         }
+    }
+
+    /// Ends a node's session because it begins another one: what it asked in that one isn't done any more.
+    fn end_older(&self, node: &NodeId) {
+        let older = self.lock().remove(node);
+        if let Some(older) = older {
+            self.roster.send_modify(|roster| {
+                roster.remove(node);
+            });
+            let reason = b"another agent with this node's identity connected";
+            older.close(VarInt::from_u32(close::REPLACED), reason);
+        }
+    }
+
+    /// Whether that connection is the node's session.
+    fn is_current(&self, node: &NodeId, connection: &Connection) -> bool {
+        let connections = self.lock();
+        let known = connections.get(node);
+        known.is_some_and(|known| known.stable_id() == connection.stable_id())
     }
 
     fn leave(&self, node: &NodeId, connection: &Connection) {
@@ -246,10 +275,18 @@ pub(super) async fn serve(core: Arc<Core>, connection: Connection, subject: Subj
             ended.err().map_or_else(|| "the controller is stopping".to_owned(), |error| error.to_string())
         }
         error = take_requests(&core, &connection, &subject.node) => error.to_string(),
-        () = removal(&core, &subject.node, &seat) => {
-            core.sessions.expel(&subject.node);
-            "the node was removed".to_owned()
-        }
+        why = departure(&core, &subject.node, &seat) => match why {
+            Departure::Removed => {
+                core.sessions.expel(&subject.node);
+                "the node was removed".to_owned()
+            }
+            Departure::Moved => {
+                core.sessions.leave(&subject.node, &connection);
+                let reason = b"the node connected to another controller";
+                connection.close(VarInt::from_u32(close::STOPPING), reason);
+                "it is connected to another controller".to_owned()
+            }
+        },
     };
     core.sessions.leave(&subject.node, &connection);
     core.sessions.unlisten(&subject.node);
@@ -257,12 +294,28 @@ pub(super) async fn serve(core: Arc<Core>, connection: Connection, subject: Subj
     info!(node = %subject.name, reason = %why, "agent disconnected");
 }
 
+/// Why a node has no session here any more.
+enum Departure {
+    Removed,
+    Moved,
+}
+
 /// Returns when the node is a member no more, whichever controller decided that, and however slowly it reads what it is
-/// told.
-async fn removal(core: &Core, node: &NodeId, seat: &Seat) {
+/// told; and when the map has had its session at another controller for a while. Where the node really went there, this
+/// session was ended before; otherwise it was entered there too late, and has to come here anew.
+async fn departure(core: &Core, node: &NodeId, seat: &Seat) -> Departure {
+    let has_moved = || core.ledger.read(|map| core.has_moved(map, node));
     while core.ledger.read(|map| map.nodes.contains_key(node)) {
+        if has_moved() {
+            sleep(DEPARTURE_PATIENCE).await;
+            if has_moved() {
+                return Departure::Moved;
+            }
+            continue;
+        }
         seat.doubted().await;
     }
+    Departure::Removed
 }
 
 /// What every version of a hello has.
@@ -348,9 +401,14 @@ async fn greet(
 ) -> Result<(Hello, SendStream), Turned> {
     let (bytes, mut to) = hello_bytes(connection, MAX_HELLO_BYTES).await?;
     let admitted = match read_hello::<Hello>(&bytes) {
-        Ok(hello) => admit(core, subject, &hello)
-            .await
-            .map(|welcome| (hello, welcome)),
+        Ok(hello) => {
+            let admitted = tokio::select! {
+                admitted = admit(core, subject, &hello) => admitted,
+                // It has gone to another controller, perhaps: it mustn't be entered here after that.
+                error = connection.closed() => return Err(Turned::new(NO_HELLO, error)),
+            };
+            admitted.map(|welcome| (hello, welcome))
+        }
         Err(refusal) => Err(refusal),
     };
     match admitted {
@@ -385,18 +443,7 @@ async fn admit(core: &Core, subject: &Subject, hello: &Hello) -> Result<Welcome,
         return Err(Refusal::new("identity_mismatch", message)
             .hint("restore the state directory's identity from one backup"));
     }
-    if hello.have > core.ledger.revision() || hello.incarnation != core.ledger.incarnation() {
-        // Another controller may have told it.
-        core.ledger.refresh().await?;
-    }
-    let decide = |map: &ClusterMap| {
-        let mut changes = node::update(map, &subject.node, &hello.facts)?;
-        if let Some(credentials) = &hello.credentials {
-            changes.extend(node::note_credentials(map, &subject.node, credentials)?);
-        }
-        Ok((changes, ()))
-    };
-    let (revision, ()) = core.ledger.decide(decide).await?;
+    let revision = enter(core, hello).await?;
     Ok(Welcome {
         protocol: PROTOCOLS.common(hello.protocols).unwrap_or(PROTOCOLS.max),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -407,18 +454,47 @@ async fn admit(core: &Core, subject: &Subject, hello: &Hello) -> Result<Welcome,
     })
 }
 
-/// Takes requests until the connection ends; each is worked on beside the others.
+/// Notes what a member says of itself, and that it has its session here. Returns the revision that its map has to reach.
+pub(super) async fn enter(core: &Core, hello: &Hello) -> Result<Revision, Refusal> {
+    if hello.have > core.ledger.revision() || hello.incarnation != core.ledger.incarnation() {
+        // Another controller may have told it.
+        core.ledger.refresh().await?;
+    }
+    let decide = |map: &ClusterMap| {
+        let mut changes = node::update(map, &hello.node, &hello.facts)?;
+        if let Some(credentials) = &hello.credentials {
+            changes.extend(node::note_credentials(map, &hello.node, credentials)?);
+        }
+        if let Some(controller) = core.fellows.name() {
+            changes.extend(node::enter(map, &hello.node, controller));
+        }
+        // Before anything that is decided after this, and not for one that is refused.
+        core.sessions.end_older(&hello.node);
+        Ok((changes, ()))
+    };
+    let (revision, ()) = core.ledger.decide(decide).await?;
+    Ok(revision)
+}
+
+/// Takes requests until the connection ends; each is worked on beside the others. None outlives the connection: what its
+/// node says in its next session is newer.
 async fn take_requests(
     core: &Arc<Core>,
     connection: &Connection,
     node: &NodeId,
 ) -> quinn::ConnectionError {
+    let mut requests = JoinSet::new();
     loop {
-        match connection.accept_bi().await {
+        let accepted = tokio::select! {
+            accepted = connection.accept_bi() => accepted,
+            Some(_) = requests.join_next() => continue,
+        };
+        match accepted {
             Ok((to, from)) => {
                 let (core, node) = (Arc::clone(core), node.clone());
-                let remote = connection.remote_address();
-                tokio::spawn(async move { answer(&core, (&node, remote), (to, from)).await });
+                let connection = connection.clone();
+                requests
+                    .spawn(async move { answer(&core, (&node, &connection), (to, from)).await });
             }
             Err(error) => return error,
         }
@@ -427,7 +503,7 @@ async fn take_requests(
 
 async fn answer(
     core: &Core,
-    (node, remote): (&NodeId, SocketAddr),
+    (node, connection): (&NodeId, &Connection),
     (mut to, mut from): (SendStream, RecvStream),
 ) {
     let received = receive_bytes(&mut from, codec::MAX_MESSAGE_BYTES);
@@ -437,17 +513,26 @@ async fn answer(
         Ok(Err(FrameError::Ended(_) | FrameError::TooSlow)) | Err(_) => return,
     };
     let reply: Result<Reply, Refusal> = match request {
-        Ok(request) => core.handle(node, request).await,
+        Ok(request) => {
+            let is_current = || core.sessions.is_current(node, connection);
+            let is_current = &is_current;
+            core.handle(Asker { node, is_current }, request).await
+        }
         Err(refusal) => Err(refusal),
     };
     if let Ok(reply) = &reply {
         core.sessions.reach(node, reply.revision);
     }
+    if reply.as_ref().is_err_and(|refusal| refusal.code == MOVED) {
+        // The session ends; the node asks again where it is.
+        return;
+    }
     if let Err(refusal) = &reply
         && BREACHES.contains(&refusal.code.as_str())
     {
         let what = format!("node {node}: {}", refusal.message);
-        core.refusals.note(&refusal.code, remote, what);
+        core.refusals
+            .note(&refusal.code, connection.remote_address(), what);
     }
     if let Err(error) = send(&mut to, &reply).await {
         debug!(%node, %error, "a reply did not reach its agent");

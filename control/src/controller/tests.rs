@@ -28,6 +28,7 @@ mod hostile;
 mod interest;
 mod life;
 mod renewal;
+mod sim;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 

@@ -37,7 +37,7 @@ pub struct Options {
     /// Its containers don't talk to each other; `None`: as the network is.
     pub isolate: Option<bool>,
     /// The default route and published ports are weft's, not those of Docker's gateway bridge.
-    pub gateway: bool,
+    pub gateway: Option<bool>,
     /// Options that mean something to other drivers only.
     pub ignored: Vec<String>,
 }
@@ -81,10 +81,7 @@ impl Options {
             "encrypted" => once(&mut self.encrypted, flag(value)?),
             "internal" => once(&mut self.internal, flag(value)?),
             "isolate" => once(&mut self.isolate, flag(value)?),
-            "gateway" => {
-                self.gateway = flag(value)?;
-                Ok(())
-            }
+            "gateway" => once(&mut self.gateway, flag(value)?),
             _ => Err("this driver has no such option".to_owned()),
         }
     }
@@ -136,7 +133,7 @@ mod tests {
             encrypted: Some(true),
             internal: Some(false),
             isolate: Some(true),
-            gateway: true,
+            gateway: Some(true),
             ignored: Vec::new(),
         };
         let plain = [
@@ -187,6 +184,7 @@ mod tests {
             (&[("weft.network", "two words")], "two words"),
             (&[("weft.network", "")], "network name"),
             (&[("mtu", "1400"), ("weft.mtu", "1300")], "opposite"),
+            (&[("gateway", "on"), ("weft.gateway", "off")], "opposite"),
             (
                 &[
                     ("isolate", "true"),

@@ -77,7 +77,7 @@ impl Wish {
             encrypted: options.encrypted,
             internal,
             isolate: options.isolate,
-            gateway: options.gateway,
+            gateway: options.gateway.unwrap_or_default(),
         })
     }
 

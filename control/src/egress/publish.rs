@@ -2,6 +2,7 @@
 //! goes out. TCP clients are accepted here; datagrams have a table of their own, since one socket has many clients.
 
 mod datagrams;
+mod guests;
 mod socket;
 
 use std::collections::{HashMap, HashSet};

@@ -68,6 +68,18 @@ fn what_is_asked_for_one_container_is_given() {
         message.contains("8080") && message.contains(&port.name),
         "{message}"
     );
+    // One port for two things is a mistake of the configuration.
+    let twice = json!({ "hostPort": 8090, "containerPort": 80 });
+    wanting.plugins[0]["runtimeConfig"]["portMappings"] = json!([twice, twice]);
+    let (code, message, _) = runtime
+        .add(&sandbox(&late, "late"), &wanting)
+        .unwrap_err()
+        .refusal();
+    assert_eq!(code, 7, "{message}");
+    assert!(
+        message.contains("8090") && message.contains("twice"),
+        "{message}"
+    );
     assert!(late.ifnames().is_empty());
     // A second network: the default route is the first one's.
     let second = Sandbox {

@@ -63,7 +63,7 @@ impl Agent {
             aliases: Vec::new(),
             mac: MacAddr::ZERO,
             ips: Vec::new(),
-            epoch: inner.next_epoch(),
+            epoch: inner.next_epoch(&self.facts.node),
         };
         let pending = Pending {
             endpoint,

@@ -89,7 +89,7 @@ impl Agent {
             aliases: request.aliases.clone(),
             mac: MacAddr::ZERO,
             ips: Vec::new(),
-            epoch: inner.next_epoch(),
+            epoch: inner.next_epoch(&self.facts.node),
         };
         inner.pending.insert(
             id.clone(),

@@ -35,7 +35,7 @@ impl Agent {
         let guard = self.reserve_as(&network, &format!("docker-{}", short(&id)))?;
         let wanted = (call.ips.as_slice(), call.mac);
         let endpoint = self.fill_given(&guard, &network, wanted).await?;
-        self.announce(&endpoint).await?;
+        self.announce_new(&endpoint).await?;
         let entry = EndpointEntry {
             network: call.of.network,
             endpoint: endpoint.clone(),
@@ -47,7 +47,7 @@ impl Agent {
             .await;
         if let Err(error) = noted {
             drop(guard);
-            self.withdraw(&endpoint.id).await;
+            self.withdraw(&endpoint).await;
             return Err(error);
         }
         guard.keep();
@@ -201,7 +201,7 @@ impl Agent {
         if told.is_err() {
             self.inner().pending.remove(&endpoint.id);
         }
-        told
+        told.map(drop)
     }
 
     pub(super) async fn docker_delete_endpoint(
@@ -218,7 +218,7 @@ impl Agent {
             // Docker gives the addresses to others when it has its answer: whoever has begun the end gets to it first.
             self.wait_for_leavers().await;
             self.inner().pending.remove(&endpoint.id);
-            self.withdraw(&endpoint.id).await;
+            self.withdraw(&endpoint).await;
         }
         info!(port = %endpoint.name, docker_endpoint = short(&id), "endpoint of Docker removed");
         self.note(move |ledger| ledger.remove_endpoint(&id, now()))

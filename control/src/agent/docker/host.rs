@@ -270,7 +270,7 @@ impl Agent {
         info!(port = %endpoint.name, docker_endpoint = short(&docker_endpoint), "container's name learned");
         let told = self.save_ports().await;
         let told = match told {
-            Ok(()) => self.announce(&endpoint).await,
+            Ok(()) => self.announce(&endpoint).await.map(drop),
             Err(error) => Err(error),
         };
         if let Err(error) = told {

@@ -109,7 +109,7 @@ impl Agent {
             Err(error) if error.reply.code == "subnet_overlaps" => {
                 let reply = error.reply.message.clone();
                 return Err(ApiError::conflict("subnet_overlaps", reply).hint(
-                    "choose another --subnet, or join that network with -o weft.network=NAME",
+                    "choose another --subnet, or give -o weft.network=NAME (with --ipam-opt weft.network=NAME, too) to join that network",
                 ));
             }
             Err(error) => return Err(error),

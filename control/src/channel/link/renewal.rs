@@ -22,6 +22,7 @@ use crate::channel::messages::{
 };
 use crate::channel::tls;
 use crate::identity::Identity;
+use crate::identity::cert::Validity;
 
 /// Between two looks at the clock: it may be set.
 const LOOK: Duration = Duration::from_secs(60);
@@ -78,7 +79,7 @@ impl Keepsake {
     pub(super) async fn keep_fresh(&self, connection: &Connection) -> Infallible {
         loop {
             sleep(until_renewal(
-                &self.identity(),
+                self.identity().validity(),
                 now(),
                 rand::random_range(0.0..1.0),
             ))
@@ -174,8 +175,7 @@ pub(super) async fn request(connection: &Connection, request: &Request) -> Resul
 }
 
 /// How long to sleep before looking whether it is time; `chance` in 0..1 spreads the nodes over the last part of it.
-fn until_renewal(identity: &Identity, now: u64, chance: f64) -> Duration {
-    let validity = identity.validity();
+fn until_renewal(validity: Validity, now: u64, chance: f64) -> Duration {
     let spread = Duration::from_secs(validity.until - validity.renewal()) / JITTER_PART;
     let due = Duration::from_secs(validity.renewal().saturating_sub(now));
     (due + spread.mul_f64(chance)).min(LOOK)
@@ -184,4 +184,29 @@ fn until_renewal(identity: &Identity, now: u64, chance: f64) -> Duration {
 fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_set_is_noticed_within_a_look() {
+        let day = 24 * 60 * 60;
+        let validity = Validity {
+            from: 1000 * day,
+            until: 1090 * day,
+        };
+        let wait = |now: u64| until_renewal(validity, now, 0.0);
+        // Far from it, also by a clock that was set back to before the certificate began, or to nothing.
+        for now in [1001 * day, 900 * day, 0] {
+            assert_eq!(wait(now), LOOK);
+        }
+        assert_eq!(wait(1060 * day - 5), Duration::from_secs(5));
+        // Set forward to after it, or to the end of time.
+        for now in [1060 * day, 1091 * day, u64::MAX] {
+            assert_eq!(wait(now), Duration::ZERO);
+            assert!(until_renewal(validity, now, 1.0) <= LOOK);
+        }
+    }
 }

@@ -371,6 +371,7 @@ impl Reader {
                 if let Some(controllers) = controllers {
                     events.push(LinkEvent::Controllers { controllers });
                 }
+                // Also what no agent is told of takes the map on.
                 if !changes.is_empty() || up_to > self.have {
                     events.push(LinkEvent::Changes { changes, up_to });
                 }

@@ -247,12 +247,6 @@ pub fn sync(map: &ClusterMap, node: &NodeId, endpoints: &[Endpoint]) -> Sync {
     let of = gone.iter().copied().chain(endpoints);
     let networks: BTreeSet<&NetworkId> = of.map(|endpoint| &endpoint.network).collect();
     let mut draft = map.part(&networks, endpoints);
-    let mut take = |draft: &mut ClusterMap, changes: Vec<Change>| {
-        for change in changes {
-            draft.apply(draft.revision + 1, change.clone());
-            sync.changes.push(change);
-        }
-    };
     // While no controller answered, a port may have been connected anew with the address claimed for another.
     let used: BTreeSet<(&NetworkId, IpAddr)> = endpoints
         .iter()
@@ -261,21 +255,42 @@ pub fn sync(map: &ClusterMap, node: &NodeId, endpoints: &[Endpoint]) -> Sync {
     for gone in gone {
         let in_use = |network: &NetworkId, ip: IpAddr| used.contains(&(network, ip));
         let changes = delete_own(&draft, &gone.id, in_use);
-        take(&mut draft, changes);
+        draft_with(&mut draft, &changes);
+        sync.changes.extend(changes);
     }
     for endpoint in endpoints {
-        let changes = take_back(&draft, node, endpoint);
-        take(&mut draft, changes);
+        let back = take_back(&draft, node, endpoint);
+        draft_with(&mut draft, &back);
         match put(&draft, node, endpoint) {
-            Ok(changes) => take(&mut draft, changes),
+            Ok(changes) => {
+                draft_with(&mut draft, &changes);
+                sync.changes.extend(back);
+                sync.changes.extend(changes);
+            }
             Err(refusal) => {
+                // An address is taken back for who uses it.
+                let nothing: Vec<Change> = back
+                    .iter()
+                    .filter_map(|change| match change {
+                        Change::Put(object) => Some(Change::Delete(object.key())),
+                        Change::Delete(_) => None,
+                    })
+                    .collect();
+                draft_with(&mut draft, &nothing);
                 // What the cluster knows under that id isn't so any more.
                 if let Ok(changes) = delete(&draft, node, &endpoint.id) {
-                    take(&mut draft, changes);
+                    draft_with(&mut draft, &changes);
+                    sync.changes.extend(changes);
                 }
                 sync.rejected.push((endpoint.id.clone(), refusal));
             }
         }
     }
     sync
+}
+
+fn draft_with(draft: &mut ClusterMap, changes: &[Change]) {
+    for change in changes {
+        draft.apply(draft.revision + 1, change.clone());
+    }
 }

@@ -6,7 +6,9 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::Decision;
 use crate::channel::{NodeFacts, Refusal};
-use crate::model::{Change, ClusterMap, Credentials, Key, Node, NodeId, Object, check_name};
+use crate::model::{
+    Change, ClusterMap, Credentials, Key, Node, NodeId, Object, Session, check_name,
+};
 
 /// Longest version text.
 const MAX_VERSION_LEN: usize = 64;
@@ -196,6 +198,24 @@ pub fn note_credentials(
     Ok(vec![Change::Put(object)])
 }
 
+/// A member begins a session at that controller of several.
+pub fn enter(map: &ClusterMap, id: &NodeId, controller: &str) -> Vec<Change> {
+    if has_session(map, id, controller) {
+        return Vec::new();
+    }
+    let controller = controller.to_owned();
+    vec![Change::Put(Object::Session(
+        id.clone(),
+        Session { controller },
+    ))]
+}
+
+/// Whether a node's newest session is at that controller.
+pub fn has_session(map: &ClusterMap, id: &NodeId, controller: &str) -> bool {
+    let session = map.sessions.get(id);
+    session.is_some_and(|session| session.object.controller == controller)
+}
+
 /// Removes a node with its endpoints and blocks. Its certificate is worth nothing afterwards, connected or not.
 ///
 /// # Errors
@@ -220,7 +240,9 @@ pub fn remove(map: &ClusterMap, asking: &NodeId, name: &str) -> Decision<(Vec<Ch
     });
     let credentials = map.credentials.contains_key(&node.id);
     let credentials = credentials.then(|| Change::Delete(Key::Credentials(node.id.clone())));
-    let of_it = endpoints.chain(blocks).chain(credentials);
+    let session = map.sessions.contains_key(&node.id);
+    let session = session.then(|| Change::Delete(Key::Session(node.id.clone())));
+    let of_it = endpoints.chain(blocks).chain(credentials).chain(session);
     let node_itself = [Change::Delete(Key::Node(node.id.clone()))];
     Ok((of_it.chain(node_itself).collect(), node.id.clone()))
 }

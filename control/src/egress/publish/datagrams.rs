@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::io::{IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::libc::{in_addr, in_pktinfo, in6_pktinfo};
 use nix::sys::socket::{
@@ -16,38 +16,22 @@ use socket2::Socket;
 use super::super::answer::Ends;
 use super::super::datagrams::deliver;
 use super::super::inside::{Counters, Inside};
-use super::super::packet::{FlowKey, Packet};
+use super::super::packet::Packet;
 use super::super::refusal::Refusal;
 use super::super::shared::Shared;
 use super::super::timers::Armed;
 use super::super::token::Token;
 use super::Published;
+use super::guests::{Guest, Guests, UNANSWERED};
 use crate::model::NetworkId;
 
-/// Clients at most, of all ports.
-const MAX_VISITS: usize = 16_384;
-/// How long a client is remembered (RFC 4787 REQ-5).
-const IDLE: Duration = Duration::from_secs(180);
 /// Datagrams read before others have their turn.
 const TURN: usize = 64;
 
-type Key = (u64, FlowKey);
-
-/// A client.
-#[derive(Debug)]
-struct Visit {
-    listener: u64,
-    client: SocketAddr,
-    /// The host's address that it speaks to.
-    at: Option<IpAddr>,
-    used: Instant,
-}
-
-/// All clients.
+/// All clients, and what goes to and fro.
 #[derive(Debug, Default)]
 pub(in crate::egress) struct Visits {
-    by_client: HashMap<(u64, SocketAddr), Key>,
-    visits: HashMap<Key, Visit>,
+    guests: Guests,
     armed: Armed,
     next_own: u16,
     identification: u32,
@@ -75,35 +59,25 @@ impl Visits {
             let Some((place, inside)) = inside else {
                 continue;
             };
-            let key = match self.by_client.get(&(number, client)).copied() {
+            let key = match self.guests.heard(number, client, shared.now) {
                 Some(key) => key,
                 None => {
-                    if self.visits.len() >= MAX_VISITS {
-                        inside.counters.refusals.count(Refusal::Full);
-                        continue;
-                    }
-                    let visits = &self.visits;
-                    let taken = |key| visits.contains_key(&(place, key));
+                    let guests = &self.guests;
+                    let taken = |key| guests.has(&(place, key));
                     let ends = listening.ends(client, inside, &mut self.next_own, taken);
                     let Some(key) = ends.map(|key| (place, key)) else {
                         continue;
                     };
-                    self.by_client.insert((number, client), key);
-                    let visit = Visit {
-                        listener: number,
-                        client,
-                        at,
-                        used: shared.now,
-                    };
-                    self.visits.insert(key, visit);
-                    let due = shared.now + IDLE;
+                    let guest = Guest::new(number, (client, at), shared.now);
+                    if !self.guests.admit(key, guest) {
+                        inside.counters.refusals.count(Refusal::Full);
+                        continue;
+                    }
+                    let due = shared.now + UNANSWERED;
                     self.armed.arm(Token::Visits, due, &mut shared.timers);
                     key
                 }
             };
-            if let Some(visit) = self.visits.get_mut(&key) {
-                visit.used = shared.now;
-            }
             self.identification = self.identification.wrapping_add(1);
             let payload = buffer.get(..len).unwrap_or_default();
             let ends = Ends::inward(&key.1, listening.mac);
@@ -121,23 +95,22 @@ impl Visits {
         published: &Published,
         now: Instant,
     ) -> bool {
-        if self.visits.is_empty() {
+        if self.guests.is_empty() {
             return false;
         }
         let Ok((source, destination, payload)) = packet.udp() else {
             return false;
         };
         let key = (network, packet.flow(source, destination));
-        let Some(visit) = self.visits.get_mut(&key) else {
+        let Some(guest) = self.guests.answered(&key, now) else {
             return false;
         };
-        visit.used = now;
         let size = packet.datagram.unwrap_or(payload.len()).max(1);
-        if let Some((_, listening)) = published.get(visit.listener) {
+        if let Some((_, listening)) = published.get(guest.listener) {
             // An empty datagram is one, too.
             let empty = payload.is_empty().then_some(payload);
             for datagram in payload.chunks(size).chain(empty) {
-                if send(&listening.socket, visit, datagram) {
+                if send(&listening.socket, guest, datagram) {
                     Counters::add(&inside.counters.out_bytes, datagram.len());
                 } else {
                     inside.counters.refusals.count(Refusal::HostResources);
@@ -153,27 +126,17 @@ impl Visits {
             return;
         }
         let now = shared.now;
-        self.retain(|_, visit| now.saturating_duration_since(visit.used) < IDLE);
-        if !self.visits.is_empty() {
-            let due = now + IDLE / 6;
+        self.guests.expire(now);
+        if !self.guests.is_empty() {
+            let due = now + UNANSWERED;
             self.armed.arm(Token::Visits, due, &mut shared.timers);
         }
     }
 
     /// Listeners, or a network, are gone.
     pub(in crate::egress) fn forget(&mut self, listeners: &[u64], network: Option<u64>) {
-        self.retain(|key, visit| !listeners.contains(&visit.listener) && Some(key.0) != network);
-    }
-
-    fn retain(&mut self, keep: impl Fn(&Key, &Visit) -> bool) {
-        let by_client = &mut self.by_client;
-        self.visits.retain(|key, visit| {
-            let stays = keep(key, visit);
-            if !stays {
-                by_client.remove(&(visit.listener, visit.client));
-            }
-            stays
-        });
+        self.guests
+            .retain(|key, guest| !listeners.contains(&guest.listener) && Some(key.0) != network);
     }
 }
 
@@ -207,12 +170,12 @@ fn receive(socket: &Socket, buffer: &mut [u8]) -> Option<(usize, SocketAddr, Opt
     Some((message.bytes, v4.or_else(v6)?, at))
 }
 
-fn send(socket: &Socket, visit: &Visit, payload: &[u8]) -> bool {
+fn send(socket: &Socket, guest: &Guest, payload: &[u8]) -> bool {
     let fd = socket.as_raw_fd();
     let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
-    let to = SockaddrStorage::from(visit.client);
+    let to = SockaddrStorage::from(guest.client);
     let parts = [IoSlice::new(payload)];
-    let sent = match visit.at {
+    let sent = match guest.at {
         Some(IpAddr::V4(at)) => {
             let info = in_pktinfo {
                 ipi_ifindex: 0,

@@ -1,4 +1,5 @@
 use super::*;
+use crate::model::next_epoch;
 
 #[test]
 fn a_node_has_its_name_and_underlay_for_itself() {
@@ -73,4 +74,33 @@ fn what_a_node_says_of_itself_is_short_and_printable() {
     long.id = EndpointId("e".repeat(1 << 20));
     let refusal = endpoint::put(&map, &node_id(0), &long).unwrap_err();
     assert_eq!(refusal.code, "bad_name");
+}
+
+#[test]
+fn a_node_has_its_session_at_the_controller_that_it_entered_last() {
+    let mut map = cluster();
+    let id = node_id(1);
+    for controller in ["one", "two", "one"] {
+        let changes = node::enter(&map, &id, controller);
+        assert_eq!(changes.len(), 1);
+        apply(&mut map, changes);
+        assert!(node::has_session(&map, &id, controller));
+        assert!(node::enter(&map, &id, controller).is_empty());
+    }
+    assert!(!node::has_session(&map, &id, "two"));
+    let (changes, _) = node::remove(&map, &node_id(0), "n1").unwrap();
+    apply(&mut map, changes);
+    assert!(!node::has_session(&map, &id, "one"));
+}
+
+#[test]
+fn epochs_grow_and_no_two_nodes_give_the_same() {
+    let epoch = |node: usize, newest, revision| next_epoch(&node_id(node), newest, revision);
+    assert!(epoch(1, 0, 7) > epoch(1, 0, 6));
+    assert!(epoch(1, epoch(1, 0, 7), 7) > epoch(1, 0, 7));
+    // Newer than all that another node can have given at an older revision.
+    assert!(epoch(2, 0, 8) > epoch(1, 0, 7));
+    let of_nodes: std::collections::BTreeSet<u64> =
+        (0..1000).map(|node| epoch(node, 0, 7)).collect();
+    assert_eq!(of_nodes.len(), 1000);
 }

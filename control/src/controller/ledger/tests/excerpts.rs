@@ -204,7 +204,7 @@ struct Copy {
 
 /// A message of a round.
 enum Told {
-    Everything(ClusterMap, BTreeSet<NetworkId>),
+    Everything(Box<ClusterMap>, BTreeSet<NetworkId>),
     Changes(Vec<(Revision, Change)>, Revision),
     Watched(BTreeSet<NetworkId>),
 }
@@ -224,7 +224,7 @@ impl Copy {
         let networks = || BTreeSet::clone(&view.networks());
         let everything = news.everything.into_iter();
         let mut messages: Vec<Told> = everything
-            .map(|map| Told::Everything(map, networks()))
+            .map(|map| Told::Everything(Box::new(map), networks()))
             .collect();
         let (watched, newest) = (news.other_networks && messages.is_empty(), news.newest);
         let so_far = match messages.first() {
@@ -241,7 +241,7 @@ impl Copy {
         for message in messages.into_iter().take(cut.unwrap_or(usize::MAX)) {
             match message {
                 Told::Everything(map, networks) => {
-                    self.map = map;
+                    self.map = *map;
                     self.coverage = Coverage::of(Some(networks));
                 }
                 Told::Changes(changes, up_to) => {

@@ -283,9 +283,22 @@ async fn populate(
     Ok(())
 }
 
-/// Waits until every agent is as far as the controller is.
+/// Waits until every agent is as far as the controller is: each asks, since what doesn't concern it isn't told at once.
 async fn settle(agents: &Arc<Vec<Agent>>) -> Result<(), String> {
-    let newest = agents[0].ask(Request::Presence).await?.revision;
+    let mut asking = JoinSet::new();
+    for number in 0..agents.len() {
+        let agents = Arc::clone(agents);
+        asking.spawn(async move {
+            agents[number]
+                .ask(Request::Newest)
+                .await
+                .map(|reply| reply.revision)
+        });
+    }
+    let mut newest = 0;
+    while let Some(asked) = asking.join_next().await {
+        newest = newest.max(asked.map_err(|error| error.to_string())??);
+    }
     all(agents, async |agent| {
         agent.wait(|heard| heard.revision >= newest).await
     })

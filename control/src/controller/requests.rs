@@ -40,15 +40,7 @@ impl Core {
                 info!(network = %name, "network removed");
                 done
             }
-            Request::PruneNetworks => {
-                let (revision, names) = self.decide(from, |map| Ok(network::prune(map))).await?;
-                info!(networks = ?names, "networks pruned");
-                return Ok(Reply {
-                    revision,
-                    names,
-                    ..Reply::default()
-                });
-            }
+            Request::PruneNetworks => return self.prune_networks(from).await,
             Request::AddVtep { network, address } => {
                 self.change(from, |map| network::add_vtep(map, &network, address))
                     .await?
@@ -84,6 +76,16 @@ impl Core {
         tracing::debug!(kind, revision, "request done");
         Ok(Reply {
             revision,
+            ..Reply::default()
+        })
+    }
+
+    async fn prune_networks(&self, from: Asker<'_>) -> Decision<Reply> {
+        let (revision, names) = self.decide(from, |map| Ok(network::prune(map))).await?;
+        info!(networks = ?names, "networks pruned");
+        Ok(Reply {
+            revision,
+            names,
             ..Reply::default()
         })
     }

@@ -201,7 +201,7 @@ struct Copy {
 
 /// A message of a round.
 enum Told {
-    Everything(ClusterMap),
+    Everything(Box<ClusterMap>),
     Changes(Vec<(Revision, Change)>, Revision),
     Watched(BTreeSet<NetworkId>),
 }
@@ -220,7 +220,7 @@ impl Copy {
         let mut messages: Vec<Told> = news.everything.into_iter().map(Told::Everything).collect();
         let (watched, newest) = (news.other_networks || !messages.is_empty(), news.newest);
         let so_far = match messages.first() {
-            Some(Told::Everything(map)) => map.revision,
+            Some(Told::Everything(Box::new(map))) => map.revision,
             Some(Told::Changes(..) | Told::Watched(_)) | None => so_far,
         };
         let changes = news.changes.into_iter();
@@ -233,7 +233,7 @@ impl Copy {
         for message in messages.into_iter().take(cut.unwrap_or(usize::MAX)) {
             match message {
                 Told::Everything(map) => {
-                    self.map = map;
+                    self.map = *map;
                     // As the link does: it is said next for which.
                     self.coverage = Coverage::of(Some(BTreeSet::new()));
                 }

@@ -217,10 +217,14 @@ impl Copy {
     fn tell(&mut self, ledger: &Ledger, view: &mut View, cut: Option<usize>) -> bool {
         let so_far = view.have().unwrap_or_default();
         let news = ledger.news(view, Some(&self.interest)).unwrap();
-        let mut messages: Vec<Told> = news.everything.into_iter().map(Told::Everything).collect();
+        let mut messages: Vec<Told> = news
+            .everything
+            .into_iter()
+            .map(|map| Told::Everything(Box::new(map)))
+            .collect();
         let (watched, newest) = (news.other_networks || !messages.is_empty(), news.newest);
         let so_far = match messages.first() {
-            Some(Told::Everything(Box::new(map))) => map.revision,
+            Some(Told::Everything(map)) => map.revision,
             Some(Told::Changes(..) | Told::Watched(_)) | None => so_far,
         };
         let changes = news.changes.into_iter();

@@ -201,7 +201,7 @@ struct Copy {
 
 /// A message of a round.
 enum Told {
-    Everything(ClusterMap),
+    Everything(Box<ClusterMap>),
     Changes(Vec<(Revision, Change)>, Revision),
     Watched(BTreeSet<NetworkId>),
 }
@@ -217,7 +217,11 @@ impl Copy {
     fn tell(&mut self, ledger: &Ledger, view: &mut View, cut: Option<usize>) -> bool {
         let so_far = view.have().unwrap_or_default();
         let news = ledger.news(view, Some(&self.interest)).unwrap();
-        let mut messages: Vec<Told> = news.everything.into_iter().map(Told::Everything).collect();
+        let mut messages: Vec<Told> = news
+            .everything
+            .into_iter()
+            .map(|map| Told::Everything(Box::new(map)))
+            .collect();
         let (watched, newest) = (news.other_networks || !messages.is_empty(), news.newest);
         let so_far = match messages.first() {
             Some(Told::Everything(map)) => map.revision,
@@ -233,7 +237,7 @@ impl Copy {
         for message in messages.into_iter().take(cut.unwrap_or(usize::MAX)) {
             match message {
                 Told::Everything(map) => {
-                    self.map = map;
+                    self.map = *map;
                     // As the link does: it is said next for which.
                     self.coverage = Coverage::of(Some(BTreeSet::new()));
                 }

@@ -129,8 +129,8 @@ pub struct Status {
     /// Networks in the cluster.
     pub networks: usize,
     /// What of the cluster this host is told of.
-    #[serde(default)]
-    pub heard: Heard,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heard: Option<Heard>,
     /// Tunnel peers.
     pub peers: usize,
     /// Whether ports would survive the agent now (the fd holder answers).

@@ -342,6 +342,8 @@ fn a_static_vtep_sends_for_its_own_networks_only_and_for_no_container() {
     let stranger: IpAddr = STRANGER.parse().unwrap();
     host1.weft(&["network", "create", "lab", "--vni", "5"]);
     host1.weft(&["network", "vtep", "add", "lab", STRANGER]);
+    // A host that doesn't have the network takes nothing from its VTEPs.
+    let _lab1 = blue.pair.lab.container(host1, "lab", "lab1", &[]);
     let socket = VtepSocket::open(&host2.ns, stranger, host1.underlay);
     let before = host1.peer_at(stranger).traffic.drops;
     let frame = udp_frame(

@@ -27,11 +27,15 @@ fn up() -> Hosts {
 }
 
 fn told_of(host: &Host) -> Vec<String> {
-    host.status().heard.networks.expect("not of everything")
+    host.status()
+        .heard
+        .unwrap()
+        .networks
+        .expect("not of everything")
 }
 
 fn knows(host: &Host) -> (usize, usize) {
-    let heard = host.status().heard;
+    let heard = host.status().heard.unwrap();
     (heard.nodes, heard.endpoints)
 }
 

@@ -38,12 +38,14 @@ pub(crate) fn text(status: &Status) -> String {
         ("in sync", sync),
         ("revision", status.revision.to_string()),
         ("networks", status.networks.to_string()),
-        ("told of", told_of(&status.heard)),
         ("peers", status.peers.to_string()),
         ("ports", status.ports.to_string()),
         ("workers", status.workers.to_string()),
         ("survive restarts", survive.to_owned()),
     ];
+    if let Some(heard) = &status.heard {
+        facts.push(("told of", told_of(heard)));
+    }
     if let Some(certificate) = &status.certificate {
         let left = match certificate.expires_in_secs {
             0 => "has ended".to_owned(),

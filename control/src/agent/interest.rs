@@ -68,6 +68,11 @@ impl Interest {
         self.has().is_none_or(|has| has.contains(network))
     }
 
+    /// The map is another one, complete for these networks.
+    pub(super) fn replaced(&mut self, has: Option<BTreeSet<NetworkId>>) {
+        self.coverage = Coverage::of(has);
+    }
+
     /// Number of the newest wish that is fulfilled.
     pub(super) fn granted(&self) -> Option<u64> {
         // Who hears of everything doesn't wait for anything.
@@ -171,6 +176,12 @@ impl Inner {
         let Self { map, interest, .. } = self;
         interest.coverage.watched((map, node), networks);
         interest.granted = interest.granted.max(Some(wish));
+    }
+
+    /// A session begins: nothing is kept of a round that the last one was cut off in.
+    pub(super) fn resume(&mut self, node: &NodeId) {
+        let Self { map, interest, .. } = self;
+        interest.coverage.resumed((map, node));
     }
 
     /// Carries out changes; the map is as of `up_to` then, or still as of before while the round goes on.

@@ -244,7 +244,7 @@ impl Agent {
             workers: self.facts.workers,
             ports: inner.ports.len(),
             networks: inner.map.networks.len(),
-            heard: inner.heard(),
+            heard: Some(inner.heard()),
             peers: fabric.applied().peers.len(),
             ports_survive: survive,
             warnings,

@@ -57,6 +57,7 @@ impl Agent {
                 inner.channel.since = Instant::now();
                 inner.channel.error = None;
                 inner.channel.told = false;
+                inner.resume(&self.facts.node);
                 drop(inner);
                 self.resync.notify_one();
             }
@@ -80,7 +81,11 @@ impl Agent {
                 inner.channel.caught_up = false;
                 inner.channel.error = Some(refusal.message);
             }
-            LinkEvent::Snapshot { incarnation, map } => self.take_snapshot(incarnation, map),
+            LinkEvent::Snapshot {
+                incarnation,
+                map,
+                has,
+            } => self.take_snapshot(incarnation, map, has),
             LinkEvent::Changes { changes, up_to } => {
                 debug!(changes = changes.len(), up_to, "cluster map changes");
                 let node = &self.facts.node;
@@ -126,7 +131,12 @@ impl Agent {
         });
     }
 
-    fn take_snapshot(&self, incarnation: String, map: ClusterMap) {
+    fn take_snapshot(
+        &self,
+        incarnation: String,
+        map: ClusterMap,
+        has: Option<BTreeSet<NetworkId>>,
+    ) {
         info!(
             revision = map.revision,
             nodes = map.nodes.len(),
@@ -137,6 +147,7 @@ impl Agent {
         let mut inner = self.inner();
         inner.incarnation = incarnation;
         inner.map = map;
+        inner.interest.replaced(has);
     }
 
     /// Another node wants an address of our blocks. What is promised is on disk first.

@@ -106,6 +106,8 @@ pub enum LinkEvent {
         incarnation: String,
         /// The map.
         map: ClusterMap,
+        /// The networks for which it is complete; all when `None`.
+        has: Option<BTreeSet<NetworkId>>,
     },
     /// What changed since.
     Changes {

@@ -266,7 +266,7 @@ pub enum Push {
         revision: Revision,
     },
     /// What is on these networks is told from now on, and all of it was told before this. The agent forgets what is on
-    /// others and not its own.
+    /// others and not its own. Also before `SnapshotEnd`: the snapshot is complete for these.
     Watched {
         /// All such networks: those that it wants to hear of, and those that routers lead to.
         networks: BTreeSet<NetworkId>,

@@ -3,6 +3,7 @@
 //! The agent's revision grows only with the last message of a round: an agent that is cut off before it gets the round again.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::SendStream;
@@ -14,7 +15,7 @@ use super::ledger::View;
 use super::session::Wish;
 use crate::channel::messages::Push;
 use crate::channel::{FrameError, Interest, codec, send};
-use crate::model::{Change, ClusterMap, Object, Revision, Versioned};
+use crate::model::{Change, ClusterMap, NetworkId, Object, Revision, Versioned};
 
 /// An agent that no change concerns hears after this time how far the map is: it costs as many messages as there are agents.
 const LAG: Duration = Duration::from_secs(30);
@@ -45,11 +46,16 @@ pub(super) async fn push(
         let (mut changes, newest) = (news.changes, news.newest);
         let matters = !changes.is_empty() || wish.interest.is_none();
         if let Some(map) = news.everything {
-            so_far = push_everything(&mut to, map).await?;
+            let interest = wish.interest.as_ref();
+            let watched = interest.map(|interest| (view.networks(), interest.wish));
+            granted = interest.map(|interest| interest.wish);
+            so_far = push_everything(&mut to, map, watched).await?;
             told = Some(so_far);
+        } else if news.other_networks {
+            granted = None;
         }
         if let Some(Interest { wish, .. }) = wish.interest
-            && (news.other_networks || granted != Some(wish))
+            && granted != Some(wish)
         {
             if !changes.is_empty() {
                 let changes = std::mem::take(&mut changes);
@@ -123,7 +129,12 @@ fn batch_len<T: serde::Serialize>(items: &[T]) -> usize {
     fitting.count().max(1).min(items.len())
 }
 
-async fn push_everything(to: &mut SendStream, map: ClusterMap) -> Result<Revision, FrameError> {
+/// The map, and for which networks it is complete by which wish.
+async fn push_everything(
+    to: &mut SendStream,
+    map: ClusterMap,
+    watched: Option<(Arc<BTreeSet<NetworkId>>, u64)>,
+) -> Result<Revision, FrameError> {
     let revision = map.revision;
     send(to, &Push::SnapshotStart).await?;
     let mut objects = map.into_objects().peekable();
@@ -134,6 +145,10 @@ async fn push_everything(to: &mut SendStream, map: ClusterMap) -> Result<Revisio
             send(to, &Push::Objects(batch)).await?;
             batch = rest;
         }
+    }
+    if let Some((networks, wish)) = watched {
+        let networks = BTreeSet::clone(&networks);
+        send(to, &Push::Watched { networks, wish }).await?;
     }
     send(to, &Push::SnapshotEnd { revision }).await?;
     Ok(revision)

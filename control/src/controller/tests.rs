@@ -338,6 +338,10 @@ impl Seen {
                 self.up = true;
                 self.ups += 1;
                 self.refused = None;
+                if let Some(coverage) = &self.coverage {
+                    let node = self.node.as_ref().unwrap();
+                    coverage.resumed((&mut self.map, node));
+                }
             }
             LinkEvent::Down { reason } => {
                 self.up = false;
@@ -348,7 +352,12 @@ impl Seen {
                 self.up = false;
                 self.refused = Some(refusal);
             }
-            LinkEvent::Snapshot { incarnation, map } => {
+            LinkEvent::Snapshot {
+                incarnation,
+                map,
+                has,
+            } => {
+                self.coverage = Some(Coverage::of(has));
                 self.snapshots += 1;
                 self.incarnation = incarnation;
                 self.map = map;

@@ -29,6 +29,14 @@ impl Coverage {
         self.has.as_ref()
     }
 
+    /// A session begins or a copy is taken up again: of a round that was cut off nothing is kept of networks that it would
+    /// have completed. They are told whole once more, without what is gone meanwhile.
+    pub fn resumed(&self, (map, node): (&mut ClusterMap, &NodeId)) {
+        if let Some(has) = &self.has {
+            map.trim(node, has);
+        }
+    }
+
     /// From now on it is complete for these: what is on others is forgotten.
     pub fn watched(
         &mut self,

@@ -16,7 +16,7 @@ use super::{CALL_PATIENCE, Caller, DialError, Ended, LinkEvent, State, dial, mem
 use crate::channel::codec::{self, DecodeError};
 use crate::channel::messages::{Answer, Ask, Hello, Interest, Push, Refusal, Request, Welcome};
 use crate::channel::transport::{self, FrameError, close};
-use crate::model::{Change, ClusterMap, Revision};
+use crate::model::{Change, ClusterMap, NetworkId, Revision};
 
 /// Where there is another controller to go to, one that was silent for this long is taken for dead, though both sides
 /// say each second that they live: sooner than QUIC would end the connection.
@@ -201,11 +201,14 @@ impl Caller {
             };
             for event in reader.handle(codec::decode(&bytes)?)? {
                 match &event {
-                    LinkEvent::Snapshot { map, incarnation } => {
+                    LinkEvent::Snapshot {
+                        map,
+                        incarnation,
+                        has,
+                    } => {
                         self.hello.have = map.revision;
                         self.hello.incarnation.clone_from(incarnation);
-                        // It is said next for which.
-                        self.hello.has = wants.then(BTreeSet::new);
+                        self.hello.has.clone_from(has);
                     }
                     LinkEvent::Changes { up_to, .. } => {
                         self.hello.have = self.hello.have.max(*up_to);
@@ -290,8 +293,8 @@ struct Reader {
     snapshot: Option<ClusterMap>,
     /// The agent's revision.
     have: Revision,
-    /// It was said for which networks the map is complete.
-    watched: bool,
+    /// It was said for which networks the map is complete, and by which wish.
+    watched: Option<(BTreeSet<NetworkId>, u64)>,
     caught_up: bool,
 }
 
@@ -302,7 +305,7 @@ impl Reader {
             wants,
             snapshot: None,
             have,
-            watched: false,
+            watched: None,
             caught_up: false,
         }
     }
@@ -337,13 +340,27 @@ impl Reader {
                 map.revision = revision;
                 self.have = revision;
                 let incarnation = self.welcome.incarnation.clone();
-                events.push(LinkEvent::Snapshot { incarnation, map });
+                let watched = self.watched.clone();
+                let has = watched.as_ref().map(|(networks, _)| networks.clone());
+                events.push(LinkEvent::Snapshot {
+                    incarnation,
+                    map,
+                    has,
+                });
+                if let Some((networks, wish)) = watched {
+                    let networks = Some(networks);
+                    events.push(LinkEvent::Watched { networks, wish });
+                }
                 revision
             }
             Push::Watched { networks, wish } => {
+                self.watched = Some((networks.clone(), wish));
+                if self.snapshot.is_some() {
+                    // Of the snapshot: said together with it.
+                    return Ok(events);
+                }
                 let networks = Some(networks);
                 events.push(LinkEvent::Watched { networks, wish });
-                self.watched = true;
                 self.have
             }
             Push::Changes {
@@ -367,7 +384,7 @@ impl Reader {
     }
 
     fn catch_up(&mut self, reached: Revision, events: &mut Vec<LinkEvent>) {
-        let whole = !self.wants || self.watched || self.tells_all();
+        let whole = !self.wants || self.watched.is_some() || self.tells_all();
         if !self.caught_up && whole && reached >= self.welcome.revision {
             self.caught_up = true;
             if self.tells_all() {

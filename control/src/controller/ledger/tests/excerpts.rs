@@ -98,6 +98,19 @@ fn prefix(number: u8) -> ipnet::IpNet {
     format!("10.0.{number}.0/24").parse().unwrap()
 }
 
+fn node(id: u8, mtu: u32) -> Node {
+    Node {
+        id: node_id(id),
+        name: format!("n{id}"),
+        underlay: [10, 0, 0, id].into(),
+        underlay_mtu: Mtu::new(mtu).unwrap(),
+        vxlan_port: 4789,
+        encrypted_port: None,
+        transports: vec![Transport::Vxlan],
+        version: String::new(),
+    }
+}
+
 fn put_on_networks() -> impl Strategy<Value = Change> {
     // An endpoint stays where it is, and a block whose it is, until it goes.
     let endpoint = (0..ENDPOINTS, 0..3_u64);
@@ -122,19 +135,9 @@ fn put_on_networks() -> impl Strategy<Value = Change> {
             node: node_id(node),
         }))
     });
-    let node = (0..NODES, 1280..1284_u32).prop_map(|(id, mtu)| {
-        Change::Put(Object::Node(Node {
-            id: node_id(id),
-            name: format!("n{id}"),
-            underlay: [10, 0, 0, id].into(),
-            underlay_mtu: Mtu::new(mtu).unwrap(),
-            vxlan_port: 4789,
-            encrypted_port: None,
-            transports: vec![Transport::Vxlan],
-            version: String::new(),
-        }))
-    });
-    prop_oneof![4 => endpoint, 2 => block, 2 => node]
+    let joined = (0..NODES, 1280..1284_u32);
+    let joined = joined.prop_map(|(id, mtu)| Change::Put(Object::Node(node(id, mtu))));
+    prop_oneof![4 => endpoint, 2 => block, 2 => joined]
 }
 
 fn put_frame() -> impl Strategy<Value = Change> {
@@ -201,13 +204,14 @@ struct Copy {
 
 /// A message of a round.
 enum Told {
-    Everything(Box<ClusterMap>),
+    Everything(Box<ClusterMap>, BTreeSet<NetworkId>),
     Changes(Vec<(Revision, Change)>, Revision),
     Watched(BTreeSet<NetworkId>),
 }
 
 impl Copy {
-    fn view(&self, ledger: &Ledger) -> View {
+    fn view(&mut self, ledger: &Ledger) -> View {
+        self.coverage.resumed((&mut self.map, &self.node));
         let have = (self.map.revision > 0).then_some(self.map.revision);
         let has = self.coverage.has().cloned();
         ledger.view((ledger.sit(&self.node), &self.node), have, has)
@@ -217,29 +221,28 @@ impl Copy {
     fn tell(&mut self, ledger: &Ledger, view: &mut View, cut: Option<usize>) -> bool {
         let so_far = view.have().unwrap_or_default();
         let news = ledger.news(view, Some(&self.interest)).unwrap();
-        let mut messages: Vec<Told> = news
-            .everything
-            .into_iter()
-            .map(|map| Told::Everything(Box::new(map)))
+        let networks = || BTreeSet::clone(&view.networks());
+        let everything = news.everything.into_iter();
+        let mut messages: Vec<Told> = everything
+            .map(|map| Told::Everything(Box::new(map), networks()))
             .collect();
-        let (watched, newest) = (news.other_networks || !messages.is_empty(), news.newest);
+        let (watched, newest) = (news.other_networks && messages.is_empty(), news.newest);
         let so_far = match messages.first() {
-            Some(Told::Everything(map)) => map.revision,
+            Some(Told::Everything(map, _)) => map.revision,
             Some(Told::Changes(..) | Told::Watched(_)) | None => so_far,
         };
         let changes = news.changes.into_iter();
         messages.extend(changes.map(|change| Told::Changes(vec![change], so_far)));
         if watched {
-            messages.push(Told::Watched(BTreeSet::clone(&view.networks())));
+            messages.push(Told::Watched(networks()));
         }
         messages.push(Told::Changes(Vec::new(), newest));
         let cut = cut.filter(|cut| *cut < messages.len());
         for message in messages.into_iter().take(cut.unwrap_or(usize::MAX)) {
             match message {
-                Told::Everything(map) => {
+                Told::Everything(map, networks) => {
                     self.map = *map;
-                    // As the link does: it is said next for which.
-                    self.coverage = Coverage::of(Some(BTreeSet::new()));
+                    self.coverage = Coverage::of(Some(networks));
                 }
                 Told::Changes(changes, up_to) => {
                     let copy = (&mut self.map, &self.node);
@@ -276,12 +279,25 @@ async fn play(steps: Vec<Step>) -> Result<(), TestCaseError> {
         coverage: Coverage::of(Some(BTreeSet::new())),
         interest: Interest::default(),
     };
+    let all = (0..NODES).map(|id| Change::Put(Object::Node(node(id, 1500))));
+    let joined = ledger.decide(|_| Ok((all.clone().collect(), ()))).await;
+    joined.unwrap();
     let mut view = copy.view(&ledger);
     for step in steps.into_iter().chain([Step::Tell(None)]) {
         match step {
             Step::Change(changes) => {
-                let done = ledger.decide(|_| Ok((changes.clone(), ()))).await;
-                done.unwrap();
+                // Nobody takes anything from a node that was removed.
+                let decide = |map: &ClusterMap| {
+                    let member = |node: &NodeId| map.nodes.contains_key(node);
+                    let mut changes = changes.clone();
+                    changes.retain(|change| match change {
+                        Change::Put(Object::Endpoint(endpoint)) => member(&endpoint.node),
+                        Change::Put(Object::Block(block)) => member(&block.node),
+                        Change::Put(_) | Change::Delete(_) => true,
+                    });
+                    Ok((changes, ()))
+                };
+                ledger.decide(decide).await.unwrap();
             }
             Step::Remove(node) => {
                 let decide = |map: &ClusterMap| {

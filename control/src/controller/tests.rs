@@ -360,7 +360,7 @@ impl Seen {
                 self.coverage = Some(Coverage::of(has));
                 self.snapshots += 1;
                 self.incarnation = incarnation;
-                self.map = map;
+                self.map = *map;
             }
             LinkEvent::Changes { changes, up_to } => {
                 self.changes += changes.len();

@@ -79,8 +79,8 @@ pub(crate) struct Run {
 /// A store that is not a file in --data; the config file has the same keys.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct Store {
-    /// Keep the map in an etcd cluster, for any number of controllers: etcd://HOST:PORT[,HOST:PORT...][/PREFIX] [default:
-    /// a file in --data]
+    /// Keep the map in an etcd cluster, for any number of controllers: etcd://HOST:PORT, further ones behind commas, and
+    /// /PREFIX if another than /weft is wanted [default: a file in --data]
     #[arg(long, value_name = "URL")]
     pub(crate) store: Option<String>,
     /// PEM file with the authority of etcd's certificates: TLS is used then

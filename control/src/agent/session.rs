@@ -85,7 +85,7 @@ impl Agent {
                 incarnation,
                 map,
                 has,
-            } => self.take_snapshot(incarnation, map, has),
+            } => self.take_snapshot(incarnation, *map, has),
             LinkEvent::Changes { changes, up_to } => {
                 debug!(changes = changes.len(), up_to, "cluster map changes");
                 let node = &self.facts.node;

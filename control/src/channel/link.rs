@@ -105,7 +105,7 @@ pub enum LinkEvent {
         /// Which life of the store it belongs to.
         incarnation: String,
         /// The map.
-        map: ClusterMap,
+        map: Box<ClusterMap>,
         /// The networks for which it is complete; all when `None`.
         has: Option<BTreeSet<NetworkId>>,
     },

@@ -3,6 +3,7 @@
 //! The agent's revision grows only with the last message of a round: an agent that is cut off before it gets the round again.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,14 +75,8 @@ pub(super) async fn push(
             since = Instant::now();
         }
         if addresses.has_changed().unwrap_or(false) {
-            let controllers = Some(addresses.borrow_and_update().clone());
-            let (changes, up_to) = (Vec::new(), told.unwrap_or_default());
-            let news = Push::Changes {
-                changes,
-                up_to,
-                controllers,
-            };
-            send(&mut to, &news).await?;
+            let controllers = addresses.borrow_and_update().clone();
+            push_controllers(&mut to, controllers, told.unwrap_or_default()).await?;
         }
         let changed = async {
             tokio::select! {
@@ -95,6 +90,20 @@ pub(super) async fn push(
             return Ok(());
         }
     }
+}
+
+/// Tells where the controllers are, to an agent whose map is as of `up_to`.
+async fn push_controllers(
+    to: &mut SendStream,
+    controllers: Vec<SocketAddr>,
+    up_to: Revision,
+) -> Result<(), FrameError> {
+    let news = Push::Changes {
+        changes: Vec::new(),
+        up_to,
+        controllers: Some(controllers),
+    };
+    send(to, &news).await
 }
 
 /// Tells changes to an agent whose map stays as of `so_far` until the last of them; with none, only how far it is then.

@@ -360,19 +360,10 @@ impl Seen {
                 self.coverage = Some(Coverage::of(has));
                 self.snapshots += 1;
                 self.incarnation = incarnation;
-                self.map = map;
+                self.map = *map;
             }
             LinkEvent::Changes { changes, up_to } => {
-                self.changes += changes.len();
-                for (revision, _) in &changes {
-                    // What is on a network that is watched from now on is told late.
-                    let late = self.watched.is_some();
-                    assert!(*revision > self.map.revision || late, "no repetition");
-                }
-                assert!(up_to >= self.map.revision);
-                let coverage = self.coverage.get_or_insert_with(|| Coverage::of(None));
-                let node = self.node.as_ref().unwrap();
-                coverage.changed((&mut self.map, node), changes, up_to);
+                self.handle_changes(changes, up_to);
             }
             LinkEvent::CaughtUp => self.caught_up = self.ups,
             LinkEvent::Watched { networks, wish } => {
@@ -397,6 +388,19 @@ impl Seen {
                 ask: Ask::Renew, ..
             } => panic!("the link's own business"),
         }
+    }
+
+    fn handle_changes(&mut self, changes: Vec<(u64, crate::model::Change)>, up_to: u64) {
+        self.changes += changes.len();
+        for (revision, _) in &changes {
+            // What is on a network that is watched from now on is told late.
+            let late = self.watched.is_some();
+            assert!(*revision > self.map.revision || late, "no repetition");
+        }
+        assert!(up_to >= self.map.revision);
+        let coverage = self.coverage.get_or_insert_with(|| Coverage::of(None));
+        let node = self.node.as_ref().unwrap();
+        coverage.changed((&mut self.map, node), changes, up_to);
     }
 }
 

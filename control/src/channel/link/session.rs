@@ -333,24 +333,7 @@ impl Reader {
                 return Ok(events);
             }
             Push::SnapshotEnd { revision } => {
-                let mut map = self
-                    .snapshot
-                    .take()
-                    .ok_or_else(|| out_of_order("snapshot_end"))?;
-                map.revision = revision;
-                self.have = revision;
-                let incarnation = self.welcome.incarnation.clone();
-                let watched = self.watched.clone();
-                let has = watched.as_ref().map(|(networks, _)| networks.clone());
-                events.push(LinkEvent::Snapshot {
-                    incarnation,
-                    map,
-                    has,
-                });
-                if let Some((networks, wish)) = watched {
-                    let networks = Some(networks);
-                    events.push(LinkEvent::Watched { networks, wish });
-                }
+                self.end_snapshot(revision, &mut events)?;
                 revision
             }
             Push::Watched { networks, wish } => {
@@ -381,6 +364,28 @@ impl Reader {
         self.have = self.have.max(reached);
         self.catch_up(reached, &mut events);
         Ok(events)
+    }
+
+    fn end_snapshot(
+        &mut self,
+        revision: Revision,
+        events: &mut Vec<LinkEvent>,
+    ) -> Result<(), DecodeError> {
+        let snapshot = self.snapshot.take();
+        let mut map = snapshot.ok_or_else(|| out_of_order("snapshot_end"))?;
+        map.revision = revision;
+        self.have = revision;
+        let watched = self.watched.clone();
+        events.push(LinkEvent::Snapshot {
+            incarnation: self.welcome.incarnation.clone(),
+            map: Box::new(map),
+            has: watched.as_ref().map(|(networks, _)| networks.clone()),
+        });
+        if let Some((networks, wish)) = watched {
+            let networks = Some(networks);
+            events.push(LinkEvent::Watched { networks, wish });
+        }
+        Ok(())
     }
 
     fn catch_up(&mut self, reached: Revision, events: &mut Vec<LinkEvent>) {

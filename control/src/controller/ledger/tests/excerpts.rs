@@ -270,6 +270,34 @@ fn check(copy: &Copy, ledger: &Ledger) -> Result<(), TestCaseError> {
     })
 }
 
+/// Changes of the map. Nobody takes anything from a node that was removed.
+async fn apply_changes(ledger: &Ledger, changes: &[Change]) {
+    let decide = |map: &ClusterMap| {
+        let member = |node: &NodeId| map.nodes.contains_key(node);
+        let mut changes = changes.to_vec();
+        changes.retain(|change| match change {
+            Change::Put(Object::Endpoint(endpoint)) => member(&endpoint.node),
+            Change::Put(Object::Block(block)) => member(&block.node),
+            Change::Put(_) | Change::Delete(_) => true,
+        });
+        Ok((changes, ()))
+    };
+    ledger.decide(decide).await.unwrap();
+}
+
+/// A node goes, with all that is its own.
+async fn remove_node(ledger: &Ledger, node: &NodeId) {
+    let decide = |map: &ClusterMap| {
+        let endpoints = map.endpoints.of_node(node);
+        let endpoints = endpoints.map(|one| Key::Endpoint(one.id.clone()));
+        let blocks = map.blocks.of_node(node).map(|block| &block.object);
+        let blocks = blocks.map(|one| Key::Block(one.network.clone(), one.prefix));
+        let all = endpoints.chain(blocks).chain([Key::Node(node.clone())]);
+        Ok((all.map(Change::Delete).collect(), ()))
+    };
+    ledger.decide(decide).await.unwrap();
+}
+
 async fn play(steps: Vec<Step>) -> Result<(), TestCaseError> {
     let store = Arc::new(Memory::default());
     let mut ledger = Ledger::load(Arc::<Memory>::clone(&store)).await.unwrap();
@@ -286,29 +314,10 @@ async fn play(steps: Vec<Step>) -> Result<(), TestCaseError> {
     for step in steps.into_iter().chain([Step::Tell(None)]) {
         match step {
             Step::Change(changes) => {
-                // Nobody takes anything from a node that was removed.
-                let decide = |map: &ClusterMap| {
-                    let member = |node: &NodeId| map.nodes.contains_key(node);
-                    let mut changes = changes.clone();
-                    changes.retain(|change| match change {
-                        Change::Put(Object::Endpoint(endpoint)) => member(&endpoint.node),
-                        Change::Put(Object::Block(block)) => member(&block.node),
-                        Change::Put(_) | Change::Delete(_) => true,
-                    });
-                    Ok((changes, ()))
-                };
-                ledger.decide(decide).await.unwrap();
+                apply_changes(&ledger, &changes).await;
             }
             Step::Remove(node) => {
-                let decide = |map: &ClusterMap| {
-                    let endpoints = map.endpoints.of_node(&node);
-                    let endpoints = endpoints.map(|one| Key::Endpoint(one.id.clone()));
-                    let blocks = map.blocks.of_node(&node).map(|block| &block.object);
-                    let blocks = blocks.map(|one| Key::Block(one.network.clone(), one.prefix));
-                    let all = endpoints.chain(blocks).chain([Key::Node(node.clone())]);
-                    Ok((all.map(Change::Delete).collect(), ()))
-                };
-                ledger.decide(decide).await.unwrap();
+                remove_node(&ledger, &node).await;
             }
             Step::Wish(networks) => {
                 let wish = copy.interest.wish + 1;

@@ -168,8 +168,12 @@ async fn nodes_come_with_what_they_have_and_go_with_it() {
     assert!(!knows("third")(&two.some.seen.borrow()));
     connect(&third, &two.red, "r", 5).await;
     let b = connect(&third, &two.blue, "b", 5).await;
-    two.some.wait("third", knows("third")).await;
-    assert_eq!(names(&two.some.map()), ["b"]);
+    // Its block comes first, and brings the node.
+    two.some
+        .wait("third", |seen| {
+            knows("third")(seen) && names(&seen.map) == ["b"]
+        })
+        .await;
     third.done(Request::DeleteEndpoint { id: b.id }).await;
     let prefix = third.map().blocks_of(&two.blue.id).next().unwrap().prefix;
     let network = two.blue.id.clone();

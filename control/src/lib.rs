@@ -10,6 +10,7 @@ pub mod holder;
 mod privileges;
 pub mod identity;
 mod notify;
+mod lockfile;
 pub mod channel;
 pub mod store;
 pub mod controller;

@@ -42,19 +42,7 @@ fn give_address(ns: &Namespace, number: u8) {
 }
 
 fn join_by_veth(first: &Namespace, second: &Namespace) {
-    let ends = [first, second].map(Namespace::name);
-    first.ip(&[
-        "link",
-        "add",
-        UNDERLAY_IFNAME,
-        "type",
-        "veth",
-        "peer",
-        "name",
-        UNDERLAY_IFNAME,
-        "netns",
-        ends[1],
-    ]);
+    first.veth(UNDERLAY_IFNAME, second, UNDERLAY_IFNAME);
     give_address(first, 1);
     give_address(second, 2);
 }
@@ -123,6 +111,14 @@ impl Pair {
     }
 }
 
+/// All hosts of a layout of three.
+fn three(hosts: &[Host]) -> [&Host; 3] {
+    let [first, second, third] = hosts else {
+        panic!("there are {} hosts, not three", hosts.len())
+    };
+    [first, second, third]
+}
+
 /// Any number of hosts on one Ethernet segment.
 ///
 /// ```text
@@ -145,10 +141,7 @@ pub struct Hosts {
 impl Hosts {
     /// Controller and `count` agents run and are in sync.
     pub fn up(lab: Lab, count: u8) -> Self {
-        let hosts: Vec<Host> = (1..=count)
-            .map(|number| host(&lab, number, underlay(number)))
-            .collect();
-        let segment = Segment::wire(&lab, &hosts);
+        let (hosts, segment) = Segment::with_hosts(&lab, count);
         let controller = Controller::new(&lab, hosts[0].ns.clone(), hosts[0].underlay);
         let hosts = Self {
             lab,
@@ -171,6 +164,11 @@ impl Hosts {
         }
     }
 
+    /// The hosts of a layout of three.
+    pub fn three(&self) -> [&Host; 3] {
+        three(&self.hosts)
+    }
+
     /// Cuts the host of that number (from 1) off from all others: what it sends ends at the fabric's port.
     pub fn cut_off(&self, number: u8) {
         self.segment.cut_off(number);
@@ -189,6 +187,15 @@ struct Segment {
 }
 
 impl Segment {
+    /// `count` hosts on a segment of their own.
+    fn with_hosts(lab: &Lab, count: u8) -> (Vec<Host>, Self) {
+        let hosts: Vec<Host> = (1..=count)
+            .map(|number| host(lab, number, underlay(number)))
+            .collect();
+        let segment = Self::wire(lab, &hosts);
+        (hosts, segment)
+    }
+
     /// Gives each host a link to it and its addresses.
     fn wire(lab: &Lab, hosts: &[Host]) -> Self {
         let fabric = lab.namespace("fabric");
@@ -196,18 +203,7 @@ impl Segment {
         fabric.ip(&["link", "set", "br0", "up"]);
         for (host, number) in hosts.iter().zip(1..) {
             let port = format!("f{number}");
-            host.ns.ip(&[
-                "link",
-                "add",
-                UNDERLAY_IFNAME,
-                "type",
-                "veth",
-                "peer",
-                "name",
-                &port,
-                "netns",
-                fabric.name(),
-            ]);
+            host.ns.veth(UNDERLAY_IFNAME, &fabric, &port);
             give_address(&host.ns, number);
             fabric.ip(&["link", "set", &port, "master", "br0", "up"]);
         }

@@ -114,9 +114,7 @@ fn whatever_dies_containers_go_on_and_all_agree_in_the_end() {
     println!("WEFT_CHAOS_SEED={seed}");
     let chance = Chance(AtomicU64::new(seed));
     let net = Redundant::up(Lab::new(), 3);
-    let [host1, host2, host3] = net.hosts.as_slice() else {
-        unreachable!("three hosts were made")
-    };
+    let [host1, host2, host3] = net.three();
     host1.weft(&["network", "create", "blue", "--subnet", "10.32.0.0/16"]);
     let c1 = net.lab.container(host1, "blue", "c1", &[]);
     let c2 = net.lab.container(host2, "blue", "c2", &[]);

@@ -30,15 +30,9 @@ const KNOWN_WITHIN: Duration = Duration::from_secs(2);
 #[test]
 fn several_controllers_are_one() {
     let net = Redundant::up(Lab::new(), 3);
-    let [host1, host2, host3] = net.hosts.as_slice() else {
-        unreachable!("three hosts were made")
-    };
+    let [host1, host2, host3] = net.three();
     // Each was told of one controller; the cluster told of the others.
-    wait_until(RECOVERED_WITHIN, "agents know all controllers", || {
-        net.hosts
-            .iter()
-            .all(|host| host.status().controller.addresses.len() == 3)
-    });
+    net.wait_for_addresses(RECOVERED_WITHIN);
     let with: Vec<_> = net
         .hosts
         .iter()
@@ -159,9 +153,7 @@ fn several_controllers_are_one() {
 #[test]
 fn a_controller_may_die_under_traffic() {
     let net = Redundant::up(Lab::new(), 3);
-    let [host1, host2, host3] = net.hosts.as_slice() else {
-        unreachable!("three hosts were made")
-    };
+    let [host1, host2, host3] = net.three();
     host1.weft(&["network", "create", "blue", "--subnet", "10.32.0.0/16"]);
     let c1 = net.lab.container(host1, "blue", "c1", &[]);
     let c2 = net.lab.container(host2, "blue", "c2", &[]);
@@ -209,14 +201,8 @@ fn a_controller_may_die_under_traffic() {
 fn how_long_agents_and_decisions_take() {
     let rounds = std::env::var("WEFT_MEASURE_ROUNDS").map_or(3, |text| text.parse().unwrap());
     let net = Redundant::up(Lab::new(), 3);
-    let [host1, host2, _] = net.hosts.as_slice() else {
-        unreachable!("three hosts were made")
-    };
-    wait_until(RECOVERED_WITHIN, "agents know all controllers", || {
-        net.hosts
-            .iter()
-            .all(|host| host.status().controller.addresses.len() == 3)
-    });
+    let [host1, host2, _] = net.three();
+    net.wait_for_addresses(RECOVERED_WITHIN);
     let (mut known, mut killed, mut stopped) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..rounds {
         let at = net.controller_of(host1).unwrap();
@@ -265,9 +251,7 @@ fn moved_from(net: &Redundant, host: &Host, number: usize) -> Duration {
 #[test]
 fn an_etcd_member_may_die_and_without_a_majority_nothing_changes() {
     let net = Redundant::up(Lab::new(), 3);
-    let [host1, host2, host3] = net.hosts.as_slice() else {
-        unreachable!("three hosts were made")
-    };
+    let [host1, host2, host3] = net.three();
     host1.weft(&["network", "create", "blue", "--subnet", "10.32.0.0/16"]);
     let c1 = net.lab.container(host1, "blue", "c1", &[]);
     let c2 = net.lab.container(host2, "blue", "c2", &[]);
@@ -312,9 +296,7 @@ fn an_etcd_member_may_die_and_without_a_majority_nothing_changes() {
 #[test]
 fn half_open_ways_are_left() {
     let net = Redundant::up(Lab::new(), 3);
-    let [host1, host2, _] = net.hosts.as_slice() else {
-        unreachable!("three hosts were made")
-    };
+    let [host1, host2, _] = net.three();
     wait_until(RECOVERED_WITHIN, "agents know all controllers", || {
         host1.status().controller.addresses.len() == 3
     });
@@ -353,9 +335,7 @@ fn half_open_ways_are_left() {
 #[test]
 fn a_controller_that_is_cut_off_from_the_store_lets_its_agents_go() {
     let net = Redundant::up(Lab::new(), 3);
-    let [host1, host2, host3] = net.hosts.as_slice() else {
-        unreachable!("three hosts were made")
-    };
+    let [host1, host2, host3] = net.three();
     host1.weft(&["network", "create", "blue", "--subnet", "10.32.0.0/16"]);
     let c3 = net.lab.container(host3, "blue", "c3", &[]);
     net.cut_off(3);
@@ -389,9 +369,7 @@ fn a_controller_that_is_cut_off_from_the_store_lets_its_agents_go() {
 #[test]
 fn a_cluster_moves_from_a_file_into_etcd_and_back() {
     let net = Redundant::wired(Lab::new(), 3);
-    let [host1, host2, host3] = net.hosts.as_slice() else {
-        unreachable!("three hosts were made")
-    };
+    let [host1, host2, host3] = net.three();
     let embedded = net.embedded_controller();
     embedded.start();
     for host in &net.hosts {

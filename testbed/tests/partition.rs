@@ -22,9 +22,7 @@ fn everybody_reaches_everybody(containers: &[&Container]) {
 #[test]
 fn a_host_that_was_cut_off_goes_on_by_itself_and_all_agree_after_healing() {
     let net = Hosts::up(Lab::new(), 3);
-    let [host1, host2, host3] = net.hosts.as_slice() else {
-        unreachable!("three hosts were made")
-    };
+    let [host1, host2, host3] = net.three();
     host1.weft(&["network", "create", "blue", "--subnet", "10.32.0.0/16"]);
     let c1 = net.lab.container(host1, "blue", "c1", &[]);
     let c2 = net.lab.container(host2, "blue", "c2", &[]);
@@ -90,9 +88,7 @@ fn a_host_that_was_cut_off_goes_on_by_itself_and_all_agree_after_healing() {
 #[test]
 fn no_address_is_given_out_twice_by_hosts_that_are_apart() {
     let net = Hosts::up(Lab::new(), 3);
-    let [host1, host2, host3] = net.hosts.as_slice() else {
-        unreachable!("three hosts were made")
-    };
+    let [host1, host2, host3] = net.three();
     host1.weft(&["network", "create", "blue", "--subnet", "10.32.0.0/16"]);
     for (host, name) in [(host1, "a1"), (host2, "a2"), (host3, "a3")] {
         net.lab.container(host, "blue", name, &[]);

@@ -69,12 +69,9 @@ fn any_mac_may_appear_behind_a_port() {
     let three = address(&l2.c3, "192.168.7.3/24");
     // A second station behind c1's interface, as a VM or a nested container has it.
     let guest = l2.pair.lab.namespace("guest").without_ipv6();
-    let name = guest.name().to_owned();
     l2.c1.ns.ip(&["link", "add", "br0", "type", "bridge"]);
     l2.c1.ns.ip(&["link", "set", "eth0", "master", "br0"]);
-    l2.c1.ns.ip(&[
-        "link", "add", "p0", "type", "veth", "peer", "name", "eth0", "netns", &name,
-    ]);
+    l2.c1.ns.veth("p0", &guest, "eth0");
     l2.c1.ns.ip(&["link", "set", "p0", "master", "br0", "up"]);
     l2.c1.ns.ip(&["link", "set", "br0", "up"]);
     guest.ip(&["addr", "add", "192.168.7.9/24", "dev", "eth0"]);

@@ -30,10 +30,7 @@ fn lan(pair: &Pair) -> Namespace {
     lan.ip(&["addr", "add", "fd07::1/64", "dev", "br0", "nodad"]);
     lan.ip(&["link", "set", "br0", "up"]);
     for (host, end) in [(&pair.host1, "p1"), (&pair.host2, "p2")] {
-        let name = host.ns.name();
-        lan.ip(&[
-            "link", "add", end, "type", "veth", "peer", "name", "lan0", "netns", name,
-        ]);
+        lan.veth(end, &host.ns, "lan0");
         lan.ip(&["link", "set", end, "master", "br0", "up"]);
         host.ns.ip(&["link", "set", "lan0", "up"]);
     }
@@ -160,10 +157,7 @@ fn an_uplink_comes_back_with_its_link_and_with_a_new_agent() {
         "the link is seen to be gone",
         || !up(),
     );
-    let name = pair.host1.ns.name();
-    lan.ip(&[
-        "link", "add", "p1", "type", "veth", "peer", "name", "lan0", "netns", name,
-    ]);
+    lan.veth("p1", &pair.host1.ns, "lan0");
     lan.ip(&["link", "set", "p1", "master", "br0", "up"]);
     pair.host1.ns.ip(&["link", "set", "lan0", "up"]);
     wait_until(Duration::from_secs(10), "the LAN is reached again", || {

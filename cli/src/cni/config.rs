@@ -147,8 +147,8 @@ impl Config {
     }
 }
 
-/// What a configuration may hold: of the specification, of its conventions, and weft's own.
-const KEYS: [&str; 28] = [
+/// What a configuration may hold by the specification and its conventions.
+const STANDARD_KEYS: [&str; 14] = [
     "cniVersion",
     "cniVersions",
     "name",
@@ -163,6 +163,9 @@ const KEYS: [&str; 28] = [
     "disableCheck",
     "disableGC",
     "loadOnlyInlinedPlugins",
+];
+/// What it may hold for weft.
+const OWN_KEYS: [&str; 14] = [
     "network",
     "subnet",
     "ipRange",
@@ -183,10 +186,13 @@ const KEYS: [&str; 28] = [
 fn known(object: &Fields<'_>) -> Result<(), CniError> {
     let mut keys = object.0.iter();
     // Those of runtimes have a name of their own in front.
-    let unknown = keys.find(|(key, _)| !KEYS.contains(&key.as_str()) && !key.contains(['/', '.']));
+    let known = |key: &str| STANDARD_KEYS.contains(&key) || OWN_KEYS.contains(&key);
+    let unknown = keys.find(|(key, _)| !known(key) && !key.contains(['/', '.']));
     match unknown {
-        Some((key, value)) => Err(CniError::unsupported(key, value)
-            .hint(format!("weft knows: {}", KEYS[14..].join(", ")))),
+        Some((key, value)) => {
+            Err(CniError::unsupported(key, value)
+                .hint(format!("weft knows: {}", OWN_KEYS.join(", "))))
+        }
         None => Ok(()),
     }
 }

@@ -3,17 +3,17 @@
 
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::net::Ipv4Addr;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use hyper::Method;
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use serde::Serialize;
 use weft_control::agent::DEFAULT_DOCKER_HOST;
 use weft_control::api::{NetworkCreate, NetworkDetail, NetworkInfo, Status};
+use weft_control::docker::pools::default_v4_ranges;
 
 use super::Session;
 use crate::args::up as args;
@@ -29,6 +29,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Lines of the log that are shown when it doesn't.
 const LOG_TAIL_LINES: usize = 8;
 
+/// Ranges that are tried for a network that nobody named one for.
+const DEFAULT_RANGES: usize = 16;
 /// A range is another network's, or this host's own.
 const TAKEN: [&str; 2] = ["subnet_overlaps", "underlay_in_subnet"];
 
@@ -183,7 +185,7 @@ fn network(session: &Session, flags: &args::Up) -> Result<(NetworkInfo, bool), F
         return Ok((make(subnet)?, true));
     }
     let mut refused = None;
-    for subnet in default_subnets() {
+    for subnet in default_v4_ranges().take(DEFAULT_RANGES) {
         match make(subnet) {
             Ok(made) => return Ok((made, true)),
             Err(failure) if TAKEN.contains(&failure.code.as_str()) => refused = Some(failure),
@@ -214,12 +216,4 @@ fn check_subnet(network: &NetworkInfo, asked: Option<IpNet>) -> Result<(), Failu
         }
         Some(_) | None => Ok(()),
     }
-}
-
-/// Ranges for a network that nobody named one for, in the order in which they are tried.
-fn default_subnets() -> impl Iterator<Item = IpNet> {
-    (32..48).map(|second| {
-        let net = Ipv4Net::new_assert(Ipv4Addr::new(10, second, 0, 0), 16);
-        IpNet::V4(net)
-    })
 }

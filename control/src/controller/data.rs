@@ -1,14 +1,13 @@
 //! The data directory of a controller whose store is elsewhere: for its admin socket, so one controller only.
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::File;
 use std::path::Path;
-use std::time::Instant;
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 
-use super::{STARTING_LOOK, STARTING_PATIENCE};
+use super::STARTING_PATIENCE;
 use crate::identity::make_dir;
+use crate::lockfile;
 use crate::store::StoreError;
 use crate::store::redb;
 
@@ -45,20 +44,11 @@ impl DataLock {
             });
         }
         let path = dir.join(LOCK_NAME);
-        let patience = Instant::now() + STARTING_PATIENCE;
-        loop {
-            let file = OpenOptions::new()
-                .create(true)
-                .truncate(false)
-                .write(true)
-                .mode(0o600)
-                .open(&path)
-                .map_err(|error| failed("open", &path, error.to_string()))?;
-            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(lock) => return Ok(Self { _lock: lock }),
-                Err(_) if Instant::now() < patience => std::thread::sleep(STARTING_LOOK),
-                Err(_) => return Err(StoreError::Locked { path }),
-            }
+        let lock = lockfile::take(&path, STARTING_PATIENCE)
+            .map_err(|error| failed("open", &path, error.to_string()))?;
+        match lock {
+            Some(lock) => Ok(Self { _lock: lock }),
+            None => Err(StoreError::Locked { path }),
         }
     }
 }

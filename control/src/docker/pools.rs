@@ -21,16 +21,20 @@ pub fn free_range(v6: bool, taken: &[IpNet], addresses: &[IpAddr]) -> Option<IpN
         !taken.iter().any(|other| overlap(*range, *other))
             && !addresses.iter().any(|address| range.contains(address))
     };
-    let mut ranges: Box<dyn Iterator<Item = IpNet>> = if v6 {
+    if v6 {
         let pool: Ipv6Net = V6_POOL.parse().expect("a constant");
         let ranges = pool.subnets(V6_LEN).expect("longer than the pool's prefix");
-        Box::new(ranges.map(IpNet::V6))
+        ranges.map(IpNet::V6).find(free)
     } else {
-        let pool: Ipv4Net = V4_POOL.parse().expect("a constant");
-        let ranges = pool.subnets(V4_LEN).expect("longer than the pool's prefix");
-        Box::new(ranges.map(IpNet::V4))
-    };
-    ranges.find(free)
+        default_v4_ranges().find(free)
+    }
+}
+
+/// IPv4 ranges for networks that nobody named one for, in the order in which they are tried.
+pub fn default_v4_ranges() -> impl Iterator<Item = IpNet> {
+    let pool: Ipv4Net = V4_POOL.parse().expect("a constant");
+    let ranges = pool.subnets(V4_LEN).expect("longer than the pool's prefix");
+    ranges.map(IpNet::V4)
 }
 
 /// Whether two ranges have an address in common.

@@ -47,18 +47,7 @@ pub(crate) fn weft(pair: &Pair) -> Way {
 pub(crate) fn kernel(lab: &Lab) -> Option<Way> {
     let (host, outside) = host(lab, "k-out");
     let container = lab.namespace("k-out-c").without_ipv6();
-    host.ip(&[
-        "link",
-        "add",
-        "c0",
-        "type",
-        "veth",
-        "peer",
-        "name",
-        "eth0",
-        "netns",
-        container.name(),
-    ]);
+    host.veth("c0", &container, "eth0");
     for (ns, ifname, address) in [
         (&host, "c0", "10.36.0.1/24"),
         (&container, "eth0", "10.36.0.2/24"),

@@ -95,6 +95,23 @@ impl Namespace {
         self.run("ip", args).expect_done()
     }
 
+    /// Makes a veth pair: one end here, the other in another namespace. Both are down.
+    #[track_caller]
+    pub fn veth(&self, ifname: &str, peer: &Self, peer_ifname: &str) {
+        self.ip(&[
+            "link",
+            "add",
+            ifname,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            peer_ifname,
+            "netns",
+            peer.name(),
+        ]);
+    }
+
     /// Starts a program inside that runs until it is stopped or the lab ends; its output goes to `LOG.log`.
     #[track_caller]
     pub fn spawn(&self, log: &str, program: &str, args: &[&str]) -> Arc<Process> {

@@ -47,18 +47,7 @@ fn make_vtep(kernel: &Namespace, number: u8, remote: u8, vni: u32) {
 
 /// Joins `ns` to the bridge of `kernel` by a veth pair, with these addresses (CIDR) on its eth0.
 fn join_bridge(kernel: &Namespace, port: &str, ns: &Namespace, addresses: &[&str]) {
-    kernel.ip(&[
-        "link",
-        "add",
-        port,
-        "type",
-        "veth",
-        "peer",
-        "name",
-        "eth0",
-        "netns",
-        ns.name(),
-    ]);
+    kernel.veth(port, ns, "eth0");
     kernel.ip(&["link", "set", port, "master", "br0", "up"]);
     ns.ip(&["link", "set", "eth0", "mtu", "1450", "up"]);
     for address in addresses {

@@ -26,8 +26,7 @@ impl Outside {
     /// Wires it to a host that has no agent.
     pub fn behind(lab: &Lab, host: &Namespace, name: &str) -> Self {
         let ns = lab.namespace(name);
-        let end = ["link", "add", "o0", "type", "veth", "peer", "name", "o0"];
-        host.ip(&[&end[..], &["netns", ns.name()]].concat());
+        host.veth("o0", &ns, "o0");
         for (ns, number) in [(host, 1), (&ns, 2)] {
             let v4 = format!("192.0.2.{number}/24");
             ns.ip(&["addr", "add", &v4, "dev", "o0"]);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Segment, host, underlay};
+use super::{Segment, three};
 use crate::lab::etcd::Etcd;
 use crate::lab::verdict::wait_until;
 use crate::lab::{Controller, Host, Lab};
@@ -38,10 +38,7 @@ impl Redundant {
     /// etcd runs, controllers and agents don't.
     #[track_caller]
     pub fn wired(lab: Lab, count: u8) -> Self {
-        let hosts: Vec<Host> = (1..=count)
-            .map(|number| host(&lab, number, underlay(number)))
-            .collect();
-        let segment = Segment::wire(&lab, &hosts);
+        let (hosts, segment) = Segment::with_hosts(&lab, count);
         let etcd = Etcd::start(hosts.iter().map(|host| (host.ns.clone(), host.underlay)));
         let controllers = hosts.iter().zip(1..).map(|(host, number)| {
             let name = format!("controller{number}");
@@ -94,6 +91,21 @@ impl Redundant {
         for host in &self.hosts {
             host.wait_in_sync();
         }
+    }
+
+    /// The hosts of a layout of three.
+    pub fn three(&self) -> [&Host; 3] {
+        three(&self.hosts)
+    }
+
+    /// Waits until each agent, which was told of one controller, knows them all.
+    #[track_caller]
+    pub fn wait_for_addresses(&self, patience: Duration) {
+        wait_until(patience, "agents know all controllers", || {
+            let count = self.controllers.len();
+            let mut hosts = self.hosts.iter();
+            hosts.all(|host| host.status().controller.addresses.len() == count)
+        });
     }
 
     /// Cuts the host of that number (from 1) off from all others.

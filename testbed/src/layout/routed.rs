@@ -59,18 +59,7 @@ fn host(lab: &Lab, router: &Namespace, number: u8) -> Host {
     let ns = lab.namespace(&format!("h{number}"));
     let underlay: IpAddr = [10, 99, number, 1].into();
     let link = format!("r{number}");
-    router.ip(&[
-        "link",
-        "add",
-        &link,
-        "type",
-        "veth",
-        "peer",
-        "name",
-        UNDERLAY_IFNAME,
-        "netns",
-        ns.name(),
-    ]);
+    router.veth(&link, &ns, UNDERLAY_IFNAME);
     let gateway = format!("10.99.{number}.254");
     router.ip(&["addr", "add", &format!("{gateway}/24"), "dev", &link]);
     router.ip(&["link", "set", &link, "up"]);

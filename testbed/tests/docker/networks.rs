@@ -238,28 +238,19 @@ fn both_families_ranges_that_nobody_named_and_addresses_kept_free() {
         "net-10.44.0.0-16"
     );
     // Docker's own IPAM knows this host only: what it gives is taken if nobody has it.
-    docker1.run(&[
-        "network",
-        "create",
-        "-d",
-        "weft",
-        "--subnet",
-        "10.45.0.0/16",
-        "-o",
-        "weft.network=own",
-        "own",
-    ]);
-    docker2.run(&[
-        "network",
-        "create",
-        "-d",
-        "weft",
-        "--subnet",
-        "10.45.0.0/16",
-        "-o",
-        "weft.network=own",
-        "own",
-    ]);
+    for docker in [docker1, docker2] {
+        docker.run(&[
+            "network",
+            "create",
+            "-d",
+            "weft",
+            "--subnet",
+            "10.45.0.0/16",
+            "-o",
+            "weft.network=own",
+            "own",
+        ]);
+    }
     docker1.container("first", &["--network", "own"]);
     let why = docker2.refused(&["run", "--rm", "--network", "own", IMAGE, "true"]);
     assert!(why.contains("is taken by endpoint"), "{why}");

@@ -164,6 +164,14 @@ struct Read {
     log: Vec<Logged>,
 }
 
+/// The head beside something else, all as of one revision of etcd's.
+struct Seen {
+    at: i64,
+    head: Head,
+    head_at: i64,
+    range: RangeResponse,
+}
+
 impl Base {
     /// Everything, as of one revision of etcd.
     pub(super) async fn contents(&self) -> Result<Contents, StoreError> {
@@ -182,17 +190,9 @@ impl Base {
     }
 
     async fn try_contents(&self) -> Result<Contents, StoreError> {
-        let look = TxnRequest {
-            success: [one(&self.keys.head()), one(&self.keys.current_checkpoint())]
-                .map(|range| Op::Range(range).into())
-                .to_vec(),
-            ..TxnRequest::default()
-        };
-        let seen = self.client.call(&look).await?;
-        let at = seen.header.as_ref().map_or(0, |header| header.revision);
-        let mut ranges = seen.ranges();
-        let (head, head_at) = self.head_in(ranges.next())?;
-        let checkpoint = ranges.next().and_then(|range| range.kvs.into_iter().next());
+        let seen = self.head_and(one(&self.keys.current_checkpoint())).await?;
+        let (head, head_at, at) = (seen.head, seen.head_at, seen.at);
+        let checkpoint = seen.range.kvs.into_iter().next();
         let checkpoint: Option<Checkpoint> = match &checkpoint {
             Some(kv) => Some(from_json(kv).map_err(|cause| self.corrupt(cause))?),
             None => None,
@@ -219,8 +219,21 @@ impl Base {
         let mut range = all_of(&self.keys.log(), 0);
         range.key = self.keys.entry(first).into_bytes();
         range.limit = PAGE;
+        let seen = self.head_and(range.clone()).await?;
+        let log = if seen.range.more {
+            range.revision = seen.at;
+            self.entries(range).await?
+        } else {
+            self.read_entries(seen.range.kvs, seen.at).await?
+        };
+        let known = known(seen.head, seen.head_at, &log);
+        Ok(Read { known, log })
+    }
+
+    /// The head and a range, as they were at one moment.
+    async fn head_and(&self, range: RangeRequest) -> Result<Seen, StoreError> {
         let look = TxnRequest {
-            success: [one(&self.keys.head()), range.clone()]
+            success: [one(&self.keys.head()), range]
                 .map(|range| Op::Range(range).into())
                 .to_vec(),
             ..TxnRequest::default()
@@ -229,15 +242,12 @@ impl Base {
         let at = seen.header.as_ref().map_or(0, |header| header.revision);
         let mut ranges = seen.ranges();
         let (head, head_at) = self.head_in(ranges.next())?;
-        let page = ranges.next().unwrap_or_default();
-        let log = if page.more {
-            range.revision = at;
-            self.entries(range).await?
-        } else {
-            self.read_entries(page.kvs, at).await?
-        };
-        let known = known(head, head_at, &log);
-        Ok(Read { known, log })
+        Ok(Seen {
+            at,
+            head,
+            head_at,
+            range: ranges.next().unwrap_or_default(),
+        })
     }
 
     pub(super) fn head_in(&self, range: Option<RangeResponse>) -> Result<(Head, i64), StoreError> {

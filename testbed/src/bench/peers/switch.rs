@@ -122,18 +122,7 @@ impl Ovs {
     fn container(&self, lab: &Lab, number: u8) -> Namespace {
         let ns = lab.namespace(&format!("ovs-c{number}")).without_ipv6();
         let port = format!("p{number}");
-        self.host.ip(&[
-            "link",
-            "add",
-            &port,
-            "type",
-            "veth",
-            "peer",
-            "name",
-            "eth0",
-            "netns",
-            ns.name(),
-        ]);
+        self.host.veth(&port, &ns, "eth0");
         self.host.ip(&["link", "set", &port, "up"]);
         // It takes frames as they are: a checksum that the container left to its card would stay undone.
         ns.run("ethtool", &["-K", "eth0", "tx", "off"])

@@ -44,12 +44,13 @@ fn carries(driver: &str, args: &[&str]) {
     }
 }
 
-/// Waits until path MTU discovery has come to its end, which is exact to the byte. A packet that went before it did leaves
-/// the sender a note that the path is narrower; it is to be passed over.
+/// Waits until path MTU discovery has come to its end, which is exact to the byte. What was sent before it did may have told
+/// the sender's kernel of a narrower path, which is forgotten here.
 fn wait_for_full(from: &Namespace, to: IpAddr) {
     let (size, to) = ((QuicPair::MTU - 28).to_string(), to.to_string());
-    let args = ["-n", "-c", "1", "-W", "1", "-M", "probe", "-s", &size, &to];
+    let args = ["-n", "-c", "1", "-W", "1", "-M", "do", "-s", &size, &to];
     wait_until(PATIENCE, "a full packet passes", || {
+        from.ip(&["route", "flush", "cache"]);
         from.run("ping", &args).code == Some(0)
     });
 }

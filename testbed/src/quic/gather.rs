@@ -35,3 +35,64 @@ impl Gatherer {
         count
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use weft_switch::TooBig;
+    use weft_wire::Mtu;
+
+    use super::*;
+    use crate::cut::Cutter;
+
+    fn there_and_back(frames: &[Vec<u8>]) -> Vec<Vec<u8>> {
+        let vni = Vni::new(7).expect("not 0");
+        let (mut cutter, mut gatherer) = (Cutter::default(), Gatherer::default());
+        for frame in frames {
+            let cut = cutter.cut(vni, FrameRef::plain(frame), 1434, |datagram| {
+                gatherer.add(&datagram);
+            });
+            assert_eq!(cut, Ok(1));
+        }
+        let mut back = Vec::new();
+        let count = gatherer.give(|of, frame| {
+            assert_eq!(of, vni);
+            back.push(frame.gathered(&mut Vec::new()).bytes.to_vec());
+        });
+        assert_eq!(count, frames.len());
+        back
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_no_stream_comes_back_as_it_was(
+            frames in prop::collection::vec(prop::collection::vec(any::<u8>(), 14..1426), 0..8),
+        ) {
+            prop_assert_eq!(there_and_back(&frames), frames);
+        }
+
+        #[test]
+        fn no_datagram_makes_it_panic(datagram in prop::collection::vec(any::<u8>(), 0..64)) {
+            let mut gatherer = Gatherer::default();
+            gatherer.add(&datagram);
+            gatherer.give(|_, _| {});
+        }
+    }
+
+    #[test]
+    fn a_datagram_of_no_network_is_dropped() {
+        let mut gatherer = Gatherer::default();
+        gatherer.add(&[8, 0, 0]);
+        gatherer.add(&[8, 0, 0, 0, 0, 0, 0, 0, 1, 2]);
+        assert_eq!(gatherer.give(|_, _| panic!("a frame of nobody")), 0);
+    }
+
+    #[test]
+    fn a_frame_without_room_is_answered_with_what_fits() {
+        let vni = Vni::new(7).expect("not 0");
+        let frame = [0; 1427];
+        let cut = Cutter::default().cut(vni, FrameRef::plain(&frame), 1434, |_| panic!("sent"));
+        let mtu = Mtu::new(1412).expect("an MTU");
+        assert_eq!(cut, Err(TooBig { mtu }));
+    }
+}

@@ -36,7 +36,7 @@ fn wishes(host: &Host) -> u64 {
 fn of_sessions_that_both_open_at_once_both_use_the_same() {
     let pair = Pair::up(Lab::new());
     let hosts = [&pair.host1, &pair.host2];
-    hosts.map(hold);
+    hosts.iter().for_each(|host| hold(host));
     let [c1, c2] = dark(&pair);
     // Both are on their way at the same time: each was said again since the other was.
     wait_until(SESSION_PATIENCE, "both want a session", || {

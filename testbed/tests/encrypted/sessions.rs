@@ -98,7 +98,6 @@ fn a_session_that_nobody_uses_is_closed_and_the_next_frame_waits_for_another() {
     };
     for (from, to) in [(&c1, &c2), (&c2, &c1), (&c1, &c2)] {
         one_ping(from, to);
-        assert!(tunnel(&pair.host1, &pair.host2).is_some_and(|tunnel| tunnel.sealed_packets > 0));
         wait_until(Duration::from_secs(60), "the session rests", || {
             all_are("idle")
         });

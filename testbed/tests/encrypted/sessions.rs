@@ -74,6 +74,15 @@ fn of_sessions_that_both_open_at_once_both_use_the_same() {
     }
 }
 
+/// Network dark with a container on each host that says nothing by itself.
+fn quiet(pair: &Pair) -> [Container; 2] {
+    create(&pair.host1, "dark");
+    let ends = [(&pair.host1, "c1"), (&pair.host2, "c2")];
+    let containers = ends.map(|(host, name)| pair.lab.quiet_container(host, "dark", name, &[]));
+    pair.wait_in_sync();
+    containers
+}
+
 /// One ping and no second one: it comes back or is lost.
 fn one_ping(from: &Container, to: &Container) {
     let to = to.ip().to_string();
@@ -86,11 +95,7 @@ fn a_session_that_nobody_uses_is_closed_and_the_next_frame_waits_for_another() {
     let lab = Lab::new();
     lab.give_agents(&["--idle-after".to_owned(), "2s".to_owned()]);
     let pair = Pair::up(lab);
-    create(&pair.host1, "dark");
-    // They say nothing by themselves.
-    let [c1, c2] = [(&pair.host1, "c1"), (&pair.host2, "c2")]
-        .map(|(host, name)| pair.lab.quiet_container(host, "dark", name, &[]));
-    pair.wait_in_sync();
+    let [c1, c2] = quiet(&pair);
     let ends = [(&pair.host1, &pair.host2), (&pair.host2, &pair.host1)];
     let all_are = |state: &str| {
         let states = ends.map(|(host, other)| tunnel(host, other).map(|tunnel| tunnel.state));
@@ -103,6 +108,36 @@ fn a_session_that_nobody_uses_is_closed_and_the_next_frame_waits_for_another() {
         });
     }
     for (host, other) in ends {
+        let peer = host.peer_at(other.underlay);
+        let drops: u64 = peer.traffic.drops.values().sum();
+        assert_eq!(drops, 0, "{peer:?}");
+    }
+}
+
+#[test]
+fn a_frame_that_meets_the_end_of_an_unused_session_is_not_lost() {
+    let pair = Pair::up(Lab::new());
+    let [c1, c2] = quiet(&pair);
+    // Only host 1 closes what nobody uses.
+    pair.host1.stop_agent();
+    pair.host1.spawn_agent(&["--idle-after", "2s"]);
+    pair.host1.wait_up();
+    pair.wait_in_sync();
+    one_ping(&c1, &c2);
+    // Host 2 doesn't hear it: QUIC's packets with a short header (RFC 9000 section 17.3) don't get in.
+    let rules = format!(
+        "add table ip deaf; \
+         add chain ip deaf in {{ type filter hook input priority 0; }}; \
+         add rule ip deaf in udp dport {PORT} @th,64,2 1 drop"
+    );
+    pair.host2.ns.run("nft", &[&rules]).expect_done();
+    wait_until(Duration::from_secs(60), "host 1 has closed it", || {
+        tunnel(&pair.host1, &pair.host2).is_some_and(|tunnel| tunnel.state == "idle")
+    });
+    let open = ["delete", "table", "ip", "deaf"];
+    pair.host2.ns.run("nft", &open).expect_done();
+    one_ping(&c2, &c1);
+    for (host, other) in [(&pair.host1, &pair.host2), (&pair.host2, &pair.host1)] {
         let peer = host.peer_at(other.underlay);
         let drops: u64 = peer.traffic.drops.values().sum();
         assert_eq!(drops, 0, "{peer:?}");

@@ -277,7 +277,22 @@ impl Settings {
     /// The URL or the password file is not usable.
     pub(crate) fn store(&self, flags: controller::Store) -> Result<Option<EtcdConfig>, Failure> {
         let file = &self.file;
-        let Some(url) = flags.store.or_else(|| file.store.clone()) else {
+        let Some(url) = flags.store.clone().or_else(|| file.store.clone()) else {
+            let details = [
+                flags.store_ca.as_ref().or(file.store_ca.as_ref()),
+                flags.store_cert.as_ref().or(file.store_cert.as_ref()),
+                flags.store_key.as_ref().or(file.store_key.as_ref()),
+                flags
+                    .store_password_file
+                    .as_ref()
+                    .or(file.store_password_file.as_ref()),
+            ];
+            let user = flags.store_user.as_ref().or(file.store_user.as_ref());
+            if user.is_some() || details.iter().any(Option::is_some) {
+                let message = "--store-ca, --store-cert, --store-key, --store-user and --store-password-file are for a --store";
+                return Err(Failure::new("store", message)
+                    .hint("give --store etcd://HOST:PORT/PREFIX as well"));
+            }
             return Ok(None);
         };
         let mut store = EtcdConfig::parse(&url).map_err(|why| {

@@ -247,7 +247,8 @@ async fn open(config: &ControllerConfig) -> Result<Opened, ControllerError> {
         let store = blocking(move || Ok(open_store(&data)?)).await?;
         return Ok((Arc::new(store), None, None));
     };
-    let lock = blocking(move || Ok(DataLock::take(&data)?)).await?;
+    let name = etcd.name();
+    let lock = blocking(move || Ok(DataLock::take(&data, Some(&name))?)).await?;
     let store = EtcdStore::open_or_make(etcd).await?;
     Ok((Arc::new(store.clone()), Some(lock), Some(store)))
 }

@@ -50,6 +50,14 @@ pub enum StoreError {
         /// The directory.
         dir: PathBuf,
     },
+    /// There is nothing in the data directory of a controller whose store is elsewhere.
+    #[error("the controller of {dir} has its store elsewhere ({store}) and doesn't run: start it with that --store; for another cluster give another --data", dir = dir.display())]
+    Elsewhere {
+        /// The directory.
+        dir: PathBuf,
+        /// Its store's name.
+        store: String,
+    },
     /// Another process has it open.
     #[error("store {path} is in use by another controller; stop that one or give this one its own --data", path = path.display())]
     Locked {

@@ -196,6 +196,29 @@ fn a_controller_may_die_under_traffic() {
 
 /// The figures of docs/controllers.md: `cargo test --test etcd how_long -- --nocapture`, `WEFT_MEASURE_ROUNDS` times.
 #[test]
+fn controllers_that_come_later_are_known_to_agents_that_are_connected() {
+    let net = Redundant::wired(Lab::new(), 2);
+    net.controllers[0].start();
+    for host in &net.hosts {
+        host.join(&net.controllers[0]);
+    }
+    net.wait_in_agreement();
+    net.controllers[1].start();
+    net.wait_for_addresses(SOON);
+    // One that comes back is told of, too.
+    net.controllers[0].kill();
+    for host in &net.hosts {
+        moved_from(&net, host, 1);
+    }
+    net.controllers[0].start();
+    net.wait_for_addresses(SOON);
+    net.controllers[1].kill();
+    for host in &net.hosts {
+        moved_from(&net, host, 2);
+    }
+}
+
+#[test]
 fn how_long_agents_and_decisions_take() {
     let rounds = std::env::var("WEFT_MEASURE_ROUNDS").map_or(3, |text| text.parse().unwrap());
     let net = Redundant::up(Lab::new(), 3);

@@ -77,7 +77,9 @@ impl Agent {
                 if inner.channel.error.as_deref() != Some(refusal.message.as_str()) {
                     warn!(code = %refusal.code, "the controller refuses this node: {}", refusal.message);
                 }
-                inner.channel.connected = None;
+                if inner.channel.connected.take().is_some() {
+                    inner.channel.since = Instant::now();
+                }
                 inner.channel.caught_up = false;
                 inner.channel.error = Some(refusal.message);
             }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::admin::{self, Answer, Question};
-use super::data::{STARTING_LOOK, STARTING_PATIENCE};
+use super::data::{STARTING_LOOK, STARTING_PATIENCE, elsewhere};
 use super::{ControllerError, TokenSpec, rotation, tokens};
 use crate::api::{AuthorityInfo, ControllerReport, TokenInfo};
 use crate::identity::JoinToken;
@@ -163,7 +163,7 @@ pub(super) fn ask(data: &Path, question: &Question) -> Result<Asked, ControllerE
             {
                 std::thread::sleep(STARTING_LOOK);
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(elsewhere(data).unwrap_or(error).into()),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The data directory of a controller. One whose store is elsewhere has it for its admin socket, so one controller only.
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -44,11 +45,11 @@ pub(super) struct DataLock {
 }
 
 impl DataLock {
-    /// Makes the directory if it isn't there and takes its lock. Blocks for as long as a predecessor may take to die.
+    /// Makes the directory if it isn't there, takes its lock, and notes in it where the controller's `store` is. Blocks for as long as a predecessor may take to die.
     ///
     /// # Errors
     /// [`StoreError::Embedded`] when there is an embedded store in it: this cluster would not be that one.
-    pub(super) fn take(dir: &Path) -> Result<Self, StoreError> {
+    pub(super) fn take(dir: &Path, store: Option<&str>) -> Result<Self, StoreError> {
         let failed = |what, path: &Path, cause: String| StoreError::Io {
             what,
             path: path.to_owned(),
@@ -69,15 +70,42 @@ impl DataLock {
         let path = dir.join(LOCK_NAME);
         let lock = lockfile::take(&path, STARTING_PATIENCE)
             .map_err(|error| failed("open", &path, error.to_string()))?;
-        match lock {
-            Some(lock) => Ok(Self { _lock: lock }),
-            None => Err(StoreError::Locked { path }),
+        let Some(lock) = lock else {
+            return Err(StoreError::Locked { path });
+        };
+        let note = |mut lock: &File, store: &str| {
+            lock.set_len(0)?;
+            lock.write_all(store.as_bytes())
+        };
+        if let Some(store) = store
+            && fs::read_to_string(&path).ok().as_deref() != Some(store)
+            && let Err(error) = note(&lock, store)
+        {
+            warn!(%error, data = %dir.display(), "that the store is elsewhere can't be noted");
         }
+        Ok(Self { _lock: lock })
     }
+}
+
+/// That the controller of `dir`, where there is no store, has one elsewhere: it would be left behind by a store that is made
+/// in its place.
+pub(super) fn elsewhere(dir: &Path) -> Option<StoreError> {
+    if dir.join(redb::FILE_NAME).exists() {
+        return None;
+    }
+    let store = fs::read_to_string(dir.join(LOCK_NAME)).ok()?;
+    if store.is_empty() {
+        return None;
+    }
+    let dir = dir.to_owned();
+    Some(StoreError::Elsewhere { dir, store })
 }
 
 /// Opens the store. A token that is just being minted, or a controller that is just dying, holds it for a moment only.
 pub(super) fn open_store(data: &Path) -> Result<RedbStore, StoreError> {
+    if let Some(error) = elsewhere(data) {
+        return Err(error);
+    }
     let patience = Instant::now() + STARTING_PATIENCE;
     loop {
         match RedbStore::open_or_make(data) {
@@ -96,12 +124,17 @@ mod tests {
     #[test]
     fn a_data_directory_serves_one_controller_and_one_kind_of_store() {
         let dir = tempfile::tempdir().unwrap();
-        let held = DataLock::take(dir.path()).unwrap();
-        let error = DataLock::take(dir.path()).unwrap_err();
+        let held = DataLock::take(dir.path(), Some("etcd://a:2379/weft")).unwrap();
+        let error = DataLock::take(dir.path(), Some("etcd://a:2379/weft")).unwrap_err();
         assert!(matches!(error, StoreError::Locked { .. }), "{error}");
         drop(held);
+        // Started without its --store, the controller founds no other cluster.
+        let error = open_store(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("(etcd://a:2379/weft)"), "{error}");
         drop(redb::RedbStore::open_or_make(dir.path()).unwrap());
-        let error = DataLock::take(dir.path()).unwrap_err().to_string();
+        let error = DataLock::take(dir.path(), Some("etcd://a:2379/weft"))
+            .unwrap_err()
+            .to_string();
         assert!(
             error.contains("weft controller import") && error.contains("weft.redb"),
             "{error}"

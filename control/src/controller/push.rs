@@ -30,10 +30,9 @@ pub(super) async fn push(
     core: &Core,
     mut view: View,
     mut to: SendStream,
-    mut wishes: watch::Receiver<Wish>,
+    (mut wishes, mut controllers): (watch::Receiver<Wish>, Vec<SocketAddr>),
 ) -> Result<(), FrameError> {
     let mut addresses = core.fellows.addresses();
-    addresses.mark_unchanged();
     // How new the agent thinks that its map is, and since when.
     let (mut told, mut since) = (None, Instant::now());
     // The wish that it was told of last.
@@ -74,9 +73,10 @@ pub(super) async fn push(
         if told == Some(newest) {
             since = Instant::now();
         }
-        if addresses.has_changed().unwrap_or(false) {
-            let controllers = addresses.borrow_and_update().clone();
-            push_controllers(&mut to, controllers, told.unwrap_or_default()).await?;
+        let newest = addresses.borrow_and_update().clone();
+        if newest != controllers {
+            push_controllers(&mut to, newest.clone(), told.unwrap_or_default()).await?;
+            controllers = newest;
         }
         let changed = async {
             tokio::select! {

@@ -1,6 +1,7 @@
 //! One agent's session: hello, the map and its changes, its requests; and who has one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -257,7 +258,7 @@ async fn exchange(connection: &Connection, ask: Ask) -> Result<Answer, String> {
 
 /// Serves a member until it goes.
 pub(super) async fn serve(core: Arc<Core>, connection: Connection, subject: Subject) {
-    let (hello, pushes) = match greet(&core, &connection, &subject).await {
+    let (hello, controllers, pushes) = match greet(&core, &connection, &subject).await {
         Ok(greeted) => greeted,
         Err(turned) => {
             let remote = connection.remote_address();
@@ -301,7 +302,7 @@ pub(super) async fn serve(core: Arc<Core>, connection: Connection, subject: Subj
     let place = (Arc::clone(&seat), &subject.node);
     let view = core.ledger.view(place, have, hello.has);
     let why = tokio::select! {
-        ended = push(&core, view, pushes, wishes) => {
+        ended = push(&core, view, pushes, (wishes, controllers)) => {
             ended.err().map_or_else(|| "the controller is stopping".to_owned(), |error| error.to_string())
         }
         error = take_requests(&core, &connection, &subject.node) => error.to_string(),
@@ -424,11 +425,12 @@ pub(super) async fn refuse<T: serde::Serialize>(
     connection.close(VarInt::from_u32(close::DONE), b"refused");
 }
 
+/// Returns the hello, which controllers its node was told of, and where news go.
 async fn greet(
     core: &Core,
     connection: &Connection,
     subject: &Subject,
-) -> Result<(Hello, SendStream), Turned> {
+) -> Result<(Hello, Vec<SocketAddr>, SendStream), Turned> {
     let (bytes, mut to) = hello_bytes(connection, MAX_HELLO_BYTES).await?;
     let admitted = match read_hello::<Hello>(&bytes) {
         Ok(hello) => {
@@ -443,9 +445,10 @@ async fn greet(
     };
     match admitted {
         Ok((hello, welcome)) => {
+            let controllers = welcome.controllers.clone();
             let answer: Result<Welcome, Refusal> = Ok(welcome);
             send(&mut to, &answer).await?;
-            Ok((hello, to))
+            Ok((hello, controllers, to))
         }
         Err(refusal) => {
             refuse::<Welcome>(connection, to, &refusal).await;

@@ -37,7 +37,7 @@ pub fn import(data: &Path, store: Option<&EtcdConfig>, dump: &Dump) -> Result<()
         Some(config) => Ok(runtime()?.block_on(EtcdStore::import(config, dump))?),
         None => {
             // Nor may a controller of another store run there.
-            drop(DataLock::take(data)?);
+            drop(DataLock::take(data, None)?);
             Ok(RedbStore::import(data, dump)?)
         }
     }

@@ -35,7 +35,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 pub use config::EtcdConfig;
 
@@ -109,7 +109,9 @@ impl EtcdStore {
                 commit: String::new(),
             };
             let authority = AuthorityRecord::first(&Authority::mint()?);
-            base.found(&authority, &head, Vec::new()).await?;
+            if base.found(&authority, &head, Vec::new()).await? {
+                info!(store = %config.name(), "no cluster is there yet: a new one is founded");
+            }
         }
         base.open().await
     }

@@ -130,6 +130,7 @@ impl RedbStore {
         file.guarded(|file| {
             if file.meta("layout")?.is_none() {
                 file.found()?;
+                info!(data = %dir.display(), "no cluster is there yet: a new one is founded");
             }
             file.check_layout()
         })?;

@@ -424,7 +424,7 @@ impl Keeper {
                 }
                 if let Some(line) = lines.get_mut(&peer) {
                     let node = line.secure.node();
-                    tracing::debug!(peer = node, %spi, why, "encrypted session ended");
+                    tracing::debug!(peer = node, ?spi, why, "encrypted session ended");
                     line.ended(spi, why, idle);
                     settle(&mut self.trains, &table, peer, line);
                 }
@@ -513,18 +513,7 @@ impl Keeper {
                     .connection
                     .close(VarInt::from_u32(close::REPLACED), b"replaced");
             }
-            let over = line.over(self.settings, now);
-            if !over.is_empty() {
-                for session in over {
-                    tracing::warn!(
-                        peer = secure.node(),
-                        "encrypted session closed: it is too old, and no other could be made"
-                    );
-                    sessions.close(session.spi);
-                    session
-                        .connection
-                        .close(VarInt::from_u32(close::TOO_OLD), b"too old");
-                }
+            if close_over(sessions, secure, line.over(self.settings, now)) {
                 settle(&mut self.trains, &table, peer.id, line);
             }
             let ends = Ends {
@@ -558,6 +547,22 @@ impl Keeper {
             }
         }
     }
+}
+
+/// Ends sessions that may carry nothing more; says whether there were any.
+fn close_over(sessions: &Sessions, secure: &SecurePeer, over: Vec<Session>) -> bool {
+    let any = !over.is_empty();
+    for session in over {
+        tracing::warn!(
+            peer = secure.node(),
+            "encrypted session closed: it is too old, and no other could be made"
+        );
+        sessions.close(session.spi);
+        session
+            .connection
+            .close(VarInt::from_u32(close::TOO_OLD), b"too old");
+    }
+    any
 }
 
 /// Ends the sessions of those that are no peers any more.

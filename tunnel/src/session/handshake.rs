@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, Incoming, VarInt};
 use tokio::sync::mpsc::UnboundedSender;
@@ -43,7 +43,7 @@ pub(super) struct Made {
     /// Where the peer sees us, if it said so.
     pub(super) seen: Option<SocketAddr>,
     /// When the first of the two certificates ends.
-    pub(super) until: SystemTime,
+    pub(super) until: Instant,
 }
 
 /// An opening key that is in place; forgotten again when this goes, unless the session was made.
@@ -121,7 +121,7 @@ async fn try_open(
         })?
         .map_err(|error| words(&error))?;
     let proved = shared.credentials.0.peer(&connection)?;
-    let (there, until) = (proved.node, proved.until);
+    let (there, until) = (proved.node, from_now(proved.until));
     if there != secure.node() {
         connection.close(VarInt::from_u32(close::STRANGER), b"another node");
         return Err(format!(
@@ -214,7 +214,7 @@ async fn try_answer(shared: &Shared, connection: &Connection) -> Result<Made, (u
     let protocol = |why: String| (close::PROTOCOL, why);
     let stranger = |why: String| (close::STRANGER, why);
     let proved = shared.credentials.0.peer(connection).map_err(stranger)?;
-    let (node, until) = (proved.node, proved.until);
+    let (node, until) = (proved.node, from_now(proved.until));
     let (peer, secure) = peer_of(&shared.peers, &node)
         .ok_or_else(|| stranger(format!("node {node} is no peer here (yet)")))?;
     let (mut send, mut receive) = connection
@@ -266,6 +266,13 @@ fn peer_of(peers: &Peers, node: &str) -> Option<(PeerId, Arc<SecurePeer>)> {
             .filter(|secure| secure.node() == node)?;
         Some((peer.id, Arc::clone(secure)))
     })
+}
+
+/// The same time by the clock that nobody sets; a century from now at most, which any clock can add.
+fn from_now(until: SystemTime) -> Instant {
+    const CENTURY: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
+    let left = until.duration_since(SystemTime::now()).unwrap_or_default();
+    Instant::now() + left.min(CENTURY)
 }
 
 /// Puts the key in place that opens what `sender` seals.

@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use quinn::Connection;
 
@@ -59,20 +59,13 @@ impl Session {
             spi: made.spi,
             sealing: Arc::new(made.sealing),
             since: now,
-            until: now + remaining(made.until),
+            until: made.until,
             incarnation: made.incarnation,
             seen: made.seen,
             retire_at: None,
             connection: made.connection,
         }
     }
-}
-
-/// How long that is from now; a century at most, which any clock can add.
-fn remaining(until: SystemTime) -> Duration {
-    const CENTURY: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
-    let left = until.duration_since(SystemTime::now());
-    left.unwrap_or_default().min(CENTURY)
 }
 
 impl<C> Session<C> {

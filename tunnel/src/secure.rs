@@ -51,6 +51,8 @@ pub(crate) struct SecurePeer {
     wanted: AtomicBool,
     /// A datagram was sealed or opened since this was asked last.
     used: AtomicBool,
+    /// A datagram was opened since this was asked last.
+    heard: AtomicBool,
     pub(crate) path: PathMtu,
 }
 
@@ -120,6 +122,7 @@ impl SecurePeer {
             waiting: Mutex::default(),
             wanted: AtomicBool::new(false),
             used: AtomicBool::new(false),
+            heard: AtomicBool::new(false),
             path: PathMtu::default(),
         }
     }
@@ -157,6 +160,19 @@ impl SecurePeer {
         if !self.used.load(Ordering::Relaxed) {
             self.used.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// Notes that the peer was heard.
+    #[inline]
+    pub(crate) fn note_heard(&self) {
+        if !self.heard.load(Ordering::Relaxed) {
+            self.heard.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the peer was heard since this was asked last.
+    pub(crate) fn take_heard(&self) -> bool {
+        self.heard.swap(false, Ordering::Relaxed)
     }
 
     /// Whether there was traffic since this was asked last.

@@ -158,6 +158,8 @@ pub struct SessionView {
     pub packets: Option<(u64, u64)>,
     /// Path MTU as measured, bytes of an outer packet.
     pub path_mtu: Option<Mtu>,
+    /// For how long nothing was heard in a session that is there, if that is longer than it should.
+    pub silent: Option<Duration>,
     /// Why there is none, or what went wrong last.
     pub trouble: Option<String>,
 }
@@ -289,6 +291,7 @@ fn view(secure: &SecurePeer, line: Option<&Line>, now: Instant) -> SessionView {
         rtt: stats.map(|stats| stats.rtt),
         packets: stats.map(|stats| (stats.sent_packets, stats.lost_packets)),
         path_mtu: secure.path.settled(),
+        silent: line.and_then(|line| line.silent(now)),
         trouble: line.and_then(|line| line.trouble.clone()),
     }
 }
@@ -423,9 +426,12 @@ impl Keeper {
                     self.shared.peers.sessions().close(spi);
                 }
                 if let Some(line) = lines.get_mut(&peer) {
-                    let node = line.secure.node();
-                    tracing::debug!(peer = node, ?spi, why, "encrypted session ended");
-                    line.ended(spi, why, idle);
+                    let was_there = line.sessions.iter().any(|session| session.spi == spi);
+                    line.ended(spi, why.clone(), idle);
+                    if was_there && !idle && line.sessions.is_empty() {
+                        let node = line.secure.node();
+                        tracing::warn!(peer = node, why, "encrypted session ended");
+                    }
                     settle(&mut self.trains, &table, peer, line);
                 }
             }
@@ -513,6 +519,7 @@ impl Keeper {
                     .connection
                     .close(VarInt::from_u32(close::REPLACED), b"replaced");
             }
+            listen(line, now);
             if close_over(sessions, secure, line.over(self.settings, now)) {
                 settle(&mut self.trains, &table, peer.id, line);
             }
@@ -546,6 +553,14 @@ impl Keeper {
                 }
             }
         }
+    }
+}
+
+/// Looks whether the peer was heard.
+fn listen(line: &mut Line, now: Instant) {
+    let packets = |best: &Session| best.connection.stats().udp_rx.datagrams;
+    if let Some(packets) = line.best().map(packets) {
+        line.listen(packets, now);
     }
 }
 

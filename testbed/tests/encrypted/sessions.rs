@@ -160,3 +160,17 @@ fn who_lost_its_sessions_tells_the_other_at_once() {
         why.is_some_and(|why| why.contains("started anew"))
     });
 }
+
+#[test]
+fn a_peer_that_is_not_heard_any_more_is_named_before_its_session_ends() {
+    let pair = Pair::up(Lab::new());
+    let [c1, c2] = dark(&pair);
+    wait_for_answers(&c1, &c2);
+    hold(&pair.host1);
+    wait_until(Duration::from_secs(30), "it is said to be silent", || {
+        let tunnel = tunnel(&pair.host1, &pair.host2);
+        tunnel.is_some_and(|tunnel| {
+            tunnel.state == "up" && tunnel.why.is_some_and(|why| why.starts_with("nothing was"))
+        })
+    });
+}

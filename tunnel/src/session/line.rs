@@ -24,6 +24,8 @@ const PACKETS_MAX: u64 = 1 << 28;
 const HARD_AGE: u32 = 2;
 const HARD_SLACK: Duration = Duration::from_secs(20);
 const HARD_PACKETS: u64 = 2 * PACKETS_MAX;
+/// Of a peer that is there something is heard twice as often: signs of life are asked for every three seconds.
+const SILENT_AFTER: Duration = Duration::from_secs(6);
 /// A number so far above the highest that there was is none.
 const NUMBER_LEAP: u64 = 1 << 32;
 /// The side that didn't open the session leaves the renewal to the other one for a quarter of the time more.
@@ -121,6 +123,9 @@ pub(super) struct Line<C = Connection> {
     last_remote: Option<SocketAddr>,
     /// Somebody wants a session.
     wanted: bool,
+    /// QUIC packets of the best session so far, and when anything was heard last.
+    packets: u64,
+    heard_at: Instant,
 }
 
 impl<C> std::fmt::Debug for Line<C> {
@@ -148,6 +153,8 @@ impl<C> Line<C> {
             number: 0,
             last_remote: None,
             wanted: false,
+            packets: 0,
+            heard_at: now,
         }
     }
 
@@ -162,6 +169,7 @@ impl<C> Line<C> {
             self.opening = false;
         }
         self.handshake = Some(now);
+        self.heard_at = now;
         self.trouble = None;
         self.again = AGAIN_MIN;
         self.open_at = now + AGAIN_MIN;
@@ -189,6 +197,21 @@ impl<C> Line<C> {
     /// sessions that we don't.
     pub(super) const fn believes(&self, number: u64) -> bool {
         number <= self.number.saturating_add(NUMBER_LEAP)
+    }
+
+    /// So many packets came in the session that frames go by; frames are heard beside.
+    pub(super) fn listen(&mut self, packets: u64, now: Instant) {
+        let frames = self.secure.take_heard();
+        if frames || packets != self.packets {
+            self.packets = packets;
+            self.heard_at = now;
+        }
+    }
+
+    /// For how long nothing was heard from a peer that should be there, if that is longer than it should.
+    pub(super) fn silent(&self, now: Instant) -> Option<Duration> {
+        let silent = now.saturating_duration_since(self.heard_at);
+        (!self.sessions.is_empty() && silent >= SILENT_AFTER).then_some(silent)
     }
 
     /// A session could not be opened.

@@ -231,3 +231,21 @@ fn sessions_are_not_opened_one_right_after_the_other() {
     assert_eq!(line.next(SETTINGS, ends(), now), Next::Nothing);
     assert_eq!(line.next(SETTINGS, ends(), now + AGAIN_MIN), Next::Open);
 }
+
+#[test]
+fn who_is_not_heard_by_packet_or_frame_is_silent() {
+    let now = Instant::now();
+    let mut line = line(true, now);
+    assert_eq!(line.silent(after(now, 60)), None);
+    line.add(session(256, 1, (true, true), now), now);
+    assert_eq!(line.silent(after(now, 5)), None);
+    assert_eq!(line.silent(after(now, 6)), Some(Duration::from_secs(6)));
+    line.listen(7, after(now, 6));
+    assert_eq!(line.silent(after(now, 11)), None);
+    // The same packets are no news; a frame is.
+    line.listen(7, after(now, 11));
+    assert_eq!(line.silent(after(now, 13)), Some(Duration::from_secs(7)));
+    line.secure.note_heard();
+    line.listen(7, after(now, 13));
+    assert_eq!(line.silent(after(now, 18)), None);
+}

@@ -33,7 +33,6 @@ mod fellows;
 mod join;
 mod ledger;
 mod log;
-mod places;
 mod push;
 mod reading;
 mod refusals;

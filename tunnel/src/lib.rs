@@ -62,6 +62,7 @@ pub mod session;
 mod mtu;
 mod pmtu;
 mod drop;
+mod places;
 #[doc(hidden)]
 pub mod fuzz;
 
@@ -73,4 +74,5 @@ pub use path::{
     VxlanWorker,
 };
 pub use peer::{DropCounts, PeerNetworks, PeerSpec, PeerStats, PeerTable, Peers, StrangerStats};
+pub use places::{Place, Places};
 pub use secure::SecureSpec;

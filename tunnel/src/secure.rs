@@ -51,6 +51,8 @@ pub(crate) struct SecurePeer {
     wanted: AtomicBool,
     /// A datagram was sealed or opened since this was asked last.
     used: AtomicBool,
+    /// A datagram was opened since this was asked last.
+    heard: AtomicBool,
     pub(crate) path: PathMtu,
 }
 
@@ -58,15 +60,18 @@ pub(crate) struct SecurePeer {
 #[derive(Debug)]
 pub(crate) struct Sealing {
     pub(crate) key: Arc<SealingKey>,
+    /// Of the key that opens what the peer seals in the same session.
+    opens: Spi,
     pub(crate) remote: SocketAddr,
     /// The same, as the kernel wants it.
     pub(crate) to: SockAddr,
 }
 
 impl Sealing {
-    fn new(key: Arc<SealingKey>, remote: SocketAddr) -> Self {
+    fn new(key: Arc<SealingKey>, (opens, remote): (Spi, SocketAddr)) -> Self {
         Self {
             key,
+            opens,
             remote,
             to: remote.into(),
         }
@@ -117,6 +122,7 @@ impl SecurePeer {
             waiting: Mutex::default(),
             wanted: AtomicBool::new(false),
             used: AtomicBool::new(false),
+            heard: AtomicBool::new(false),
             path: PathMtu::default(),
         }
     }
@@ -154,6 +160,19 @@ impl SecurePeer {
         if !self.used.load(Ordering::Relaxed) {
             self.used.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// Notes that the peer was heard.
+    #[inline]
+    pub(crate) fn note_heard(&self) {
+        if !self.heard.load(Ordering::Relaxed) {
+            self.heard.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the peer was heard since this was asked last.
+    pub(crate) fn take_heard(&self) -> bool {
+        self.heard.swap(false, Ordering::Relaxed)
     }
 
     /// Whether there was traffic since this was asked last.
@@ -200,10 +219,10 @@ impl SecurePeer {
     pub(crate) fn publish(
         &self,
         key: Arc<SealingKey>,
-        remote: SocketAddr,
+        (opens, remote): (Spi, SocketAddr),
         mut send: impl FnMut(&Sealing, Held),
     ) {
-        let sealing = Arc::new(Sealing::new(key, remote));
+        let sealing = Arc::new(Sealing::new(key, (opens, remote)));
         let mut waiting = self.waiting();
         waiting.bytes = 0;
         for held in waiting.frames.drain(..) {
@@ -233,13 +252,22 @@ impl SecurePeer {
         !self.waiting().frames.is_empty()
     }
 
-    /// Authentic datagrams of the session come from another address than before: ours go there from now on (as RFC 7296
-    /// section 2.23 has it for peers behind NAT, and for every peer).
-    pub(crate) fn follow(&self, remote: SocketAddr) {
+    /// Authentic datagrams that `opens` opened come from another address than before: ours go there from now on (as RFC 7296
+    /// section 2.23 has it for peers behind NAT, and for every peer). Only those of the session that frames go by now count:
+    /// one that was held back under an older key says nothing of where the peer is.
+    #[inline]
+    fn follow(&self, opens: Spi, from: SocketAddr) {
+        let moved = |sealing: &Sealing| sealing.opens == opens && sealing.remote != from;
+        if !self.sealing.load().as_deref().is_some_and(moved) {
+            return;
+        }
         self.sealing.rcu(|sealing| {
-            sealing
-                .as_ref()
-                .map(|sealing| Arc::new(Sealing::new(Arc::clone(&sealing.key), remote)))
+            let sealing = sealing.as_ref()?;
+            if !moved(sealing) {
+                return Some(Arc::clone(sealing));
+            }
+            let key = Arc::clone(&sealing.key);
+            Some(Arc::new(Sealing::new(key, (opens, from))))
         });
     }
 }
@@ -250,32 +278,17 @@ pub(crate) struct Opening {
     pub(crate) key: OpeningKey,
     pub(crate) peer: PeerId,
     pub(crate) secure: Arc<SecurePeer>,
-    /// Where authentic datagrams came from last.
-    from: ArcSwap<SocketAddr>,
 }
 
 impl Opening {
-    pub(crate) fn new(
-        key: OpeningKey,
-        peer: PeerId,
-        secure: Arc<SecurePeer>,
-        from: SocketAddr,
-    ) -> Self {
-        Self {
-            key,
-            peer,
-            secure,
-            from: ArcSwap::from_pointee(from),
-        }
+    pub(crate) const fn new(key: OpeningKey, peer: PeerId, secure: Arc<SecurePeer>) -> Self {
+        Self { key, peer, secure }
     }
 
     /// Notes where authentic datagrams came from.
     #[inline]
     pub(crate) fn came_from(&self, from: SocketAddr) {
-        if **self.from.load() != from {
-            self.from.store(Arc::new(from));
-            self.secure.follow(from);
-        }
+        self.secure.follow(self.key.spi(), from);
     }
 }
 

@@ -13,16 +13,18 @@
 //! | `handshake` | a session is made, from either side |
 //! | `line` | what is decided about one peer: pure, time passed in |
 //! | `socket` | datagrams in and out |
+//! | `ids` | QUIC's connection ids |
 
 mod handshake;
 mod hello;
+mod ids;
 mod line;
 mod socket;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use quinn::{
     Connection, Endpoint, EndpointConfig, Incoming, ServerConfig, TransportConfig, VarInt,
@@ -34,12 +36,14 @@ use weft_wire::{Mtu, PeerId};
 use self::handshake::{Failure, Made, Shared};
 pub use self::hello::CIPHER;
 pub(crate) use self::hello::fuzz_hello;
+pub use self::ids::RandomIds;
 use self::line::{Ends, Line, Next, Session};
 use self::socket::SessionSocket;
 use crate::drop::TunnelDrop;
 use crate::esp::Spi;
 use crate::path::{EspEnd, SealedTrains};
 use crate::peer::{Lane, PeerTable, Peers};
+use crate::places::Places;
 use crate::secure::{SecurePeer, Sessions};
 
 /// How often time is looked at.
@@ -52,6 +56,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(3);
 const INITIAL_RTT: Duration = Duration::from_millis(100);
 /// Handshakes of callers that haven't shown who they are. From half of it on they must show that they are where they say.
 const STRANGERS_MAX: usize = 256;
+/// What share of these one address may have: a quarter.
+const SHARE_OF_ONE: usize = 4;
 /// What a caller may have in memory before it has shown who it is.
 const WINDOW_BYTES: u32 = 16 << 10;
 
@@ -71,6 +77,8 @@ mod close {
     pub(super) const PROTOCOL: u32 = 3;
     /// The side is stopping.
     pub(super) const STOPPING: u32 = 4;
+    /// Its key, or a certificate that it was made with, is too old, and no other session could be made.
+    pub(super) const TOO_OLD: u32 = 5;
 }
 
 /// What proves who we are, and tells who the others are. Asked for every session, so certificates may be renewed.
@@ -90,14 +98,23 @@ pub trait Credentials: Send + Sync + 'static {
     /// A sentence: our certificates can't be used.
     fn server(&self) -> Result<Arc<dyn quinn::crypto::ServerConfig>, String>;
 
-    /// The node id that the other side's certificate proves.
+    /// What the other side's certificate proves.
     ///
     /// # Errors
     /// A sentence: it is no node of our cluster.
-    fn peer(&self, connection: &Connection) -> Result<String, String>;
+    fn peer(&self, connection: &Connection) -> Result<Proof, String>;
 
     /// What stateless resets are made with: the same after a restart, so that peers know at once (RFC 9000 section 10.3).
     fn reset_key(&self) -> Arc<dyn quinn::crypto::HmacKey>;
+}
+
+/// What certificates prove of the two ends of a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proof {
+    /// The other side's node id.
+    pub node: String,
+    /// When the first of the two certificates ends: no session lasts longer.
+    pub until: SystemTime,
 }
 
 /// How sessions are kept.
@@ -141,6 +158,8 @@ pub struct SessionView {
     pub packets: Option<(u64, u64)>,
     /// Path MTU as measured, bytes of an outer packet.
     pub path_mtu: Option<Mtu>,
+    /// For how long nothing was heard in a session that is there, if that is longer than it should.
+    pub silent: Option<Duration>,
     /// Why there is none, or what went wrong last.
     pub trouble: Option<String>,
 }
@@ -189,6 +208,7 @@ impl SessionKeeper {
         let mut config = EndpointConfig::new(credentials.0.reset_key());
         // The bit tells QUIC and ESP apart (see `esp::demux`).
         config.grease_quic_bit(false);
+        config.cid_generator(|| Box::new(RandomIds));
         let runtime = quinn::default_runtime().ok_or("no tokio runtime is running")?;
         let server = server_config(&credentials)?;
         let unusable = |error| format!("the socket for sessions can't be used: {error}");
@@ -216,6 +236,7 @@ impl SessionKeeper {
             lingering: Vec::new(),
             heard,
             tasks: JoinSet::new(),
+            places: Places::new(STRANGERS_MAX, STRANGERS_MAX / SHARE_OF_ONE),
             strangers: JoinSet::new(),
         };
         let task = tokio::spawn(keeper.run());
@@ -270,6 +291,7 @@ fn view(secure: &SecurePeer, line: Option<&Line>, now: Instant) -> SessionView {
         rtt: stats.map(|stats| stats.rtt),
         packets: stats.map(|stats| (stats.sent_packets, stats.lost_packets)),
         path_mtu: secure.path.settled(),
+        silent: line.and_then(|line| line.silent(now)),
         trouble: line.and_then(|line| line.trouble.clone()),
     }
 }
@@ -336,8 +358,9 @@ struct Keeper {
     heard: UnboundedReceiver<Event>,
     /// Handshakes that we began, and watches over sessions.
     tasks: JoinSet<()>,
-    /// Handshakes that others began.
+    /// Handshakes that others began, and their places.
     strangers: JoinSet<()>,
+    places: Arc<Places>,
 }
 
 impl Keeper {
@@ -362,18 +385,19 @@ impl Keeper {
 
     /// Somebody calls.
     fn answer(&mut self, incoming: Incoming) {
-        let busy = self.strangers.len();
-        if busy >= STRANGERS_MAX {
-            return incoming.ignore();
-        }
-        if busy >= STRANGERS_MAX / 2 && !incoming.remote_address_validated() {
+        if self.places.taken() >= STRANGERS_MAX / 2 && !incoming.remote_address_validated() {
             // Can't fail: it isn't validated.
             let _ = incoming.retry();
             return;
         }
+        let Some(place) = self.places.take(incoming.remote_address().ip()) else {
+            return incoming.ignore();
+        };
         let shared = Arc::clone(&self.shared);
-        self.strangers
-            .spawn(async move { handshake::answer(shared, incoming).await });
+        self.strangers.spawn(async move {
+            handshake::answer(shared, incoming).await;
+            drop(place);
+        });
     }
 
     fn hear(&mut self, event: Event) {
@@ -402,7 +426,12 @@ impl Keeper {
                     self.shared.peers.sessions().close(spi);
                 }
                 if let Some(line) = lines.get_mut(&peer) {
-                    line.ended(spi, why, idle);
+                    let was_there = line.sessions.iter().any(|session| session.spi == spi);
+                    line.ended(spi, why.clone(), idle);
+                    if was_there && !idle && line.sessions.is_empty() {
+                        let node = line.secure.node();
+                        tracing::warn!(peer = node, why, "encrypted session ended");
+                    }
                     settle(&mut self.trains, &table, peer, line);
                 }
             }
@@ -426,6 +455,12 @@ impl Keeper {
             return;
         }
         let line = line_of(lines, id, &made.secure, now);
+        if !line.believes(made.number) {
+            sessions.close(made.spi);
+            made.connection
+                .close(VarInt::from_u32(close::PROTOCOL), b"no number of a session");
+            return;
+        }
         let spi = made.spi;
         let watched = made.connection.clone();
         let session = Session::new(made, &self.shared.own, now);
@@ -484,6 +519,10 @@ impl Keeper {
                     .connection
                     .close(VarInt::from_u32(close::REPLACED), b"replaced");
             }
+            listen(line, now);
+            if close_over(sessions, secure, line.over(self.settings, now)) {
+                settle(&mut self.trains, &table, peer.id, line);
+            }
             let ends = Ends {
                 ours: self.local,
                 theirs: SocketAddr::new(peer.address, secure.port()),
@@ -515,6 +554,30 @@ impl Keeper {
             }
         }
     }
+}
+
+/// Looks whether the peer was heard.
+fn listen(line: &mut Line, now: Instant) {
+    let packets = |best: &Session| best.connection.stats().udp_rx.datagrams;
+    if let Some(packets) = line.best().map(packets) {
+        line.listen(packets, now);
+    }
+}
+
+/// Ends sessions that may carry nothing more; says whether there were any.
+fn close_over(sessions: &Sessions, secure: &SecurePeer, over: Vec<Session>) -> bool {
+    let any = !over.is_empty();
+    for session in over {
+        tracing::warn!(
+            peer = secure.node(),
+            "encrypted session closed: it is too old, and no other could be made"
+        );
+        sessions.close(session.spi);
+        session
+            .connection
+            .close(VarInt::from_u32(close::TOO_OLD), b"too old");
+    }
+    any
 }
 
 /// Ends the sessions of those that are no peers any more.
@@ -560,7 +623,7 @@ fn settle(trains: &mut SealedTrains, table: &PeerTable, id: PeerId, line: &Line)
     let remote = best.connection.remote_address();
     let Some(peer) = table.by_id(id) else { return };
     line.secure
-        .publish(Arc::clone(&key), remote, |sealing, held| {
+        .publish(Arc::clone(&key), (best.spi, remote), |sealing, held| {
             // What befalls it is counted. Its network may have changed while it waited.
             if table.carriage(held.vni) == Some(crate::carriage::Carriage::Encrypted) {
                 let _ = trains.send((peer, &line.secure), sealing, held.vni, held.frame());

@@ -3,6 +3,7 @@
 //! of the cluster; which one, the key says.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::hmac;
 use quinn::Connection;
@@ -15,7 +16,7 @@ use rustls::{CertificateError, RootCertStore};
 use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 use tracing::warn;
-use weft_tunnel::session::Credentials;
+use weft_tunnel::session::{Credentials, Proof};
 
 use super::Agent;
 use crate::channel::tls::{CertCheck, Shown, verifier};
@@ -109,7 +110,7 @@ impl Credentials for NodeCredentials {
         Ok(Arc::new(config))
     }
 
-    fn peer(&self, connection: &Connection) -> Result<String, String> {
+    fn peer(&self, connection: &Connection) -> Result<Proof, String> {
         let chain = connection
             .peer_identity()
             .ok_or("it showed no certificate")?;
@@ -117,7 +118,12 @@ impl Credentials for NodeCredentials {
             .downcast::<Vec<CertificateDer<'static>>>()
             .map_err(|_| "it showed no certificate that we know")?;
         let cert = chain.first().ok_or("it showed no certificate")?;
-        node_of(cert, &self.identity().cluster)
+        let own = self.identity();
+        let ends = own.validity().until.min(cert::validity(cert)?.until);
+        Ok(Proof {
+            node: node_of(cert, &own.cluster)?,
+            until: SystemTime::UNIX_EPOCH + Duration::from_secs(ends),
+        })
     }
 
     fn reset_key(&self) -> Arc<dyn HmacKey> {

@@ -236,6 +236,9 @@ fn tunnel_view(session: SessionView, mtu: Mtu) -> api::EncryptedTunnel {
         (false, Some(_)) => "down",
         (false, None) => "idle",
     };
+    let silent = session
+        .silent
+        .map(|time| format!("nothing was heard from it for {} s", time.as_secs()));
     let (sent_packets, lost_packets) = session.packets.unwrap_or_default();
     let opened_by = if session.ours { "us" } else { "peer" };
     let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
@@ -251,7 +254,7 @@ fn tunnel_view(session: SessionView, mtu: Mtu) -> api::EncryptedTunnel {
         rtt_us: session.rtt.map(micros),
         sent_packets,
         lost_packets,
-        why: session.trouble,
+        why: silent.or(session.trouble),
     }
 }
 

@@ -6,15 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::crypto::rustls::HandshakeData;
-use quinn::{
-    Connection, ConnectionId, ConnectionIdGenerator, Endpoint, EndpointConfig, Incoming,
-    ServerConfig, TokioRuntime, VarInt,
-};
+use quinn::{Connection, Endpoint, EndpointConfig, Incoming, ServerConfig, TokioRuntime, VarInt};
 use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 use tokio::time::timeout;
+use weft_tunnel::Places;
+use weft_tunnel::session::RandomIds;
 
-use super::places::Places;
 use super::{ControllerError, Core, join, refusals, session, stopped};
 use crate::channel::{HANDSHAKE_PATIENCE, close, server_transport, tls, welcome};
 use crate::identity::IdentityError;
@@ -72,28 +70,6 @@ fn endpoint_config(authority: &Authority, mark: [u8; 16]) -> EndpointConfig {
     let mut config = EndpointConfig::new(Arc::new(authority.derive(&purpose)));
     config.cid_generator(|| Box::new(RandomIds));
     config
-}
-
-/// Connection ids that say nothing.
-struct RandomIds;
-
-impl RandomIds {
-    /// Enough that two never meet, and what quinn's own have.
-    const LEN: usize = 8;
-}
-
-impl ConnectionIdGenerator for RandomIds {
-    fn generate_cid(&mut self) -> ConnectionId {
-        ConnectionId::new(&rand::random::<[u8; Self::LEN]>())
-    }
-
-    fn cid_len(&self) -> usize {
-        Self::LEN
-    }
-
-    fn cid_lifetime(&self) -> Option<Duration> {
-        None
-    }
 }
 
 /// Takes connections until told to stop.

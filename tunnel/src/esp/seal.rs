@@ -229,6 +229,12 @@ impl fmt::Debug for OpeningKey {
 }
 
 impl OpeningKey {
+    /// Which datagrams it opens.
+    #[inline]
+    pub const fn spi(&self) -> Spi {
+        self.spi
+    }
+
     /// The key behind our own `spi`.
     pub fn new(spi: Spi, material: &KeyMaterial) -> Self {
         Self {

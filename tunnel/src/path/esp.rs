@@ -219,6 +219,7 @@ fn ask_back(sessions: &Sessions, lane: Lane, peer: &Peer) {
 #[inline]
 fn note(opening: &Opening, from: SocketAddr) {
     opening.secure.note_use();
+    opening.secure.note_heard();
     opening.came_from(from);
 }
 

@@ -19,6 +19,10 @@ fn peer() -> SecurePeer {
     })
 }
 
+fn spi(number: u32) -> Spi {
+    Spi::new(number).unwrap()
+}
+
 fn key() -> Arc<SealingKey> {
     Arc::new(SealingKey::new(Spi::new(256).unwrap(), &material()))
 }
@@ -34,7 +38,7 @@ fn frames_wait_in_order_and_leave_before_any_later_one() {
     assert!(peer.take_want() && !peer.take_want());
     let mut sent = Vec::new();
     let to = "10.0.0.2:4788".parse().unwrap();
-    peer.publish(key(), to, |sealing, held| {
+    peer.publish(key(), (spi(256), to), |sealing, held| {
         assert_eq!((sealing.remote, held.vni), (to, vni));
         sent.push(held.frame().bytes[0]);
     });
@@ -60,26 +64,32 @@ fn who_waits_is_bounded_in_number_bytes_and_time() {
 }
 
 #[test]
-fn datagrams_follow_the_peer_to_its_new_address() {
+fn datagrams_follow_the_peer_to_its_new_address_by_the_session_in_use_only() {
     let peer = Arc::new(peer());
-    let first: SocketAddr = "10.0.0.2:4788".parse().unwrap();
-    let then: SocketAddr = "10.7.0.2:1024".parse().unwrap();
-    let opening = Opening::new(
-        OpeningKey::new(Spi::new(256).unwrap(), &material()),
-        PeerId(1),
-        Arc::clone(&peer),
-        first,
-    );
+    let [first, then, elsewhere]: [SocketAddr; 3] =
+        ["10.0.0.2:4788", "10.7.0.2:1024", "192.0.2.9:9"].map(|text| text.parse().unwrap());
+    let opening = |number| {
+        let key = OpeningKey::new(spi(number), &material());
+        Opening::new(key, PeerId(1), Arc::clone(&peer))
+    };
+    let (old, new) = (opening(256), opening(257));
+    let remote = || peer.sealing().as_ref().map(|sealing| sealing.remote);
     // Without a session there is nothing to send.
-    opening.came_from(then);
-    assert!(peer.sealing().is_none());
-    peer.publish(key(), first, |_, _| {});
-    opening.came_from(first);
-    opening.came_from(then);
-    assert_eq!(
-        peer.sealing().as_ref().map(|sealing| sealing.remote),
-        Some(then)
-    );
+    old.came_from(then);
+    assert_eq!(remote(), None);
+    peer.publish(key(), (spi(256), first), |_, _| {});
+    old.came_from(first);
+    assert_eq!(remote(), Some(first));
+    old.came_from(then);
+    assert_eq!(remote(), Some(then));
+    // Another session takes its place: what somebody held back under the old key comes from elsewhere.
+    peer.publish(key(), (spi(257), then), |_, _| {});
+    old.came_from(elsewhere);
+    assert_eq!(remote(), Some(then));
+    // Were it the new one's, the next genuine datagram would undo it.
+    new.came_from(elsewhere);
+    new.came_from(then);
+    assert_eq!(remote(), Some(then));
 }
 
 #[test]
@@ -89,13 +99,8 @@ fn every_key_has_an_spi_of_its_own_until_it_is_closed() {
     let secure = Arc::new(peer());
     let open = || {
         sessions.open_with(|spi| {
-            let from = "10.0.0.2:4788".parse().unwrap();
-            Opening::new(
-                OpeningKey::new(spi, &material()),
-                PeerId(1),
-                Arc::clone(&secure),
-                from,
-            )
+            let key = OpeningKey::new(spi, &material());
+            Opening::new(key, PeerId(1), Arc::clone(&secure))
         })
     };
     let spis: Vec<Spi> = (0..50).map(|_| open()).collect();

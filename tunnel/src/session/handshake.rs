@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, Incoming, VarInt};
 use tokio::sync::mpsc::UnboundedSender;
@@ -13,7 +13,7 @@ use super::hello::{CIPHER, Hello, MESSAGE_MAX, Reply, encode};
 use super::{CredentialsBox, Event, close, transport};
 use crate::esp::{KeyMaterial, OpeningKey, SealingKey, Sender, Spi, export_keys};
 use crate::peer::Peers;
-use crate::secure::{Opening, SecurePeer};
+use crate::secure::{Opening, SecurePeer, Sessions};
 
 /// QUIC's and TLS's part.
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(4);
@@ -42,6 +42,31 @@ pub(super) struct Made {
     pub(super) sealing: SealingKey,
     /// Where the peer sees us, if it said so.
     pub(super) seen: Option<SocketAddr>,
+    /// When the first of the two certificates ends.
+    pub(super) until: Instant,
+}
+
+/// An opening key that is in place; forgotten again when this goes, unless the session was made.
+struct Installed<'a> {
+    sessions: &'a Sessions,
+    spi: Spi,
+    made: bool,
+}
+
+impl Installed<'_> {
+    /// The session was made: whoever has it closes it.
+    fn keep(mut self) -> Spi {
+        self.made = true;
+        self.spi
+    }
+}
+
+impl Drop for Installed<'_> {
+    fn drop(&mut self) {
+        if !self.made {
+            self.sessions.close(self.spi);
+        }
+    }
 }
 
 /// A session that we could not open.
@@ -96,15 +121,17 @@ async fn try_open(
         })?
         .map_err(|error| words(&error))?;
     let proved = shared.credentials.0.peer(&connection)?;
-    if proved != secure.node() {
+    let (there, until) = (proved.node, from_now(proved.until));
+    if there != secure.node() {
         connection.close(VarInt::from_u32(close::STRANGER), b"another node");
         return Err(format!(
-            "node {proved} is there instead of {}",
+            "node {there} is there instead of {}",
             secure.node()
         ));
     }
-    let spi = install(shared, (peer, secure), &connection, Sender::Responder)?;
-    let told = tokio::time::timeout(HELLO_PATIENCE, tell(shared, &connection, call.number, spi));
+    let installed = install(shared, (peer, secure), &connection, Sender::Responder)?;
+    let (number, spi) = (call.number, installed.spi);
+    let told = tokio::time::timeout(HELLO_PATIENCE, tell(shared, &connection, number, spi));
     match told
         .await
         .unwrap_or_else(|_| Err("its answer took too long".to_owned()))
@@ -115,16 +142,16 @@ async fn try_open(
                 peer,
                 secure: Arc::clone(secure),
                 ours: true,
-                number: call.number,
+                number,
                 incarnation: reply.incarnation,
-                spi,
+                spi: installed.keep(),
                 sealing: SealingKey::new(theirs, &material),
                 seen: Some(reply.seen),
+                until,
                 connection,
             })
         }
         Err(why) => {
-            shared.peers.sessions().close(spi);
             connection.close(VarInt::from_u32(close::PROTOCOL), b"no answer of use");
             Err(why)
         }
@@ -186,7 +213,8 @@ pub(super) async fn answer(shared: Arc<Shared>, incoming: Incoming) {
 async fn try_answer(shared: &Shared, connection: &Connection) -> Result<Made, (u32, String)> {
     let protocol = |why: String| (close::PROTOCOL, why);
     let stranger = |why: String| (close::STRANGER, why);
-    let node = shared.credentials.0.peer(connection).map_err(stranger)?;
+    let proved = shared.credentials.0.peer(connection).map_err(stranger)?;
+    let (node, until) = (proved.node, from_now(proved.until));
     let (peer, secure) = peer_of(&shared.peers, &node)
         .ok_or_else(|| stranger(format!("node {node} is no peer here (yet)")))?;
     let (mut send, mut receive) = connection
@@ -198,7 +226,9 @@ async fn try_answer(shared: &Shared, connection: &Connection) -> Result<Made, (u
         .await
         .map_err(|error| protocol(error.to_string()))?;
     let (hello, theirs) = Hello::checked(&hello).map_err(protocol)?;
-    let spi = install(shared, (peer, &secure), connection, Sender::Initiator).map_err(protocol)?;
+    let installed = install(shared, (peer, &secure), connection, Sender::Initiator);
+    let installed = installed.map_err(protocol)?;
+    let spi = installed.spi;
     let finished = async {
         let material = keys(connection, Sender::Responder)?;
         let reply = Reply {
@@ -212,23 +242,19 @@ async fn try_answer(shared: &Shared, connection: &Connection) -> Result<Made, (u
         send.finish().map_err(|error| error.to_string())?;
         Ok(material)
     };
-    match finished.await {
-        Ok(material) => Ok(Made {
-            peer,
-            secure,
-            connection: connection.clone(),
-            ours: false,
-            number: hello.number,
-            incarnation: hello.incarnation,
-            spi,
-            sealing: SealingKey::new(theirs, &material),
-            seen: None,
-        }),
-        Err(why) => {
-            shared.peers.sessions().close(spi);
-            Err(protocol(why))
-        }
-    }
+    let material = finished.await.map_err(protocol)?;
+    Ok(Made {
+        peer,
+        secure,
+        connection: connection.clone(),
+        ours: false,
+        number: hello.number,
+        incarnation: hello.incarnation,
+        spi: installed.keep(),
+        sealing: SealingKey::new(theirs, &material),
+        seen: None,
+        until,
+    })
 }
 
 fn peer_of(peers: &Peers, node: &str) -> Option<(PeerId, Arc<SecurePeer>)> {
@@ -242,19 +268,31 @@ fn peer_of(peers: &Peers, node: &str) -> Option<(PeerId, Arc<SecurePeer>)> {
     })
 }
 
+/// The same time by the clock that nobody sets; a century from now at most, which any clock can add.
+fn from_now(until: SystemTime) -> Instant {
+    const CENTURY: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
+    let left = until.duration_since(SystemTime::now()).unwrap_or_default();
+    Instant::now() + left.min(CENTURY)
+}
+
 /// Puts the key in place that opens what `sender` seals.
-fn install(
-    shared: &Shared,
+fn install<'a>(
+    shared: &'a Shared,
     (peer, secure): (PeerId, &Arc<SecurePeer>),
     connection: &Connection,
     sender: Sender,
-) -> Result<Spi, String> {
+) -> Result<Installed<'a>, String> {
     let material = keys(connection, sender)?;
-    let from = connection.remote_address();
-    Ok(shared.peers.sessions().open_with(|spi| {
+    let sessions = shared.peers.sessions();
+    let spi = sessions.open_with(|spi| {
         let key = OpeningKey::new(spi, &material);
-        Opening::new(key, peer, Arc::clone(secure), from)
-    }))
+        Opening::new(key, peer, Arc::clone(secure))
+    });
+    Ok(Installed {
+        sessions,
+        spi,
+        made: false,
+    })
 }
 
 fn keys(connection: &Connection, sender: Sender) -> Result<KeyMaterial, String> {

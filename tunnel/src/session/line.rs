@@ -19,6 +19,15 @@ const OVERLAP: Duration = Duration::from_secs(10);
 /// Packets under one key, after which it is replaced: the confidentiality limit of AES-GCM for packets of up to 2 KiB
 /// (RFC 9001 appendix B.1.1), one sixteenth of what the sequence number has room for.
 const PACKETS_MAX: u64 = 1 << 28;
+/// A session that is not replaced in time ends: at so many times the age at which its key should have been, and a while
+/// for tries that are just under way; at twice the packets; and with a certificate that it was made with.
+const HARD_AGE: u32 = 2;
+const HARD_SLACK: Duration = Duration::from_secs(20);
+const HARD_PACKETS: u64 = 2 * PACKETS_MAX;
+/// Of a peer that is there something is heard twice as often: signs of life are asked for every three seconds.
+const SILENT_AFTER: Duration = Duration::from_secs(6);
+/// A number so far above the highest that there was is none.
+const NUMBER_LEAP: u64 = 1 << 32;
 /// The side that didn't open the session leaves the renewal to the other one for a quarter of the time more.
 const PATIENCE_DIVISOR: u32 = 4;
 /// Between two tries to open a session, at first and at most.
@@ -35,6 +44,8 @@ pub(super) struct Session<C = Connection> {
     pub(super) spi: Spi,
     pub(super) sealing: Arc<SealingKey>,
     pub(super) since: Instant,
+    /// When the first of the two certificates ends.
+    until: Instant,
     incarnation: u64,
     /// Where the peer sees us.
     seen: Option<SocketAddr>,
@@ -50,6 +61,7 @@ impl Session {
             spi: made.spi,
             sealing: Arc::new(made.sealing),
             since: now,
+            until: made.until,
             incarnation: made.incarnation,
             seen: made.seen,
             retire_at: None,
@@ -59,6 +71,14 @@ impl Session {
 }
 
 impl<C> Session<C> {
+    /// Whether it may carry nothing more.
+    fn is_over(&self, settings: SessionSettings, now: Instant) -> bool {
+        let age = now.saturating_duration_since(self.since);
+        age >= settings.rekey_after * HARD_AGE + HARD_SLACK
+            || self.sealing.packets() >= HARD_PACKETS
+            || now >= self.until
+    }
+
     /// Which of several sessions is used: the highest, the same for both sides.
     const fn rank(&self) -> (u64, bool) {
         (self.number, self.lower)
@@ -103,6 +123,9 @@ pub(super) struct Line<C = Connection> {
     last_remote: Option<SocketAddr>,
     /// Somebody wants a session.
     wanted: bool,
+    /// QUIC packets of the best session so far, and when anything was heard last.
+    packets: u64,
+    heard_at: Instant,
 }
 
 impl<C> std::fmt::Debug for Line<C> {
@@ -130,6 +153,8 @@ impl<C> Line<C> {
             number: 0,
             last_remote: None,
             wanted: false,
+            packets: 0,
+            heard_at: now,
         }
     }
 
@@ -144,8 +169,10 @@ impl<C> Line<C> {
             self.opening = false;
         }
         self.handshake = Some(now);
+        self.heard_at = now;
         self.trouble = None;
         self.again = AGAIN_MIN;
+        self.open_at = now + AGAIN_MIN;
         self.tries = 0;
         self.resting = false;
         self.wanted = false;
@@ -164,6 +191,27 @@ impl<C> Line<C> {
             }
         }
         dead
+    }
+
+    /// Whether a session may have that number: the highest there was and one more, or some more, if the other side knows of
+    /// sessions that we don't.
+    pub(super) const fn believes(&self, number: u64) -> bool {
+        number <= self.number.saturating_add(NUMBER_LEAP)
+    }
+
+    /// So many packets came in the session that frames go by; frames are heard beside.
+    pub(super) fn listen(&mut self, packets: u64, now: Instant) {
+        let frames = self.secure.take_heard();
+        if frames || packets != self.packets {
+            self.packets = packets;
+            self.heard_at = now;
+        }
+    }
+
+    /// For how long nothing was heard from a peer that should be there, if that is longer than it should.
+    pub(super) fn silent(&self, now: Instant) -> Option<Duration> {
+        let silent = now.saturating_duration_since(self.heard_at);
+        (!self.sessions.is_empty() && silent >= SILENT_AFTER).then_some(silent)
     }
 
     /// A session could not be opened.
@@ -207,6 +255,23 @@ impl<C> Line<C> {
             .collect()
     }
 
+    /// Sessions that may carry nothing more: keys that should have been replaced long ago, and ends of certificates.
+    pub(super) fn over(&mut self, settings: SessionSettings, now: Instant) -> Vec<Session<C>> {
+        let over: Vec<_> = self
+            .sessions
+            .extract_if(.., |session| session.is_over(settings, now))
+            .collect();
+        if !over.is_empty() && self.sessions.is_empty() {
+            if let Some(sealing) = &*self.secure.sealing() {
+                self.last_remote = Some(sealing.remote);
+            }
+            // Why no other could be made, if that was tried.
+            self.trouble
+                .get_or_insert_with(|| "the session was too old".to_owned());
+        }
+        over
+    }
+
     /// All sessions: nobody uses them any more.
     pub(super) fn rest(&mut self) -> Vec<Session<C>> {
         if let Some(sealing) = &*self.secure.sealing() {
@@ -225,7 +290,7 @@ impl<C> Line<C> {
             Some(_) | None => advertised,
         };
         self.opening = true;
-        let number = self.number + 1;
+        let number = self.number.saturating_add(1);
         Call { to, number }
     }
 

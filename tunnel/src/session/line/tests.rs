@@ -43,6 +43,7 @@ fn session(spi: u32, number: u64, (ours, lower): (bool, bool), since: Instant) -
         spi,
         sealing: Arc::new(SealingKey::new(spi, &material.unwrap())),
         since,
+        until: after(since, 1_000_000),
         incarnation: 1,
         seen: None,
         retire_at: None,
@@ -113,10 +114,11 @@ fn failures_are_repeated_ever_less_often_and_at_both_addresses() {
     let moved = "10.0.0.77:1024".parse().unwrap();
     line.add(session(256, 1, (true, true), now), now);
     let key = Arc::clone(&line.best().unwrap().sealing);
-    line.secure.publish(key, moved, |_, _| {});
+    let spi = line.best().unwrap().spi;
+    line.secure.publish(key, (spi, moved), |_, _| {});
     line.ended(Spi::new(256).unwrap(), "silence".to_owned(), false);
     line.secure.unpublish();
-    let mut at = now;
+    let mut at = after(now, 1);
     let mut called = Vec::new();
     let mut waits = Vec::new();
     for _ in 0..8 {
@@ -141,14 +143,16 @@ fn unused_sessions_rest_until_they_are_wanted_but_not_behind_nat() {
     let mut line = line(true, now);
     line.add(session(256, 1, (true, true), now), now);
     let key = Arc::clone(&line.best().unwrap().sealing);
+    let spi = line.best().unwrap().spi;
+    let elsewhere = "9.9.9.9:9".parse().unwrap();
     line.secure
-        .publish(Arc::clone(&key), "9.9.9.9:9".parse().unwrap(), |_, _| {});
+        .publish(Arc::clone(&key), (spi, elsewhere), |_, _| {});
     let settings = SessionSettings {
         rekey_after: Duration::from_secs(100_000),
         ..SETTINGS
     };
     assert_eq!(line.next(settings, ends(), after(now, 2000)), Next::Nothing);
-    line.secure.publish(key, ends().theirs, |_, _| {});
+    line.secure.publish(key, (spi, ends().theirs), |_, _| {});
     line.secure.note_use();
     assert_eq!(line.next(settings, ends(), after(now, 3000)), Next::Nothing);
     assert_eq!(line.next(settings, ends(), after(now, 3999)), Next::Nothing);
@@ -176,4 +180,72 @@ fn who_started_anew_has_no_older_sessions() {
     // The end of the dead one changes nothing.
     line.ended(Spi::new(256).unwrap(), "reset".to_owned(), false);
     assert_eq!((line.sessions.len(), line.trouble.clone()), (1, None));
+}
+
+#[test]
+fn a_session_that_nothing_replaces_ends_by_age_by_packets_and_with_a_certificate() {
+    let now = Instant::now();
+    let old = || session(256, 1, (true, true), now);
+    let worn = old();
+    assert!(worn.sealing.reserve(1 << 29).is_ok());
+    let of_short_certificate = Session {
+        until: after(now, 50),
+        ..old()
+    };
+    for (session, end) in [(old(), 220), (worn, 0), (of_short_certificate, 50)] {
+        let mut line = line(true, now);
+        line.add(session, now);
+        if end > 0 {
+            assert!(line.over(SETTINGS, after(now, end - 1)).is_empty());
+        }
+        assert_eq!(line.over(SETTINGS, after(now, end)).len(), 1);
+        assert!(line.best().is_none() && line.trouble.is_some());
+        assert_eq!(line.next(SETTINGS, ends(), after(now, end + 1)), Next::Open);
+    }
+    // Why no other one could be made is what people hear.
+    let mut line = line(true, now);
+    line.add(old(), now);
+    line.failed("nobody there".to_owned(), after(now, 200));
+    assert_eq!(line.over(SETTINGS, after(now, 220)).len(), 1);
+    assert_eq!(line.trouble.as_deref(), Some("nobody there"));
+}
+
+#[test]
+fn numbers_leap_only_so_far_and_never_wrap() {
+    let now = Instant::now();
+    let mut line = line(true, now);
+    assert!(line.believes(1) && line.believes(1 << 32));
+    assert!(!line.believes((1 << 32) + 1) && !line.believes(u64::MAX));
+    line.add(session(256, u64::MAX, (true, true), now), now);
+    assert!(line.believes(u64::MAX));
+    assert_eq!(line.call(ends().theirs).number, u64::MAX);
+}
+
+#[test]
+fn sessions_are_not_opened_one_right_after_the_other() {
+    let now = Instant::now();
+    let mut line = line(true, now);
+    let worn = session(256, 1, (true, true), now);
+    assert!(worn.sealing.reserve(1 << 28).is_ok());
+    line.add(worn, now);
+    assert_eq!(line.next(SETTINGS, ends(), now), Next::Nothing);
+    assert_eq!(line.next(SETTINGS, ends(), now + AGAIN_MIN), Next::Open);
+}
+
+#[test]
+fn who_is_not_heard_by_packet_or_frame_is_silent() {
+    let now = Instant::now();
+    let mut line = line(true, now);
+    assert_eq!(line.silent(after(now, 60)), None);
+    line.add(session(256, 1, (true, true), now), now);
+    assert_eq!(line.silent(after(now, 5)), None);
+    assert_eq!(line.silent(after(now, 6)), Some(Duration::from_secs(6)));
+    line.listen(7, after(now, 6));
+    assert_eq!(line.silent(after(now, 11)), None);
+    // The same packets are no news; a frame is.
+    line.listen(7, after(now, 11));
+    assert_eq!(line.silent(after(now, 13)), Some(Duration::from_secs(7)));
+    line.secure.note_heard();
+    line.listen(7, after(now, 13));
+    assert_eq!(line.silent(after(now, 18)), None);
 }

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// A number of places.
+/// A number of places for strangers.
 #[derive(Debug)]
-pub(super) struct Places {
+pub struct Places {
     most: usize,
     most_of_one: usize,
     taken: Mutex<Taken>,
@@ -21,14 +21,14 @@ struct Taken {
 
 /// A place that was taken; free again when it goes.
 #[derive(Debug)]
-pub(super) struct Place {
+pub struct Place {
     places: Arc<Places>,
     source: IpAddr,
 }
 
 impl Places {
     /// `most` at once, `most_of_one` from one address.
-    pub(super) fn new(most: usize, most_of_one: usize) -> Arc<Self> {
+    pub fn new(most: usize, most_of_one: usize) -> Arc<Self> {
         Arc::new(Self {
             most,
             most_of_one,
@@ -37,12 +37,12 @@ impl Places {
     }
 
     /// How many are taken.
-    pub(super) fn taken(&self) -> usize {
+    pub fn taken(&self) -> usize {
         self.lock().all
     }
 
     /// Takes a place, if there is one for that address.
-    pub(super) fn take(self: &Arc<Self>, from: IpAddr) -> Option<Place> {
+    pub fn take(self: &Arc<Self>, from: IpAddr) -> Option<Place> {
         let source = source(from);
         let mut taken = self.lock();
         if taken.all >= self.most {

@@ -64,7 +64,6 @@ impl Agent {
                 Ok(port)
             }
             Err(error) => {
-                drop(pending);
                 self.withdraw(&endpoint).await;
                 Err(error)
             }
@@ -72,8 +71,8 @@ impl Agent {
     }
 
     /// Tells the controller before anything is made, so that a conflict refuses the request. Without a controller the
-    /// endpoint is told at the next full report, but not when it has an address that was just claimed for it: claims
-    /// that nobody is known to use are given up.
+    /// endpoint is told at the next full report, but not when the last one was told that the cluster won't have it, nor
+    /// when it has an address that was just claimed for it: claims that nobody is known to use are given up.
     ///
     /// # Errors
     /// [`ApiError`]; the controller doesn't have the endpoint then, or won't have it for long.
@@ -84,17 +83,11 @@ impl Agent {
         if self.announce(endpoint).await? {
             return Ok(());
         }
-        let Some(claim) = self.inner().unknown_claim(endpoint) else {
+        let Some(why) = self.inner().unfit_unheard(endpoint) else {
             return Ok(());
         };
         self.withdraw(endpoint).await;
-        let message = format!(
-            "{claim} was claimed for {}, and no controller answers to note that it is in use",
-            endpoint.name
-        );
-        Err(ApiError::unavailable("offline", message).hint(
-            "leave out --ip to take an address of this node's own blocks, or see `weft status`",
-        ))
+        Err(why)
     }
 
     /// Tells the controller of an endpoint. Says whether it heard it; if not it is told at the next full report.
@@ -115,7 +108,12 @@ impl Agent {
             })
             .await
         {
-            Ok(_) => Ok(true),
+            Ok(_) => {
+                if let Some(pending) = self.inner().pending.get_mut(&endpoint.id) {
+                    pending.refused = None;
+                }
+                Ok(true)
+            }
             Err(RequestError::Refused(refusal)) => {
                 if refusal.code == STORE_FAILED {
                     // The controller may have it nevertheless.
@@ -132,8 +130,14 @@ impl Agent {
 
     /// Takes an announced endpoint back. Returns when our own map shows it too, where that comes soon: an address that
     /// was claimed for it isn't ours any more. While nobody knows whether the controller heard it, nothing is given from
-    /// that address: another node may have it.
+    /// that address: another node may have it. Until then nothing else here gets its name, MAC and addresses, and no full
+    /// report names it.
     pub(super) async fn withdraw(self: &Arc<Self>, endpoint: &Endpoint) {
+        {
+            let mut inner = self.inner();
+            inner.pending.remove(&endpoint.id);
+            inner.leaving.insert(endpoint.id.clone(), endpoint.clone());
+        }
         let claims = self.inner().stop_claims(&self.facts.node, [endpoint]);
         self.save_returning(&claims).await;
         let id = endpoint.id.clone();
@@ -152,6 +156,7 @@ impl Agent {
                 self.tell_later();
             }
         }
+        self.inner().leaving.remove(&endpoint.id);
     }
 
     /// What is given back must not be given again by the next agent. Writes only if there is something.
@@ -272,6 +277,10 @@ impl Agent {
     pub(super) fn add_port(&self, record: PortRecord, fds: Vec<OwnedFd>) -> Result<(), ApiError> {
         let (queues, relay) = behind_line(&record, &fds)?;
         let mut inner = self.inner();
+        // It may have come after the announcement: in a full report beside the making of the TAP.
+        if let Some(refusal) = inner.refusal_of(&record.endpoint.id) {
+            return Err(refusal.clone().into());
+        }
         let id = self.fabric().add_port(&record, queues).map_err(|error| {
             ApiError::internal(format!(
                 "cannot plug in port {}: {error}",

@@ -90,7 +90,8 @@ impl Inner {
             .collect();
         let ports = self.ports.values().filter(|port| port.trouble.is_none());
         let ports = ports.map(|port| &port.record.endpoint);
-        let pending = self.pending.values().filter(|pending| pending.complete);
+        let pending = self.pending.values();
+        let pending = pending.filter(|pending| pending.complete && pending.refused.is_none());
         let here = ports.chain(pending.map(|pending| &pending.endpoint));
         let here: BTreeSet<_> = here
             .map(|endpoint| (&endpoint.id, endpoint.epoch))
@@ -100,17 +101,17 @@ impl Inner {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::agent::state::SavedMap;
     use crate::model::{Block, Change, NetworkId, Object, next_epoch};
     use weft_wire::MacAddr;
 
-    fn node(name: &str) -> NodeId {
+    pub(in crate::agent) fn node(name: &str) -> NodeId {
         NodeId(name.to_owned())
     }
 
-    fn endpoint(id: &str, ip: &str) -> Endpoint {
+    pub(in crate::agent) fn endpoint(id: &str, ip: &str) -> Endpoint {
         Endpoint {
             id: EndpointId(id.to_owned()),
             network: NetworkId("n".to_owned()),
@@ -124,7 +125,7 @@ mod tests {
     }
 
     /// A block of ours, an address in another's that we claimed, and one that they did; and these endpoints.
-    fn inner(endpoints: &[Endpoint]) -> Inner {
+    pub(in crate::agent) fn inner(endpoints: &[Endpoint]) -> Inner {
         let block = |prefix: &str, owner: &str| {
             Object::Block(Block {
                 network: NetworkId("n".to_owned()),

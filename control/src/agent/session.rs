@@ -1,6 +1,6 @@
 //! The control channel's events, and telling the controller what it missed while it was away.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -188,7 +188,7 @@ impl Agent {
 
     fn retell_refused(&self) {
         let mut inner = self.inner();
-        if inner.ports.values().any(|port| port.trouble.is_some()) {
+        if inner.is_any_refused() {
             inner.channel.told = false;
         }
     }
@@ -241,26 +241,8 @@ impl Agent {
                 return Err(error);
             }
         };
-        let mut before = BTreeMap::new();
-        for (id, port) in &mut inner.ports {
-            before.insert(id.clone(), port.trouble.take());
-        }
-        inner.warnings.clear();
-        for (id, refusal) in reply.rejected {
-            let Some(port) = inner.ports.get_mut(&id) else {
-                continue;
-            };
-            let message = refusal.message;
-            let warning = format!(
-                "port {} is not known to the cluster: {message}",
-                port.record.endpoint.name
-            );
-            let trouble = Some(format!("refused: {message}"));
-            if before.get(&id) != Some(&trouble) {
-                warn!(port = %port.record.endpoint.name, code = %refusal.code, "endpoint refused by the controller: {message}");
-            }
-            port.trouble = trouble;
-            inner.warnings.push(warning);
+        for (name, refusal) in inner.note_rejected(reply.rejected) {
+            warn!(port = %name, code = %refusal.code, "endpoint refused by the controller: {}", refusal.message);
         }
         drop(inner);
         self.changed.notify_one();

@@ -512,4 +512,4 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -60,6 +60,8 @@ struct Inner {
     /// cluster takes them.
     refused: BTreeSet<EndpointId>,
     pending: BTreeMap<EndpointId, Endpoint>,
+    /// Those under way that a full report came back with (`agent::refused`).
+    unfit: BTreeSet<EndpointId>,
     leaving: BTreeMap<EndpointId, Endpoint>,
     yielded: BTreeMap<IpAddr, Instant>,
     returning: BTreeSet<IpNet>,
@@ -401,7 +403,12 @@ impl SimAgent {
             return;
         };
         let before = std::mem::take(&mut inner.refused);
+        inner.unfit.clear();
         for (id, refusal) in reply.rejected {
+            if inner.pending.contains_key(&id) {
+                inner.unfit.insert(id);
+                continue;
+            }
             let Some(port) = inner.ports.get(&id) else {
                 continue;
             };
@@ -609,8 +616,10 @@ impl SimAgent {
             self.ask(world, (Request::PutEndpoint { endpoint }, CALL_PATIENCE))
                 .await
         };
-        let unheard = match asked {
-            Asked::Done(_) => false,
+        match asked {
+            Asked::Done(_) => {
+                self.inner().unfit.remove(&endpoint.id);
+            }
             Asked::Refused(refusal) => {
                 let mut inner = self.inner();
                 inner.pending.remove(&endpoint.id);
@@ -619,20 +628,26 @@ impl SimAgent {
                 }
                 return;
             }
-            Asked::Offline | Asked::TimedOut => true,
-        };
-        if unheard {
-            self.inner().told = false;
+            Asked::Offline | Asked::TimedOut => {
+                self.inner().told = false;
+                if self.is_unfit(&endpoint) || self.is_unknown_claim(endpoint.ips[0]) {
+                    return self.withdraw(world, &endpoint).await;
+                }
+            }
         }
-        if unheard && self.is_unknown_claim(endpoint.ips[0]) {
-            self.withdraw(world, &endpoint).await;
-            self.inner().pending.remove(&endpoint.id);
-            return;
+        // The TAP is made.
+        world.chance.pause(Duration::from_millis(300)).await;
+        if self.is_unfit(&endpoint) {
+            return self.withdraw(world, &endpoint).await;
         }
         let mut inner = self.inner();
         inner.pending.remove(&endpoint.id);
         world.give(endpoint.ips[0], &self.node);
         inner.ports.insert(endpoint.id.clone(), endpoint);
+    }
+
+    fn is_unfit(&self, endpoint: &Endpoint) -> bool {
+        self.inner().unfit.contains(&endpoint.id)
     }
 
     /// Whether others may get the address before they hear of it: it was just claimed, or isn't ours any more.
@@ -662,11 +677,21 @@ impl SimAgent {
             port
         };
         self.withdraw(world, &port).await;
-        self.inner().leaving.remove(&port.id);
     }
 
     async fn withdraw(&self, world: &Arc<World>, endpoint: &Endpoint) {
-        let claims = self.inner().stop_claims(&self.node, endpoint.ips.clone());
+        let claims = {
+            let mut inner = self.inner();
+            inner.pending.remove(&endpoint.id);
+            inner.unfit.remove(&endpoint.id);
+            inner.leaving.insert(endpoint.id.clone(), endpoint.clone());
+            inner.stop_claims(&self.node, endpoint.ips.clone())
+        };
+        self.take_back(world, (endpoint, &claims)).await;
+        self.inner().leaving.remove(&endpoint.id);
+    }
+
+    async fn take_back(&self, world: &Arc<World>, (endpoint, claims): (&Endpoint, &[IpNet])) {
         let id = endpoint.id.clone();
         let asked = {
             let _order = self.reporting.read().await;
@@ -679,7 +704,7 @@ impl SimAgent {
         let mut inner = self.inner();
         inner.told = false;
         if !asked.may_be_done() {
-            inner.resume_claims(&claims);
+            inner.resume_claims(claims);
         }
     }
 

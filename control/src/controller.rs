@@ -4,7 +4,6 @@
 //! |---|---|
 //! | `decide` | what a request comes to: pure |
 //! | `ledger` | the map in memory and in the store; one change after the other |
-//! | `claims` | addresses claimed but not used, until they are given up |
 //! | `fellows` | the other controllers, when the store is shared |
 //! | `data` | the data directory of a controller whose store is elsewhere |
 //! | `serve` | who may talk: QUIC connections, their certificates and protocols |
@@ -24,7 +23,6 @@
 mod admin;
 mod audience;
 mod board;
-mod claims;
 mod data;
 pub mod decide;
 mod fellows;
@@ -46,7 +44,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -67,7 +65,6 @@ use crate::store::etcd::{EtcdConfig, EtcdStore};
 use crate::store::redb::RedbStore;
 use crate::store::{Store, StoreError, unix_now};
 use admin::{Answer, Question};
-use claims::Claims;
 use data::DataLock;
 use fellows::Fellows;
 use ledger::Ledger;
@@ -216,7 +213,7 @@ impl ControllerError {
 
 /// What all tasks of a controller share.
 ///
-/// Locks: `joining` before the ledger's; `claims` and the sessions' are held for moments only and never together.
+/// Locks: `joining` before the ledger's; the sessions' are held for moments only.
 #[derive(Debug)]
 struct Core {
     cluster: ClusterId,
@@ -229,7 +226,6 @@ struct Core {
     ledger: Ledger,
     sessions: Sessions,
     fellows: Fellows,
-    claims: Mutex<Claims>,
     /// One join at a time: checking a token and using it up must not be parted.
     joining: tokio::sync::Mutex<()>,
     /// Held while the store is elsewhere.
@@ -309,7 +305,6 @@ pub async fn start(config: ControllerConfig) -> Result<ControllerHandle, Control
         ledger,
         sessions: Sessions::default(),
         fellows,
-        claims: Mutex::default(),
         joining: tokio::sync::Mutex::new(()),
         _data: data,
     });
@@ -325,7 +320,6 @@ pub async fn start(config: ControllerConfig) -> Result<ControllerHandle, Control
         endpoint.clone(),
         stopping.clone(),
     ));
-    tokio::spawn(claims::sweep(Arc::clone(&core), stopping.clone()));
     tokio::spawn(follow_store(Arc::clone(&core), stopping.clone()));
     fellows::run(&core, events, &stopping);
     info!(cluster = %core.cluster, %address, revision = core.ledger.revision(), "controller started");

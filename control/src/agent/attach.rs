@@ -8,10 +8,9 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use tracing::{info, warn};
+use tracing::info;
 use weft_switch::port::TapDevice;
 
-use super::ipam::Returning;
 use super::line::behind_line;
 use super::plan::{carriage, effective_mtu};
 use super::resolv;
@@ -72,7 +71,7 @@ impl Agent {
 
     /// Tells the controller before anything is made, so that a conflict refuses the request. Without a controller the
     /// endpoint is told at the next full report, but not when the last one was told that the cluster won't have it, nor
-    /// when it has an address that was just claimed for it: claims that nobody is known to use are given up.
+    /// when it has an address that isn't this node's any more.
     ///
     /// # Errors
     /// [`ApiError`]; the controller doesn't have the endpoint then, or won't have it for long.
@@ -128,18 +127,14 @@ impl Agent {
         }
     }
 
-    /// Takes an announced endpoint back. Returns when our own map shows it too, where that comes soon: an address that
-    /// was claimed for it isn't ours any more. While nobody knows whether the controller heard it, nothing is given from
-    /// that address: another node may have it. Until then nothing else here gets its name, MAC and addresses, and no full
-    /// report names it.
+    /// Takes an announced endpoint back, and the addresses that were claimed for it. Returns when our own map shows it, too,
+    /// where that comes soon. Until then nothing else here gets its name, MAC and addresses, and no full report names it.
     pub(super) async fn withdraw(self: &Arc<Self>, endpoint: &Endpoint) {
         {
             let mut inner = self.inner();
             inner.pending.remove(&endpoint.id);
             inner.leaving.insert(endpoint.id.clone(), endpoint.clone());
         }
-        let claims = self.inner().stop_claims(&self.facts.node, [endpoint]);
-        self.save_returning(&claims).await;
         let id = endpoint.id.clone();
         let request = Request::DeleteEndpoint { id };
         let order = self.reporting.read().await;
@@ -148,24 +143,12 @@ impl Agent {
         match reply {
             Ok(reply) => {
                 let _ = self.wait_revision(reply.revision).await;
+                self.return_claims_of(endpoint).await;
             }
-            Err(error) => {
-                if !error.may_be_done() {
-                    self.inner().resume_claims(&claims);
-                }
-                self.tell_later();
-            }
+            // The claims stay until the controller was told.
+            Err(_) => self.tell_later(),
         }
         self.inner().leaving.remove(&endpoint.id);
-    }
-
-    /// What is given back must not be given again by the next agent. Writes only if there is something.
-    pub(super) async fn save_returning(self: &Arc<Self>, claims: &Returning) {
-        if !claims.is_empty()
-            && let Err(error) = self.save_ports().await
-        {
-            warn!(error = %error.reply.message, "claimed addresses that are given back could not be saved");
-        }
     }
 
     pub(super) fn tell_later(&self) {

@@ -117,10 +117,7 @@ impl Agent {
             self.inner().returning.remove(&key);
             return Err(error);
         }
-        let request = Request::ReturnBlock {
-            network: network.clone(),
-            prefix,
-        };
+        let request = self.inner().giving_back(key.clone());
         match self.link.request(request).await {
             Ok(reply) => {
                 info!(%network, %prefix, "block given back");

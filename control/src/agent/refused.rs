@@ -64,9 +64,9 @@ impl Inner {
         if let Some(refusal) = self.refusal_of(&endpoint.id) {
             return Some(refusal.clone().into());
         }
-        let claim = self.unknown_claim(endpoint)?;
+        let ip = self.foreign_address(endpoint)?;
         let message = format!(
-            "{claim} was claimed for {}, and no controller answers to note that it is in use",
+            "{ip} isn't in an address block of this node any more, and no controller answers to claim it for {}",
             endpoint.name
         );
         Some(ApiError::unavailable("offline", message).hint(

@@ -44,6 +44,7 @@ pub(super) async fn tell(agent: Arc<Agent>) {
                 tokio::time::sleep(TELL_AGAIN).await;
             }
         }
+        agent.return_idle_claims().await;
     }
 }
 
@@ -217,8 +218,6 @@ impl Agent {
         if !self.must_tell() {
             return Ok(());
         }
-        let claims = self.inner().stop_claims_of_gone(&self.facts.node);
-        self.save_returning(&claims).await;
         let endpoints = {
             let mut inner = self.inner();
             // Whatever changes from here on makes it untold again.
@@ -234,9 +233,6 @@ impl Agent {
             Ok(reply) => reply,
             Err(error) => {
                 inner.channel.told = false;
-                if !error.may_be_done() {
-                    inner.resume_claims(&claims);
-                }
                 debug!(%error, "the controller didn't take our endpoints");
                 return Err(error);
             }

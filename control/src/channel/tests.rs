@@ -114,9 +114,10 @@ fn requests() -> impl Strategy<Value = Request> {
             network: network(),
             subnet
         }),
-        prefix().prop_map(|prefix| Request::ReturnBlock {
+        (prefix(), any::<Option<u64>>()).prop_map(|(prefix, revision)| Request::ReturnBlock {
             network: network(),
-            prefix
+            prefix,
+            revision
         }),
         prefix().prop_map(|at| Request::ClaimAddress {
             network: network(),
@@ -228,6 +229,7 @@ fn unknown_fields_are_skipped_and_unknown_kinds_are_named() {
         interest: None,
         wish: 0,
         has: None,
+        returns_claims: true,
     };
     let mut value = ciborium::Value::serialized(&hello).unwrap();
     let ciborium::Value::Map(fields) = &mut value else {

@@ -1,13 +1,12 @@
 //! From a member's request to a decision to a reply.
 
 use std::net::IpAddr;
-use std::sync::PoisonError;
 
-use tokio::time::Instant;
 use tracing::info;
 
 use super::Core;
 use super::decide::block::Claim;
+use super::decide::endpoint::Claims;
 use super::decide::{Decision, block, endpoint, network, node, router};
 use crate::api::NetworkCreate;
 use crate::channel::{Answer, Ask, Interest, Refusal, Reply, Request, RouterChange};
@@ -21,6 +20,8 @@ pub(super) struct Asker<'a> {
     pub(super) node: &'a NodeId,
     /// Whether the session in which it asks is still its newest one here.
     pub(super) is_current: &'a (dyn Fn() -> bool + Send + Sync),
+    /// What it leaves to the controller.
+    pub(super) claims: Claims,
 }
 
 impl Core {
@@ -116,18 +117,20 @@ impl Core {
             Request::AllocateBlock { network, subnet } => {
                 let decide = |map: &ClusterMap| block::allocate(map, from.node, (&network, subnet));
                 let (revision, block) = self.decide(from, decide).await?;
-                self.note_claim(network, block);
                 return Ok(Reply {
                     revision,
                     block: Some(block),
                     ..Reply::default()
                 });
             }
-            Request::ReturnBlock { network, prefix } => {
-                self.change(from, |map| {
-                    block::give_back(map, from.node, (&network, prefix))
-                })
-                .await?
+            Request::ReturnBlock {
+                network,
+                prefix,
+                revision,
+            } => {
+                let meant = (&network, prefix, revision);
+                self.change(from, |map| block::give_back(map, from.node, meant))
+                    .await?
             }
             Request::ClaimAddress { network, ip } => {
                 return self.claim(from, (network, ip)).await;
@@ -137,7 +140,8 @@ impl Core {
                     .await?
             }
             Request::DeleteEndpoint { id } => {
-                self.change(from, |map| endpoint::delete(map, from.node, &id))
+                let gone = (&id, from.claims);
+                self.change(from, |map| endpoint::delete(map, from.node, gone))
                     .await?
             }
             Request::SyncEndpoints { endpoints } => return self.sync(from, &endpoints).await,
@@ -208,12 +212,10 @@ impl Core {
     /// A full report.
     async fn sync(&self, from: Asker<'_>, endpoints: &[Endpoint]) -> Decision<Reply> {
         let decide = |map: &ClusterMap| {
-            let sync = endpoint::sync(map, from.node, endpoints);
+            let sync = endpoint::sync(map, from.node, (endpoints, from.claims));
             Ok((sync.changes, sync.rejected))
         };
-        let (_, rejected) = self.decide(from, decide).await?;
-        self.give_up_claims(Some(from.node)).await;
-        let revision = self.ledger.revision();
+        let (revision, rejected) = self.decide(from, decide).await?;
         Ok(Reply {
             revision,
             rejected,
@@ -290,17 +292,11 @@ impl Core {
             .hint("try again")),
         };
         let (revision, prefix) = self.decide(from, decide).await?;
-        self.note_claim(network, prefix);
         Ok(Reply {
             revision,
             block: Some(prefix),
             ..Reply::default()
         })
-    }
-
-    fn note_claim(&self, network: NetworkId, prefix: ipnet::IpNet) {
-        let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
-        claims.note(network, prefix, Instant::now());
     }
 
     async fn ask_to_yield(

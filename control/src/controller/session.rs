@@ -13,6 +13,7 @@ use tracing::{debug, info};
 
 use super::Core;
 use super::board::Seat;
+use super::decide::endpoint::Claims;
 use super::decide::node;
 use super::push::push;
 use super::refusals::{BREACHES, NO_HELLO, SLOW, Turned};
@@ -53,9 +54,6 @@ pub(super) struct Sessions {
     roster: watch::Sender<BTreeMap<NodeId, u64>>,
     /// What each session is to tell.
     wishes: Mutex<BTreeMap<NodeId, watch::Sender<Wish>>>,
-    /// Who else is connected, as a test says.
-    #[cfg(test)]
-    pub(super) played: Mutex<BTreeSet<NodeId>>,
 }
 
 impl Sessions {
@@ -67,14 +65,6 @@ impl Sessions {
 
     pub(super) fn connected(&self) -> BTreeSet<NodeId> {
         self.lock().keys().cloned().collect()
-    }
-
-    pub(super) fn is_connected(&self, node: &NodeId) -> bool {
-        #[cfg(test)]
-        if self.played.lock().expect("no test panicked").contains(node) {
-            return true;
-        }
-        self.lock().contains_key(node)
     }
 
     /// Follows who is connected.
@@ -265,6 +255,11 @@ pub(super) async fn serve(core: Arc<Core>, connection: Connection, subject: Subj
             return;
         }
     };
+    let claims = if hello.returns_claims {
+        Claims::Stay
+    } else {
+        Claims::Go
+    };
     let interest = hello.interest();
     let wishes = core.sessions.listen(&subject.node, interest);
     let seat = core.ledger.sit(&subject.node);
@@ -274,7 +269,7 @@ pub(super) async fn serve(core: Arc<Core>, connection: Connection, subject: Subj
         ended = push(&core, view, pushes, wishes) => {
             ended.err().map_or_else(|| "the controller is stopping".to_owned(), |error| error.to_string())
         }
-        error = take_requests(&core, &connection, &subject.node) => error.to_string(),
+        error = take_requests(&core, &connection, (&subject.node, claims)) => error.to_string(),
         why = departure(&core, &subject.node, &seat) => match why {
             Departure::Removed => {
                 core.sessions.expel(&subject.node);
@@ -481,7 +476,7 @@ pub(super) async fn enter(core: &Core, hello: &Hello) -> Result<Revision, Refusa
 async fn take_requests(
     core: &Arc<Core>,
     connection: &Connection,
-    node: &NodeId,
+    (node, claims): (&NodeId, Claims),
 ) -> quinn::ConnectionError {
     let mut requests = JoinSet::new();
     loop {
@@ -493,8 +488,9 @@ async fn take_requests(
             Ok((to, from)) => {
                 let (core, node) = (Arc::clone(core), node.clone());
                 let connection = connection.clone();
-                requests
-                    .spawn(async move { answer(&core, (&node, &connection), (to, from)).await });
+                requests.spawn(async move {
+                    answer(&core, (&node, claims, &connection), (to, from)).await;
+                });
             }
             Err(error) => return error,
         }
@@ -503,7 +499,7 @@ async fn take_requests(
 
 async fn answer(
     core: &Core,
-    (node, connection): (&NodeId, &Connection),
+    (node, claims, connection): (&NodeId, Claims, &Connection),
     (mut to, mut from): (SendStream, RecvStream),
 ) {
     let received = receive_bytes(&mut from, codec::MAX_MESSAGE_BYTES);
@@ -515,8 +511,12 @@ async fn answer(
     let reply: Result<Reply, Refusal> = match request {
         Ok(request) => {
             let is_current = || core.sessions.is_current(node, connection);
-            let is_current = &is_current;
-            core.handle(Asker { node, is_current }, request).await
+            let from = Asker {
+                node,
+                is_current: &is_current,
+                claims,
+            };
+            core.handle(from, request).await
         }
         Err(refusal) => Err(refusal),
     };

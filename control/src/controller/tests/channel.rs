@@ -119,13 +119,27 @@ async fn a_claimed_address_is_yielded_by_its_blocks_node_unless_in_use_or_away()
     );
     // Outside all blocks nobody has to be asked.
     b.done(claim("10.32.200.1".parse().unwrap())).await;
-    // The claim ends with its endpoint.
+    // The claim stays when its endpoint goes, until it is given back.
     let endpoint = b.endpoint(&blue, "fixed", free);
     b.done(Request::PutEndpoint {
         endpoint: endpoint.clone(),
     })
     .await;
     b.done(Request::DeleteEndpoint { id: endpoint.id }).await;
+    assert_eq!(
+        b.map().block_of(&blue.id, free).unwrap().node,
+        b.identity.node_id
+    );
+    let prefix = IpNet::from(free);
+    let revision = b.map().blocks[&(blue.id.clone(), prefix)].revision;
+    let back = |revision| Request::ReturnBlock {
+        network: blue.id.clone(),
+        prefix,
+        revision: Some(revision),
+    };
+    b.done(back(revision - 1)).await;
+    assert!(b.map().blocks.contains_key(&(blue.id.clone(), prefix)));
+    b.done(back(revision)).await;
     assert_eq!(
         b.map().block_of(&blue.id, free).unwrap().node,
         a.identity.node_id
@@ -227,6 +241,7 @@ async fn a_node_writes_only_what_is_its_own() {
             Request::ReturnBlock {
                 network: blue.id.clone(),
                 prefix: block,
+                revision: None,
             },
             "foreign_block",
         ),
@@ -236,6 +251,7 @@ async fn a_node_writes_only_what_is_its_own() {
     let back = Request::ReturnBlock {
         network: blue.id.clone(),
         prefix: block,
+        revision: None,
     };
     assert_eq!(a.ask(back.clone()).await.unwrap_err().code, "block_in_use");
     let refused = a

@@ -122,6 +122,7 @@ async fn a_member_that_claims_what_is_anothers_is_refused_and_counted() {
     let give_back = Request::ReturnBlock {
         network: blue.id.clone(),
         prefix: block,
+        revision: None,
     };
     let steal = Request::DeleteEndpoint {
         id: mine.id.clone(),
@@ -155,6 +156,7 @@ async fn a_member_that_claims_what_is_anothers_is_refused_and_counted() {
         interest: None,
         wish: 0,
         has: None,
+        returns_claims: true,
     };
     say(&connection.unwrap(), &codec::encode(&hello).unwrap()).await;
     counted(&keeper, "identity_mismatch", 1).await;

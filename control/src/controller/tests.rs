@@ -22,6 +22,7 @@ use crate::identity::{Identity, NodeKey};
 use crate::model::{
     ClusterMap, Coverage, Endpoint, EndpointId, Network, NetworkId, NodeId, Transport,
 };
+use crate::store::StoreError;
 
 mod admission;
 mod channel;

@@ -159,7 +159,9 @@ impl Fellows {
         let known = timeout(START_PATIENCE, lease.wait_for(Option::is_some)).await;
         if known.is_err() {
             let seconds = START_PATIENCE.as_secs();
-            return Err(store.unusable(&format!("it could not be written for {seconds} s")));
+            let live = fellows.live.as_ref();
+            let why = live.and_then(Live::trouble).unwrap_or_default();
+            return Err(store.unusable(&format!("it could not be written for {seconds} s: {why}")));
         }
         drop(known);
         Ok((fellows, events))

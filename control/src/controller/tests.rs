@@ -29,6 +29,7 @@ mod channel;
 mod hostile;
 mod interest;
 mod life;
+mod older;
 mod renewal;
 mod sim;
 

@@ -255,11 +255,7 @@ pub(super) async fn serve(core: Arc<Core>, connection: Connection, subject: Subj
             return;
         }
     };
-    let claims = if hello.returns_claims {
-        Claims::Stay
-    } else {
-        Claims::Go
-    };
+    let claims = Claims::of(&hello);
     let interest = hello.interest();
     let wishes = core.sessions.listen(&subject.node, interest);
     let seat = core.ledger.sit(&subject.node);

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use super::block::{check_address, claims_of, grant, ip_taken};
 use super::{Decision, describe, find_network_by_id, node_name};
 use crate::channel::Refusal;
+use crate::channel::messages::Hello;
 use crate::model::{
     Change, ClusterMap, Endpoint, EndpointId, Key, Network, NetworkId, NodeId, Object, check_name,
     is_reserved,
@@ -179,6 +180,17 @@ pub enum Claims {
     Stay,
     /// They go, too: the node's agent gives none back.
     Go,
+}
+
+impl Claims {
+    /// As the node's agent wants it.
+    pub fn of(hello: &Hello) -> Self {
+        if hello.returns_claims {
+            Self::Stay
+        } else {
+            Self::Go
+        }
+    }
 }
 
 /// An endpoint of `node` is gone. An unknown one is fine.

@@ -337,9 +337,11 @@ impl World {
     /// What must hold in the end.
     fn check_end(&self) {
         let shared = self.shared.lock().unwrap();
-        for node in shared.map.nodes.keys() {
-            let unused: Vec<_> = shared.map.unused_claims(node).collect();
-            assert!(unused.is_empty(), "nobody uses {unused:?}");
+        for agent in self.agents.lock().unwrap().iter() {
+            let kept = agent.refused_addresses();
+            let mut unused = shared.map.unused_claims(&agent.node);
+            let lost = unused.find(|claim| !kept.contains(&claim.object.prefix.addr()));
+            assert_eq!(lost, None, "nobody uses it");
         }
         let mut of_agents = shared.map.clone();
         of_agents.sessions.clear();

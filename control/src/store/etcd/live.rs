@@ -154,9 +154,10 @@ impl Shared {
 
     /// Says once what is the matter.
     fn note_trouble(&self, error: &StoreError) {
-        let cause = match error {
-            StoreError::Etcd { cause, .. } => cause.clone(),
-            other => other.to_string(),
+        let cause = if let StoreError::Etcd { cause, .. } = error {
+            cause.clone()
+        } else {
+            error.to_string()
         };
         let before = self.trouble().replace(cause.clone());
         if before.as_ref() != Some(&cause) {

@@ -192,6 +192,13 @@ impl SimAgent {
         taken
     }
 
+    /// Of ports that the cluster doesn't take.
+    pub(super) fn refused_addresses(&self) -> BTreeSet<IpAddr> {
+        let inner = self.inner();
+        let refused = inner.refused.iter().filter_map(|id| inner.ports.get(id));
+        refused.flat_map(|port| port.ips.clone()).collect()
+    }
+
     pub(super) fn hang_up(&self) {
         let mut inner = self.inner();
         inner.session = None;

@@ -1,10 +1,6 @@
 //! Wall clocks that are set while everything runs: what waits doesn't follow them, what has an end date does.
 
-#![expect(
-    clippy::too_many_lines,
-    clippy::unwrap_used,
-    reason = "scenarios are told in order, and a test may panic"
-)]
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::time::Duration;
 

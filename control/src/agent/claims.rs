@@ -61,7 +61,7 @@ impl Inner {
         self.returning.extend(idle);
         let ours = |key: &&BlockKey| {
             let block = self.map.blocks.get(*key);
-            block.is_some_and(|block| block.object.node == *node)
+            block.is_some_and(|block| block.object.node == *node) && !self.is_given_from(key)
         };
         self.returning.iter().filter(ours).cloned().collect()
     }
@@ -286,11 +286,24 @@ pub(super) mod tests {
         inner.pending.clear();
         assert_eq!(inner.stop_idle_claims(&us), [claim()]);
         assert_eq!(inner.stop_idle_claims(&us), [claim()], "unanswered");
+        // What the last agent wrote down may be old: it is ours again, and in use.
+        inner.leaving.insert(new.id.clone(), new.clone());
+        assert!(inner.stop_idle_claims(&us).is_empty());
+        inner.leaving.clear();
         let (network, prefix) = claim();
+        let block = inner.map.blocks[&claim()].object.clone();
         let gone = Change::Delete(Key::Block(network, prefix));
         let next = inner.map.revision + 1;
         inner.take_changes(&us, vec![(next, gone)], next);
         assert!(inner.stop_idle_claims(&us).is_empty() && inner.returning.is_empty());
+        // The map on disk may still have it: the next agent must not give from it, but when it is ours again.
+        assert_eq!(inner.to_save().returning, [claim()].into());
+        let again = Change::Put(Object::Block(block));
+        inner.take_changes(&us, vec![(next + 1, again)], next + 1);
+        assert!(inner.to_save().returning.is_empty());
+        inner.returned.insert(claim(), next);
+        inner.forget_returned(next);
+        assert!(inner.to_save().returning.is_empty(), "on disk");
     }
 
     #[test]

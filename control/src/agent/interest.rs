@@ -12,7 +12,7 @@ use super::requests::ARRIVAL_PATIENCE;
 use super::{Agent, ApiError, Inner};
 use crate::api;
 use crate::channel;
-use crate::model::{Change, Coverage, Key, Network, NetworkId, NodeId, Revision};
+use crate::model::{Change, Coverage, Network, NetworkId, NodeId, Revision};
 
 /// How long a network is kept that nothing uses any more: containers come and go.
 const LINGER: Duration = Duration::from_secs(30);
@@ -191,11 +191,8 @@ impl Inner {
         changes: Vec<(Revision, Change)>,
         up_to: Revision,
     ) {
-        for (_, change) in &changes {
-            if let Change::Delete(Key::Block(network, prefix)) = change {
-                // It may be ours again with the next change.
-                self.returning.remove(&(network.clone(), *prefix));
-            }
+        for (revision, change) in &changes {
+            self.note_block(node, (*revision, change));
         }
         let Self { map, interest, .. } = self;
         interest.coverage.changed((map, node), changes, up_to);

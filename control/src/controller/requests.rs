@@ -1,7 +1,9 @@
 //! From a member's request to a decision to a reply.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
+use tokio::time::Instant;
 use tracing::info;
 
 use super::Core;
@@ -13,6 +15,9 @@ use crate::channel::{Answer, Ask, Interest, Refusal, Reply, Request, RouterChang
 use crate::model::{
     Change, ClusterMap, Credentials, Endpoint, NetworkId, NodeId, Revision, RouterId,
 };
+
+/// Nodes keep their word for a minute (`agent::reconcile`); the rest is for the grant to be written.
+const YIELD_KEPT: Duration = Duration::from_secs(30);
 
 /// Who asks.
 #[derive(Clone, Copy)]
@@ -272,6 +277,7 @@ impl Core {
             self.ledger.refresh().await?;
             looked = self.ledger.read(claim);
         }
+        let asked = Instant::now();
         let yielded = match looked? {
             Claim::Yours(_) | Claim::Free(..) => None,
             Claim::Ask { owner, block } => {
@@ -279,10 +285,11 @@ impl Core {
                 Some(owner)
             }
         };
+        let keeps_word = |owner: &NodeId| yielded.as_ref() == Some(owner) && is_recent(asked);
         let decide = |map: &ClusterMap| match claim(map)? {
             Claim::Yours(prefix) => Ok((Vec::new(), prefix)),
             Claim::Free(changes, prefix) => Ok((changes, prefix)),
-            Claim::Ask { owner, .. } if Some(&owner) == yielded.as_ref() => {
+            Claim::Ask { owner, .. } if keeps_word(&owner) => {
                 Ok(block::grant(&network, from.node, ip))
             }
             Claim::Ask { .. } => Err(Refusal::new(
@@ -343,6 +350,11 @@ impl Core {
     }
 }
 
+/// Whether a node that yielded an address then doesn't give it to others yet.
+fn is_recent(yielded: Instant) -> bool {
+    yielded.elapsed() < YIELD_KEPT
+}
+
 /// Code of the refusal of what a node asked before it went to another controller.
 pub(super) const MOVED: &str = "session_moved";
 
@@ -356,5 +368,19 @@ fn member(map: &ClusterMap, node: &NodeId) -> Decision<()> {
         Ok(())
     } else {
         Err(node::removed(node))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_is_granted_only_while_its_yielder_keeps_it_free() {
+        let asked = Instant::now();
+        tokio::time::sleep(YIELD_KEPT - Duration::from_millis(1)).await;
+        assert!(is_recent(asked));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert!(!is_recent(asked));
     }
 }

@@ -265,7 +265,7 @@ pub(super) async fn follow(agent: Arc<Agent>) {
 mod tests {
     use super::*;
     use crate::agent::state::SavedMap;
-    use crate::model::{Block, Object};
+    use crate::model::{Block, Key, Object};
 
     fn ids(names: &[&str]) -> BTreeSet<NetworkId> {
         names

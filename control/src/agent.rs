@@ -220,6 +220,8 @@ struct Inner {
     /// Highest epoch given so far.
     epoch: u64,
     warnings: Vec<String>,
+    /// What couldn't be written when it was tried last, and why.
+    unsaved: BTreeMap<&'static str, String>,
     /// Who uses addresses of others.
     duplicates: Duplicates,
     /// The agent ends: nothing new is begun.

@@ -303,7 +303,9 @@ impl Agent {
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         let saved = self.inner().to_save();
-        self.state.save_ports(saved)
+        let written = self.state.save_ports(saved);
+        self.inner().note_written("ports", written.as_ref().err());
+        written
     }
 }
 

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use serde_json::Value;
+use weft_testbed::lab::node::weft;
 use weft_testbed::lab::traffic::{Prober, ping};
 use weft_testbed::lab::verdict::wait_until;
 use weft_testbed::{Lab, Redundant};
@@ -64,6 +65,15 @@ fn members_without_room_take_no_changes_and_nothing_else_stops() {
             assert!(refused.message.contains(said), "{refused:?}");
         }
     }
+    let status = |number: usize| {
+        let data = net.controllers[number - 1].data();
+        weft(&["controller", "status", "--data", data]).expect_done()
+    };
+    let told = status(1);
+    assert!(
+        told.contains("etcd") && told.contains("space exceeded"),
+        "{told}"
+    );
     // Nobody lost its controller, and all see the same.
     net.wait_in_agreement();
     assert_eq!(host3.network("blue"), host1.network("blue"));
@@ -88,6 +98,7 @@ fn members_without_room_take_no_changes_and_nothing_else_stops() {
     wait_until(PATIENCE, "changes are taken again", || {
         host1.try_weft(&["network", "create", "red"]).code == Some(0)
     });
+    assert!(!status(1).contains("space exceeded"), "{}", status(1));
     net.wait_in_agreement();
     let c3 = net.lab.container(host3, "blue", "c3", &[]);
     ping(&c3.ns, c1.ip());

@@ -43,6 +43,7 @@ mod plan;
 mod publish;
 mod reading;
 mod reconcile;
+mod refused;
 mod requests;
 mod resolv;
 mod routers;
@@ -75,7 +76,7 @@ pub use startup::{AgentError, run};
 pub use state::StateError;
 
 use crate::api::Attachment;
-use crate::channel::Link;
+use crate::channel::{Link, Refusal};
 use crate::model::{
     ClusterId, ClusterMap, Endpoint, EndpointId, NetworkId, NodeId, Revision, next_epoch,
 };
@@ -219,6 +220,8 @@ struct Inner {
     /// Highest epoch given so far.
     epoch: u64,
     warnings: Vec<String>,
+    /// What couldn't be written when it was tried last, and why.
+    unsaved: BTreeMap<&'static str, String>,
     /// Who uses addresses of others.
     duplicates: Duplicates,
     /// The agent ends: nothing new is begun.
@@ -235,6 +238,8 @@ struct Pending {
     attachment: Option<Attachment>,
     /// Addresses and MAC are decided: it may be told to the controller.
     complete: bool,
+    /// Why the cluster didn't take it when it was told of it last.
+    refused: Option<Refusal>,
 }
 
 /// The control channel as seen from here.

@@ -4,7 +4,6 @@
 //! |---|---|
 //! | `decide` | what a request comes to: pure |
 //! | `ledger` | the map in memory and in the store; one change after the other |
-//! | `claims` | addresses claimed but not used, until they are given up |
 //! | `fellows` | the other controllers, when the store is shared |
 //! | `data` | the data directory, and the lock on it where the store is elsewhere |
 //! | `serve` | who may talk: QUIC connections, their certificates and protocols |
@@ -24,7 +23,6 @@
 mod admin;
 mod audience;
 mod board;
-mod claims;
 mod commands;
 mod data;
 pub mod decide;
@@ -46,7 +44,7 @@ mod transfer;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -64,7 +62,6 @@ use crate::model::{ClusterId, ClusterMap};
 use crate::notify;
 use crate::store::etcd::{EtcdConfig, EtcdStore};
 use crate::store::{Store, unix_now};
-use claims::Claims;
 pub use commands::{
     advance_authority, authority, list_tokens, mint_token, revoke_token, rotate_authority, status,
 };
@@ -114,7 +111,7 @@ impl ControllerConfig {
 
 /// What all tasks of a controller share.
 ///
-/// Locks: `joining` before the ledger's; `claims` and the sessions' are held for moments only and never together.
+/// Locks: `joining` before the ledger's; the sessions' are held for moments only.
 #[derive(Debug)]
 struct Core {
     cluster: ClusterId,
@@ -127,7 +124,6 @@ struct Core {
     ledger: Ledger,
     sessions: Sessions,
     fellows: Fellows,
-    claims: Mutex<Claims>,
     /// One join at a time: checking a token and using it up must not be parted.
     joining: tokio::sync::Mutex<()>,
     /// Held while the store is elsewhere.
@@ -208,7 +204,6 @@ pub async fn start(config: ControllerConfig) -> Result<ControllerHandle, Control
         ledger,
         sessions: Sessions::default(),
         fellows,
-        claims: Mutex::default(),
         joining: tokio::sync::Mutex::new(()),
         _data: data,
     });
@@ -224,7 +219,6 @@ pub async fn start(config: ControllerConfig) -> Result<ControllerHandle, Control
         endpoint.clone(),
         stopping.clone(),
     ));
-    tokio::spawn(claims::sweep(Arc::clone(&core), stopping.clone()));
     tokio::spawn(follow_store(Arc::clone(&core), stopping.clone()));
     fellows::run(&core, events, &stopping);
     info!(cluster = %core.cluster, %address, revision = core.ledger.revision(), "controller started");

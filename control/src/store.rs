@@ -127,6 +127,14 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Somebody else was faster: the store is well.
+    pub fn is_conflict(&self) -> bool {
+        matches!(
+            self,
+            Self::Conflict { .. } | Self::TokenConflict { .. } | Self::AuthorityConflict
+        )
+    }
+
     pub(crate) fn corrupt(path: &Path, cause: impl fmt::Display) -> Self {
         Self::Corrupt {
             path: path.to_owned(),

@@ -5,6 +5,7 @@
 //! | file | what |
 //! |---|---|
 //! | `namespace` | network namespaces and what runs in them |
+//! | `clock` | wall clocks that a test sets |
 //! | `process` | commands with a time limit, daemons with a log |
 //! | `container` | a namespace connected to a network |
 //! | `cni` | a container runtime that execs CNI plugins |
@@ -23,6 +24,7 @@
 
 pub mod api;
 pub mod capture;
+pub mod clock;
 pub mod cni;
 pub mod container;
 pub mod docker;

@@ -4,9 +4,14 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use weft_testbed::lab::traffic::ping;
+use weft_testbed::lab::verdict::wait_until;
 use weft_testbed::{Lab, Pair};
+
+/// A map is saved a second after the last time; on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A small file system; gone with it.
 struct Disk(PathBuf);
@@ -85,5 +90,49 @@ fn a_full_disk_stops_changes_and_nothing_else() {
         "{names}"
     );
     ping(&c2.ns, c1.ip());
+    drop(disk);
+}
+
+#[test]
+fn an_agent_starts_on_a_full_disk_and_says_what_it_cannot_write() {
+    let pair = Pair::cold(Lab::new());
+    let disk = Disk::mount(&pair.host2.state(), 1024);
+    pair.controller.start();
+    for host in [&pair.host1, &pair.host2] {
+        host.join(&pair.controller);
+    }
+    pair.host1
+        .weft(&["network", "create", "blue", "--subnet", "10.32.0.0/16"]);
+    let c1 = pair.lab.container(&pair.host1, "blue", "c1", &[]);
+    let c2 = pair.lab.container(&pair.host2, "blue", "c2", &[]);
+    pair.wait_in_sync();
+    pair.host2.kill_agent();
+    let ballast = disk.fill();
+    pair.host2.restart_agent();
+    pair.wait_in_sync();
+    ping(&c1.ns, c2.ip());
+    // It follows, and can't write that down.
+    pair.host1.weft(&["network", "create", "red"]);
+    let unsaved = || {
+        let warnings = pair.host2.status().warnings;
+        warnings
+            .iter()
+            .any(|warning| warning.contains("can't be saved"))
+    };
+    wait_until(PATIENCE, "status says what isn't saved", unsaved);
+    let refused = pair.lab.namespace("refused");
+    let connect = ["network", "connect", "blue", "--netns", refused.name()];
+    let refusal = pair.host2.refused(&connect);
+    assert!(refusal.message.contains("No space left"), "{refusal:?}");
+    assert_eq!(pair.host2.ports().len(), 1, "nothing is left of it");
+    std::fs::remove_file(ballast).unwrap();
+    wait_until(PATIENCE, "all is saved", || !unsaved());
+    pair.host2.weft(&connect);
+    pair.host2.kill_agent();
+    pair.host2.restart_agent();
+    pair.wait_in_sync();
+    assert_eq!(pair.host2.ports().len(), 2);
+    ping(&c2.ns, c1.ip());
+    pair.host2.kill_agent();
     drop(disk);
 }

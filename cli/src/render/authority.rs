@@ -39,10 +39,14 @@ pub(crate) fn report(report: &ControllerReport) -> String {
         ("revision", report.revision.to_string()),
         ("nodes", report.nodes.to_string()),
         ("connected", report.connected.to_string()),
+        ("store", report.store.clone()),
         ("refused", units::drops(&report.refused)),
     ];
+    let failed = report.write_failed.as_ref();
+    let failed = failed.map(|why| ("no changes", why.clone()));
     facts
         .iter()
+        .chain(failed.as_ref())
         .map(|(name, value)| format!("{:<16}{value}\n", format!("{name}:")))
         .collect()
 }

@@ -8,10 +8,9 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use tracing::{info, warn};
+use tracing::info;
 use weft_switch::port::TapDevice;
 
-use super::ipam::Returning;
 use super::line::behind_line;
 use super::plan::{carriage, effective_mtu};
 use super::resolv;
@@ -64,7 +63,6 @@ impl Agent {
                 Ok(port)
             }
             Err(error) => {
-                drop(pending);
                 self.withdraw(&endpoint).await;
                 Err(error)
             }
@@ -72,8 +70,8 @@ impl Agent {
     }
 
     /// Tells the controller before anything is made, so that a conflict refuses the request. Without a controller the
-    /// endpoint is told at the next full report, but not when it has an address that was just claimed for it: claims
-    /// that nobody is known to use are given up.
+    /// endpoint is told at the next full report, but not when the last one was told that the cluster won't have it, nor
+    /// when it has an address that isn't this node's any more.
     ///
     /// # Errors
     /// [`ApiError`]; the controller doesn't have the endpoint then, or won't have it for long.
@@ -84,17 +82,11 @@ impl Agent {
         if self.announce(endpoint).await? {
             return Ok(());
         }
-        let Some(claim) = self.inner().unknown_claim(endpoint) else {
+        let Some(why) = self.inner().unfit_unheard(endpoint) else {
             return Ok(());
         };
         self.withdraw(endpoint).await;
-        let message = format!(
-            "{claim} was claimed for {}, and no controller answers to note that it is in use",
-            endpoint.name
-        );
-        Err(ApiError::unavailable("offline", message).hint(
-            "leave out --ip to take an address of this node's own blocks, or see `weft status`",
-        ))
+        Err(why)
     }
 
     /// Tells the controller of an endpoint. Says whether it heard it; if not it is told at the next full report.
@@ -115,7 +107,12 @@ impl Agent {
             })
             .await
         {
-            Ok(_) => Ok(true),
+            Ok(_) => {
+                if let Some(pending) = self.inner().pending.get_mut(&endpoint.id) {
+                    pending.refused = None;
+                }
+                Ok(true)
+            }
             Err(RequestError::Refused(refusal)) => {
                 if refusal.code == STORE_FAILED {
                     // The controller may have it nevertheless.
@@ -130,12 +127,14 @@ impl Agent {
         }
     }
 
-    /// Takes an announced endpoint back. Returns when our own map shows it too, where that comes soon: an address that
-    /// was claimed for it isn't ours any more. While nobody knows whether the controller heard it, nothing is given from
-    /// that address: another node may have it.
+    /// Takes an announced endpoint back, and the addresses that were claimed for it. Returns when our own map shows it, too,
+    /// where that comes soon. Until then nothing else here gets its name, MAC and addresses, and no full report names it.
     pub(super) async fn withdraw(self: &Arc<Self>, endpoint: &Endpoint) {
-        let claims = self.inner().stop_claims(&self.facts.node, [endpoint]);
-        self.save_returning(&claims).await;
+        {
+            let mut inner = self.inner();
+            inner.pending.remove(&endpoint.id);
+            inner.leaving.insert(endpoint.id.clone(), endpoint.clone());
+        }
         let id = endpoint.id.clone();
         let request = Request::DeleteEndpoint { id };
         let order = self.reporting.read().await;
@@ -144,23 +143,12 @@ impl Agent {
         match reply {
             Ok(reply) => {
                 let _ = self.wait_revision(reply.revision).await;
+                self.return_claims_of(endpoint).await;
             }
-            Err(error) => {
-                if !error.may_be_done() {
-                    self.inner().resume_claims(&claims);
-                }
-                self.tell_later();
-            }
+            // The claims stay until the controller was told.
+            Err(_) => self.tell_later(),
         }
-    }
-
-    /// What is given back must not be given again by the next agent. Writes only if there is something.
-    pub(super) async fn save_returning(self: &Arc<Self>, claims: &Returning) {
-        if !claims.is_empty()
-            && let Err(error) = self.save_ports().await
-        {
-            warn!(error = %error.reply.message, "claimed addresses that are given back could not be saved");
-        }
+        self.inner().leaving.remove(&endpoint.id);
     }
 
     pub(super) fn tell_later(&self) {
@@ -272,6 +260,10 @@ impl Agent {
     pub(super) fn add_port(&self, record: PortRecord, fds: Vec<OwnedFd>) -> Result<(), ApiError> {
         let (queues, relay) = behind_line(&record, &fds)?;
         let mut inner = self.inner();
+        // It may have come after the announcement: in a full report beside the making of the TAP.
+        if let Some(refusal) = inner.refusal_of(&record.endpoint.id) {
+            return Err(refusal.clone().into());
+        }
         let id = self.fabric().add_port(&record, queues).map_err(|error| {
             ApiError::internal(format!(
                 "cannot plug in port {}: {error}",
@@ -311,7 +303,9 @@ impl Agent {
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         let saved = self.inner().to_save();
-        self.state.save_ports(saved)
+        let written = self.state.save_ports(saved);
+        self.inner().note_written("ports", written.as_ref().err());
+        written
     }
 }
 

@@ -16,7 +16,7 @@ use super::{Agent, ApiError, Inner};
 use crate::api;
 use crate::channel::messages::STORE_FAILED;
 use crate::channel::{Request, RequestError};
-use crate::model::{NetworkId, NodeId, Revision};
+use crate::model::{Change, Key, NetworkId, NodeId, Object, Revision};
 
 impl Agent {
     /// Compares the books.
@@ -117,10 +117,7 @@ impl Agent {
             self.inner().returning.remove(&key);
             return Err(error);
         }
-        let request = Request::ReturnBlock {
-            network: network.clone(),
-            prefix,
-        };
+        let request = self.inner().giving_back(key.clone());
         match self.link.request(request).await {
             Ok(reply) => {
                 info!(%network, %prefix, "block given back");
@@ -141,14 +138,33 @@ impl Agent {
 impl Inner {
     /// From now on nothing is given from that block; false if something was, a moment ago.
     fn stop_giving(&mut self, key: &(NetworkId, IpNet)) -> bool {
-        let in_use = self.own_endpoints().any(|endpoint| {
-            let ours = |ip| {
-                let block = self.map.block_of(&endpoint.network, ip);
-                block.is_some_and(|block| block.prefix == key.1)
+        !self.is_given_from(key) && self.returning.insert(key.clone())
+    }
+
+    /// Whether an endpoint here has its address from that block.
+    pub(super) fn is_given_from(&self, (network, prefix): &(NetworkId, IpNet)) -> bool {
+        self.own_endpoints().any(|endpoint| {
+            let of_it = |ip| {
+                let block = self.map.block_of(network, ip);
+                block.is_some_and(|block| block.prefix == *prefix)
             };
-            endpoint.network == key.0 && endpoint.ips.iter().any(|ip| ours(*ip))
-        });
-        !in_use && self.returning.insert(key.clone())
+            endpoint.network == *network && endpoint.ips.iter().any(|ip| of_it(*ip))
+        })
+    }
+
+    /// Follows a change of the map: what was given back has gone, or is ours again.
+    pub(super) fn note_block(&mut self, node: &NodeId, (revision, change): (Revision, &Change)) {
+        if let Change::Delete(Key::Block(network, prefix)) = change {
+            let key = (network.clone(), *prefix);
+            if self.returning.remove(&key) {
+                self.returned.insert(key, revision);
+            }
+        }
+        if let Change::Put(Object::Block(block)) = change
+            && block.node == *node
+        {
+            self.returned.remove(&(block.network.clone(), block.prefix));
+        }
     }
 
     /// Notes which blocks the map doesn't show as this node's any more.

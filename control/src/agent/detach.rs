@@ -186,7 +186,6 @@ impl Agent {
             warn!(error = %error.reply.message, "port is gone but still on disk");
         }
         self.withdraw(&endpoint).await;
-        self.inner().leaving.remove(id);
         self.changed.notify_one();
         true
     }

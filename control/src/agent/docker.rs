@@ -103,6 +103,7 @@ impl Agent {
                 netns_id: (0, 0),
                 attachment: None,
                 complete: true,
+                refused: None,
             };
             if !inner.ports.contains_key(&id) {
                 inner.pending.insert(id, pending);

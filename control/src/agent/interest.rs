@@ -12,7 +12,7 @@ use super::requests::ARRIVAL_PATIENCE;
 use super::{Agent, ApiError, Inner};
 use crate::api;
 use crate::channel;
-use crate::model::{Change, Coverage, Key, Network, NetworkId, NodeId, Revision};
+use crate::model::{Change, Coverage, Network, NetworkId, NodeId, Revision};
 
 /// How long a network is kept that nothing uses any more: containers come and go.
 const LINGER: Duration = Duration::from_secs(30);
@@ -192,14 +192,8 @@ impl Inner {
         up_to: Revision,
     ) {
         for (_, change) in &changes {
-            if let Change::Delete(Key::Block(network, prefix)) = change {
-                // It may be ours again with the next change; but until this one is on disk, an agent that starts there must
-                // know that it gave the block back.
-                let key = (network.clone(), *prefix);
-                if self.returning.remove(&key) {
-                    self.returned.insert(key, up_to);
-                }
-            }
+            // Until this one is on disk, an agent that starts there must know that it gave the block back.
+            self.note_block(node, (up_to, change));
         }
         let Self { map, interest, .. } = self;
         interest.coverage.changed((map, node), changes, up_to);
@@ -271,7 +265,7 @@ pub(super) async fn follow(agent: Arc<Agent>) {
 mod tests {
     use super::*;
     use crate::agent::state::SavedMap;
-    use crate::model::{Block, Object};
+    use crate::model::{Block, Key, Object};
 
     fn ids(names: &[&str]) -> BTreeSet<NetworkId> {
         names

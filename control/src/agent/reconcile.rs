@@ -22,6 +22,8 @@ use crate::model::{EndpointId, Revision};
 pub(super) const UNMEASURED: Duration = Duration::from_secs(3);
 /// The map is saved at most this often: it is a cache.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
+/// Between two tries to write what couldn't be written.
+const SAVE_AGAIN: Duration = Duration::from_secs(5);
 /// A yielded address is in the map as the other node's by then, or was never claimed.
 const YIELD_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -45,22 +47,55 @@ pub(super) async fn save_map(agent: Arc<Agent>) {
     let mut saved = state(&agent.applied.borrow());
     let mut applied = agent.applied.subscribe();
     loop {
-        if applied.changed().await.is_err() {
-            return;
+        tokio::select! {
+            changed = applied.changed() => if changed.is_err() {
+                return;
+            },
+            () = tokio::time::sleep(SAVE_AGAIN) => {}
         }
-        if state(&applied.borrow_and_update()) != saved {
-            let again = Arc::clone(&agent);
-            match tokio::task::spawn_blocking(move || again.save_map_now()).await {
-                Ok(Ok(now)) => saved = now,
-                Ok(Err(error)) => warn!(%error, "the cluster map could not be saved"),
-                Err(_) => {}
+        let again = !agent.inner().unsaved.is_empty();
+        if again || state(&applied.borrow_and_update()) != saved {
+            let agent = Arc::clone(&agent);
+            let written = tokio::task::spawn_blocking(move || agent.save_state_now());
+            if let Ok(Ok(now)) = written.await {
+                saved = now;
             }
             tokio::time::sleep(SAVE_EVERY).await;
         }
     }
 }
 
+impl Inner {
+    /// Notes whether something is on disk as it is. Says once what is the matter; `weft status` says it as long as it lasts.
+    pub(super) fn note_written(&mut self, what: &'static str, error: Option<&super::StateError>) {
+        let Some(error) = error else {
+            self.unsaved.remove(what);
+            return;
+        };
+        let error = error.to_string();
+        if self.unsaved.get(what) != Some(&error) {
+            warn!(%error, "the {what} could not be saved");
+        }
+        self.unsaved.insert(what, error);
+    }
+
+    /// What the next agent would not know of.
+    pub(super) fn unsaved_warnings(&self) -> impl Iterator<Item = String> {
+        self.unsaved.iter().map(|(what, error)| {
+            format!("the {what} can't be saved ({error}): an agent that starts now would go on as it was before")
+        })
+    }
+}
+
 impl Agent {
+    /// Writes what changed, and what couldn't be written before.
+    fn save_state_now(&self) -> Result<(Revision, Option<u64>), super::StateError> {
+        if self.inner().unsaved.contains_key("ports") {
+            self.save_ports_now()?;
+        }
+        self.save_map_now()
+    }
+
     /// Writes the map as it is now and says which revision that is, complete by which wish.
     pub(super) fn save_map_now(&self) -> Result<(Revision, Option<u64>), super::StateError> {
         let (saved, granted) = {
@@ -73,8 +108,12 @@ impl Agent {
             (saved, inner.interest.granted())
         };
         let revision = saved.map.revision;
-        self.state.save_map(&self.facts.cluster, saved)?;
-        self.inner().forget_returned(revision);
+        let written = self.state.save_map(&self.facts.cluster, saved);
+        let mut inner = self.inner();
+        inner.note_written("cluster map", written.as_ref().err());
+        written?;
+        inner.forget_returned(revision);
+        drop(inner);
         Ok((revision, granted))
     }
 

@@ -206,6 +206,7 @@ impl Agent {
         let mut warnings = inner.warnings.clone();
         warnings.extend(claims);
         warnings.extend(fabric.applied().warnings.iter().cloned());
+        warnings.extend(inner.unsaved_warnings());
         let survive = self.keeper.answers();
         if !survive {
             warnings.push(

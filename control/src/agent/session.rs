@@ -1,6 +1,6 @@
 //! The control channel's events, and telling the controller what it missed while it was away.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -44,6 +44,7 @@ pub(super) async fn tell(agent: Arc<Agent>) {
                 tokio::time::sleep(TELL_AGAIN).await;
             }
         }
+        agent.return_idle_claims().await;
     }
 }
 
@@ -190,7 +191,7 @@ impl Agent {
 
     fn retell_refused(&self) {
         let mut inner = self.inner();
-        if inner.ports.values().any(|port| port.trouble.is_some()) {
+        if inner.is_any_refused() {
             inner.channel.told = false;
         }
     }
@@ -219,8 +220,6 @@ impl Agent {
         if !self.must_tell() {
             return Ok(());
         }
-        let claims = self.inner().stop_claims_of_gone(&self.facts.node);
-        self.save_returning(&claims).await;
         let endpoints = {
             let mut inner = self.inner();
             // Whatever changes from here on makes it untold again.
@@ -236,33 +235,12 @@ impl Agent {
             Ok(reply) => reply,
             Err(error) => {
                 inner.channel.told = false;
-                if !error.may_be_done() {
-                    inner.resume_claims(&claims);
-                }
                 debug!(%error, "the controller didn't take our endpoints");
                 return Err(error);
             }
         };
-        let mut before = BTreeMap::new();
-        for (id, port) in &mut inner.ports {
-            before.insert(id.clone(), port.trouble.take());
-        }
-        inner.warnings.clear();
-        for (id, refusal) in reply.rejected {
-            let Some(port) = inner.ports.get_mut(&id) else {
-                continue;
-            };
-            let message = refusal.message;
-            let warning = format!(
-                "port {} is not known to the cluster: {message}",
-                port.record.endpoint.name
-            );
-            let trouble = Some(format!("refused: {message}"));
-            if before.get(&id) != Some(&trouble) {
-                warn!(port = %port.record.endpoint.name, code = %refusal.code, "endpoint refused by the controller: {message}");
-            }
-            port.trouble = trouble;
-            inner.warnings.push(warning);
+        for (name, refusal) in inner.note_rejected(reply.rejected) {
+            warn!(port = %name, code = %refusal.code, "endpoint refused by the controller: {}", refusal.message);
         }
         drop(inner);
         self.changed.notify_one();

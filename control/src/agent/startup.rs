@@ -215,10 +215,19 @@ impl Running {
             gso: config.gso,
         })?;
         let identity = match Identity::load(&state.path("identity"))? {
-            Some(identity) => check_name(identity, &config)?,
-            None => join(&config, &state, controller.as_ref(), &facts, &phase).await?,
+            Some(identity) => {
+                let identity = check_name(identity, &config)?;
+                if let Err(error) = state.save_settings(&settings) {
+                    warn!(%error, "new settings can't be saved: the next start needs the same flags again");
+                }
+                identity
+            }
+            None => {
+                let new = join(&config, &state, controller.as_ref(), &facts, &phase).await?;
+                state.save_settings(&settings)?;
+                new
+            }
         };
-        state.save_settings(&settings)?;
         let controllers = match (&controller, config.controllers.is_empty()) {
             (Some(controller), _) => vec![controller.address()],
             (None, true) => {
@@ -516,6 +525,7 @@ impl Inner {
             interest: Interest::starting(saved.has, used),
             channel: Channel::new(controllers),
             warnings: Vec::new(),
+            unsaved: BTreeMap::new(),
             duplicates: super::Duplicates::default(),
             stopping: false,
         }

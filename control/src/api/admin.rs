@@ -97,6 +97,12 @@ pub struct ControllerReport {
     pub nodes: usize,
     /// Nodes with a session here.
     pub connected: usize,
+    /// Where the map is: `file` or `etcd`.
+    #[serde(default)]
+    pub store: String,
+    /// Why the last change could not be written there; `None` when it could.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub write_failed: Option<String>,
     /// What was refused on the control port since it was started, by reason.
     pub refused: BTreeMap<String, u64>,
 }

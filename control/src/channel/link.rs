@@ -214,6 +214,7 @@ impl Link {
                 interest: config.interest,
                 wish: 0,
                 has: config.has,
+                returns_claims: true,
             },
             whom: Whom::new(config.controllers),
             client: (Arc::clone(&*identity.borrow()), client),

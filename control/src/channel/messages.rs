@@ -212,6 +212,10 @@ pub struct Hello {
     /// The networks for which what it has of the map is complete; all when `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub has: Option<BTreeSet<NetworkId>>,
+    /// It gives claimed addresses back itself (`Request::ReturnBlock`): they stay its own when their endpoint goes. With an
+    /// agent that doesn't say so they go, too.
+    #[serde(default)]
+    pub returns_claims: bool,
 }
 
 impl Hello {
@@ -336,6 +340,9 @@ pub enum Request {
         network: NetworkId,
         /// The block.
         prefix: IpNet,
+        /// The revision at which it became the node's: one that it got later, by the same prefix, stays. Any when `None`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        revision: Option<Revision>,
     },
     /// The asking node wants this very address.
     ClaimAddress {

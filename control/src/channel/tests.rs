@@ -69,6 +69,17 @@ fn of_credentials() -> impl Strategy<Value = Request> {
     ]
 }
 
+fn vteps() -> impl Strategy<Value = Request> {
+    ("[a-z]{1,12}", prefix(), any::<bool>()).prop_map(|(network, at, add)| {
+        let address = at.addr();
+        if add {
+            Request::AddVtep { network, address }
+        } else {
+            Request::RemoveVtep { network, address }
+        }
+    })
+}
+
 fn requests() -> impl Strategy<Value = Request> {
     let name = "[a-z]{1,9}";
     let create = (
@@ -102,21 +113,15 @@ fn requests() -> impl Strategy<Value = Request> {
         change,
         name.prop_map(|name| Request::RemoveNetwork { name }),
         Just(Request::PruneNetworks),
-        (name, prefix()).prop_map(|(network, at)| Request::AddVtep {
-            network,
-            address: at.addr()
-        }),
-        (name, prefix()).prop_map(|(network, at)| Request::RemoveVtep {
-            network,
-            address: at.addr()
-        }),
+        vteps(),
         prefix().prop_map(|subnet| Request::AllocateBlock {
             network: network(),
             subnet
         }),
-        prefix().prop_map(|prefix| Request::ReturnBlock {
+        (prefix(), any::<Option<u64>>()).prop_map(|(prefix, revision)| Request::ReturnBlock {
             network: network(),
-            prefix
+            prefix,
+            revision
         }),
         prefix().prop_map(|at| Request::ClaimAddress {
             network: network(),
@@ -228,6 +233,7 @@ fn unknown_fields_are_skipped_and_unknown_kinds_are_named() {
         interest: None,
         wish: 0,
         has: None,
+        returns_claims: true,
     };
     let mut value = ciborium::Value::serialized(&hello).unwrap();
     let ciborium::Value::Map(fields) = &mut value else {

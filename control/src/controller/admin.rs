@@ -29,6 +29,8 @@ use crate::store::dump::Dump;
 const SOCKET_NAME: &str = "admin.sock";
 /// Both sides are on one host.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the store may take, so that there is time to say that it didn't answer.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(4);
 /// A question is short.
 const MAX_BYTES: usize = 4096;
 /// What a socket's address takes (`sun_path`), less some room.
@@ -178,6 +180,13 @@ pub(super) fn serve(
     Ok(path)
 }
 
+/// The store took too long.
+fn silent() -> Refusal {
+    let seconds = ANSWER_PATIENCE.as_secs();
+    let message = format!("the controller's store did not answer within {seconds} s");
+    Refusal::new(FAILED, message).hint("see `weft controller status`; it may have been done")
+}
+
 async fn answer(core: &Core, mut stream: tokio::net::UnixStream) -> io::Result<()> {
     let mut prefix = [0; 4];
     stream.read_exact(&mut prefix).await?;
@@ -185,10 +194,13 @@ async fn answer(core: &Core, mut stream: tokio::net::UnixStream) -> io::Result<(
     let mut bytes = vec![0; length];
     stream.read_exact(&mut bytes).await?;
     let answer: Result<Answer, Refusal> = match codec::decode(&bytes) {
-        Ok(question) => core.answer(question).await.map_err(|error| {
-            let code = error.code();
-            Refusal::new(code, error.to_string())
-        }),
+        Ok(question) => match timeout(ANSWER_PATIENCE, core.answer(question)).await {
+            Ok(answered) => answered.map_err(|error| {
+                let code = error.code();
+                Refusal::new(code, error.to_string())
+            }),
+            Err(_) => Err(silent()),
+        },
         Err(error) => Err(Refusal::new("bad_request", error.to_string())),
     };
     stream
@@ -258,6 +270,11 @@ impl Core {
             revision,
             nodes,
             connected: self.sessions.connected().len(),
+            store: match self.fellows.name() {
+                Some(_) => "etcd".to_owned(),
+                None => "file".to_owned(),
+            },
+            write_failed: self.ledger.trouble().or_else(|| self.fellows.trouble()),
             refused: self.refusals.counts(),
         }
     }
@@ -290,11 +307,25 @@ pub(super) fn ask(data: &Path, question: &Question) -> Result<Option<Answer>, Co
             };
         }
     };
-    let answer = exchange(&mut stream, question).map_err(&failed)?;
+    let answer = exchange(&mut stream, question).map_err(|error| failed(in_words(error)))?;
     answer.map(Some).map_err(|refusal| match &*refusal.code {
         FAILED => ControllerError::Failed(refusal),
         _ => ControllerError::Refused(refusal),
     })
+}
+
+/// What the end of a socket's patience means.
+fn in_words(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            let why = format!("it did not answer within {} s", PATIENCE.as_secs());
+            io::Error::new(io::ErrorKind::TimedOut, why)
+        }
+        io::ErrorKind::UnexpectedEof => {
+            io::Error::new(error.kind(), "it hung up without an answer")
+        }
+        _ => error,
+    }
 }
 
 fn exchange(stream: &mut UnixStream, question: &Question) -> io::Result<Result<Answer, Refusal>> {

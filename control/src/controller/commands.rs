@@ -76,6 +76,8 @@ pub fn status(data: &Path) -> Result<ControllerReport, ControllerError> {
                 revision: map.revision,
                 nodes: map.nodes.len(),
                 connected: 0,
+                store: "file".to_owned(),
+                write_failed: None,
                 refused: BTreeMap::new(),
             })
         }),

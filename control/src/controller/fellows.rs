@@ -175,7 +175,8 @@ impl Fellows {
         let known = timeout(START_PATIENCE, lease.wait_for(Option::is_some)).await;
         if known.is_err() {
             let seconds = START_PATIENCE.as_secs();
-            return Err(store.unusable(&format!("it could not be written for {seconds} s")));
+            let why = fellows.trouble().unwrap_or_default();
+            return Err(store.unusable(&format!("it could not be written for {seconds} s: {why}")));
         }
         drop(known);
         Ok((fellows, events))
@@ -201,6 +202,11 @@ impl Fellows {
     /// This controller's name among those of its store; `None` when it has the store for itself.
     pub(super) fn name(&self) -> Option<&str> {
         (!self.id.is_empty()).then_some(&*self.id)
+    }
+
+    /// Why the others can't be told of this controller.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.live.as_ref().and_then(Live::trouble)
     }
 
     /// Whether this controller can't know what the others do.

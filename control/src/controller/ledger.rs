@@ -5,7 +5,7 @@
 //! written but made again; and nobody is refused because of an old map.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use tokio::sync::{OwnedMutexGuard, watch};
@@ -45,6 +45,8 @@ struct Book {
     shown: RwLock<Shown>,
     revision: watch::Sender<Revision>,
     board: Arc<Board>,
+    /// Why the last commit couldn't be written.
+    trouble: Mutex<Option<String>>,
 }
 
 /// What readers see.
@@ -96,6 +98,7 @@ impl Ledger {
             shown,
             revision,
             board: Arc::default(),
+            trouble: Mutex::default(),
         };
         Ok(Self {
             writing: Arc::default(),
@@ -213,6 +216,7 @@ impl Ledger {
         let Some(mut heard) = self.book.store.heard() else {
             return std::future::pending().await;
         };
+        let mut failed = None;
         loop {
             let newest = *heard.borrow_and_update();
             if newest != self.revision() {
@@ -220,15 +224,26 @@ impl Ledger {
                 // A commit of ours is heard of before it is answered.
                 let is_news = newest != self.revision();
                 if is_news && let Err(error) = self.book.refresh().await {
-                    warn!(%error, "what other controllers did can't be read");
+                    // Once for all tries.
+                    let error = error.to_string();
+                    if failed.as_ref() != Some(&error) {
+                        warn!(%error, "what other controllers did can't be read");
+                    }
+                    failed = Some(error);
                     sleep(REFRESH_AGAIN).await;
                     continue;
                 }
+                failed = None;
             }
             if heard.changed().await.is_err() {
                 return;
             }
         }
+    }
+
+    /// Why the last change couldn't be written; `None` when it could.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.book.trouble().clone()
     }
 
     async fn begin(&self) -> OwnedMutexGuard<()> {
@@ -353,9 +368,18 @@ impl Book {
             changes: changes.clone(),
             token,
         };
-        let revision = self.store.commit(before, commit).await?;
+        let written = self.store.commit(before, commit).await;
+        let error = written.as_ref().err();
+        // Somebody else's commit was first: the store is well.
+        let trouble = error.filter(|error| !error.is_conflict());
+        *self.trouble() = trouble.map(ToString::to_string);
+        let revision = written?;
         self.show((before + 1..).zip(changes));
         Ok(revision)
+    }
+
+    fn trouble(&self) -> MutexGuard<'_, Option<String>> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Shows what other controllers wrote. The caller has the right to write.

@@ -1,13 +1,14 @@
 //! From a member's request to a decision to a reply.
 
 use std::net::IpAddr;
-use std::sync::PoisonError;
+use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::info;
 
 use super::Core;
 use super::decide::block::Claim;
+use super::decide::endpoint::Claims;
 use super::decide::{Decision, block, endpoint, network, node, router};
 use crate::api::NetworkCreate;
 use crate::channel::{Answer, Ask, Interest, Refusal, Reply, Request, RouterChange};
@@ -15,12 +16,17 @@ use crate::model::{
     Change, ClusterMap, Credentials, Endpoint, NetworkId, NodeId, Revision, RouterId,
 };
 
+/// Nodes keep their word for a minute (`agent::reconcile`); the rest is for the grant to be written.
+const YIELD_KEPT: Duration = Duration::from_secs(30);
+
 /// Who asks.
 #[derive(Clone, Copy)]
 pub(super) struct Asker<'a> {
     pub(super) node: &'a NodeId,
     /// Whether the session in which it asks is still its newest one here.
     pub(super) is_current: &'a (dyn Fn() -> bool + Send + Sync),
+    /// What it leaves to the controller.
+    pub(super) claims: Claims,
 }
 
 impl Core {
@@ -116,18 +122,20 @@ impl Core {
             Request::AllocateBlock { network, subnet } => {
                 let decide = |map: &ClusterMap| block::allocate(map, from.node, (&network, subnet));
                 let (revision, block) = self.decide(from, decide).await?;
-                self.note_claim(network, block);
                 return Ok(Reply {
                     revision,
                     block: Some(block),
                     ..Reply::default()
                 });
             }
-            Request::ReturnBlock { network, prefix } => {
-                self.change(from, |map| {
-                    block::give_back(map, from.node, (&network, prefix))
-                })
-                .await?
+            Request::ReturnBlock {
+                network,
+                prefix,
+                revision,
+            } => {
+                let meant = (&network, prefix, revision);
+                self.change(from, |map| block::give_back(map, from.node, meant))
+                    .await?
             }
             Request::ClaimAddress { network, ip } => {
                 return self.claim(from, (network, ip)).await;
@@ -137,7 +145,8 @@ impl Core {
                     .await?
             }
             Request::DeleteEndpoint { id } => {
-                self.change(from, |map| endpoint::delete(map, from.node, &id))
+                let gone = (&id, from.claims);
+                self.change(from, |map| endpoint::delete(map, from.node, gone))
                     .await?
             }
             Request::SyncEndpoints { endpoints } => return self.sync(from, &endpoints).await,
@@ -208,12 +217,10 @@ impl Core {
     /// A full report.
     async fn sync(&self, from: Asker<'_>, endpoints: &[Endpoint]) -> Decision<Reply> {
         let decide = |map: &ClusterMap| {
-            let sync = endpoint::sync(map, from.node, endpoints);
+            let sync = endpoint::sync(map, from.node, (endpoints, from.claims));
             Ok((sync.changes, sync.rejected))
         };
-        let (_, rejected) = self.decide(from, decide).await?;
-        self.give_up_claims(Some(from.node)).await;
-        let revision = self.ledger.revision();
+        let (revision, rejected) = self.decide(from, decide).await?;
         Ok(Reply {
             revision,
             rejected,
@@ -270,6 +277,7 @@ impl Core {
             self.ledger.refresh().await?;
             looked = self.ledger.read(claim);
         }
+        let asked = Instant::now();
         let yielded = match looked? {
             Claim::Yours(_) | Claim::Free(..) => None,
             Claim::Ask { owner, block } => {
@@ -277,10 +285,11 @@ impl Core {
                 Some(owner)
             }
         };
+        let keeps_word = |owner: &NodeId| yielded.as_ref() == Some(owner) && is_recent(asked);
         let decide = |map: &ClusterMap| match claim(map)? {
             Claim::Yours(prefix) => Ok((Vec::new(), prefix)),
             Claim::Free(changes, prefix) => Ok((changes, prefix)),
-            Claim::Ask { owner, .. } if Some(&owner) == yielded.as_ref() => {
+            Claim::Ask { owner, .. } if keeps_word(&owner) => {
                 Ok(block::grant(&network, from.node, ip))
             }
             Claim::Ask { .. } => Err(Refusal::new(
@@ -290,17 +299,11 @@ impl Core {
             .hint("try again")),
         };
         let (revision, prefix) = self.decide(from, decide).await?;
-        self.note_claim(network, prefix);
         Ok(Reply {
             revision,
             block: Some(prefix),
             ..Reply::default()
         })
-    }
-
-    fn note_claim(&self, network: NetworkId, prefix: ipnet::IpNet) {
-        let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
-        claims.note(network, prefix, Instant::now());
     }
 
     async fn ask_to_yield(
@@ -347,6 +350,11 @@ impl Core {
     }
 }
 
+/// Whether a node that yielded an address then doesn't give it to others yet.
+fn is_recent(yielded: Instant) -> bool {
+    yielded.elapsed() < YIELD_KEPT
+}
+
 /// Code of the refusal of what a node asked before it went to another controller.
 pub(super) const MOVED: &str = "session_moved";
 
@@ -360,5 +368,19 @@ fn member(map: &ClusterMap, node: &NodeId) -> Decision<()> {
         Ok(())
     } else {
         Err(node::removed(node))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_is_granted_only_while_its_yielder_keeps_it_free() {
+        let asked = Instant::now();
+        tokio::time::sleep(YIELD_KEPT - Duration::from_millis(1)).await;
+        assert!(is_recent(asked));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert!(!is_recent(asked));
     }
 }

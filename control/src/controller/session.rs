@@ -15,6 +15,7 @@ use tracing::{debug, info};
 
 use super::Core;
 use super::board::Seat;
+use super::decide::endpoint::Claims;
 use super::decide::node;
 use super::push::push;
 use super::refusals::{BREACHES, NO_HELLO, SLOW, Turned};
@@ -57,9 +58,6 @@ pub(super) struct Sessions {
     roster: watch::Sender<BTreeMap<NodeId, u64>>,
     /// What each session is to tell.
     wishes: Mutex<BTreeMap<NodeId, watch::Sender<Wish>>>,
-    /// Who else is connected, as a test says.
-    #[cfg(test)]
-    pub(super) played: Mutex<BTreeSet<NodeId>>,
 }
 
 /// A session, with its number.
@@ -84,14 +82,6 @@ impl Sessions {
 
     pub(super) fn connected(&self) -> BTreeSet<NodeId> {
         self.lock().keys().cloned().collect()
-    }
-
-    pub(super) fn is_connected(&self, node: &NodeId) -> bool {
-        #[cfg(test)]
-        if self.played.lock().expect("no test panicked").contains(node) {
-            return true;
-        }
-        self.lock().contains_key(node)
     }
 
     /// Follows who is connected.
@@ -296,6 +286,7 @@ pub(super) async fn serve(core: Arc<Core>, connection: Connection, subject: Subj
             return;
         }
     };
+    let claims = Claims::of(&hello);
     let interest = hello.interest();
     let wishes = core.sessions.listen(&subject.node, interest);
     let seat = core.ledger.sit(&subject.node);
@@ -305,7 +296,7 @@ pub(super) async fn serve(core: Arc<Core>, connection: Connection, subject: Subj
         ended = push(&core, view, pushes, (wishes, controllers)) => {
             ended.err().map_or_else(|| "the controller is stopping".to_owned(), |error| error.to_string())
         }
-        error = take_requests(&core, &connection, &subject.node) => error.to_string(),
+        error = take_requests(&core, &connection, (&subject.node, claims)) => error.to_string(),
         why = departure(&core, &subject.node, &seat) => match why {
             Departure::Removed => {
                 core.sessions.expel(&subject.node);
@@ -523,7 +514,7 @@ pub(super) async fn enter(core: &Core, hello: &Hello) -> Result<Revision, Refusa
 async fn take_requests(
     core: &Arc<Core>,
     connection: &Connection,
-    node: &NodeId,
+    (node, claims): (&NodeId, Claims),
 ) -> quinn::ConnectionError {
     let mut requests = JoinSet::new();
     loop {
@@ -535,8 +526,9 @@ async fn take_requests(
             Ok((to, from)) => {
                 let (core, node) = (Arc::clone(core), node.clone());
                 let connection = connection.clone();
-                requests
-                    .spawn(async move { answer(&core, (&node, &connection), (to, from)).await });
+                requests.spawn(async move {
+                    answer(&core, (&node, claims, &connection), (to, from)).await;
+                });
             }
             Err(error) => return error,
         }
@@ -545,7 +537,7 @@ async fn take_requests(
 
 async fn answer(
     core: &Core,
-    (node, connection): (&NodeId, &Connection),
+    (node, claims, connection): (&NodeId, Claims, &Connection),
     (mut to, mut from): (SendStream, RecvStream),
 ) {
     let received = receive_bytes(&mut from, codec::MAX_MESSAGE_BYTES);
@@ -557,8 +549,12 @@ async fn answer(
     let reply: Result<Reply, Refusal> = match request {
         Ok(request) => {
             let is_current = || core.sessions.is_current(node, connection);
-            let is_current = &is_current;
-            core.handle(Asker { node, is_current }, request).await
+            let from = Asker {
+                node,
+                is_current: &is_current,
+                claims,
+            };
+            core.handle(from, request).await
         }
         Err(refusal) => Err(refusal),
     };

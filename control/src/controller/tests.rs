@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Instant;
 
@@ -29,6 +30,7 @@ mod channel;
 mod hostile;
 mod interest;
 mod life;
+mod older;
 mod renewal;
 mod sim;
 

@@ -256,6 +256,20 @@ impl ClusterMap {
         None
     }
 
+    /// The blocks of one address that a node has and that no endpoint of it uses.
+    pub fn unused_claims<'a>(
+        &'a self,
+        node: &'a NodeId,
+    ) -> impl Iterator<Item = &'a Versioned<Block>> {
+        self.blocks.of_node(node).filter(|block| {
+            let Block {
+                network, prefix, ..
+            } = &block.object;
+            let mut users = self.endpoints.with_ip(network, prefix.addr());
+            *prefix == IpNet::from(prefix.addr()) && !users.any(|user| user.node == *node)
+        })
+    }
+
     /// The map with nothing but these networks and what is on them, and these endpoints.
     pub fn part(&self, networks: &BTreeSet<&NetworkId>, endpoints: &[Endpoint]) -> Self {
         let of = networks.iter();

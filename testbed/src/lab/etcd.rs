@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::verdict::wait_until;
-use super::{Namespace, Process, lock};
+use super::{Finished, Namespace, Process, lock};
 
 /// Until a member that was started has joined the others.
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -18,6 +18,8 @@ const PEER_PORT: u16 = 2380;
 #[derive(Debug)]
 pub struct Etcd {
     members: Vec<Member>,
+    /// Further flags of each member.
+    flags: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -31,6 +33,15 @@ impl Etcd {
     /// Starts a member in each namespace, at that address of it, and waits until they're a cluster.
     #[track_caller]
     pub fn start(places: impl IntoIterator<Item = (Namespace, IpAddr)>) -> Self {
+        Self::start_with(places, &[])
+    }
+
+    /// The same with further flags for each member.
+    #[track_caller]
+    pub fn start_with(
+        places: impl IntoIterator<Item = (Namespace, IpAddr)>,
+        flags: &[&str],
+    ) -> Self {
         let members = places.into_iter().map(|(ns, address)| Member {
             ns,
             address,
@@ -38,6 +49,7 @@ impl Etcd {
         });
         let etcd = Self {
             members: members.collect(),
+            flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
         };
         for number in 1..=etcd.members.len() {
             etcd.start_member(number);
@@ -79,7 +91,9 @@ impl Etcd {
             "--log-level",
             "warn",
         ];
-        let process = member.ns.spawn(&format!("etcd{number}"), "etcd", &args);
+        let flags: Vec<&str> = self.flags.iter().map(String::as_str).collect();
+        let words = [&args, &flags[..]].concat();
+        let process = member.ns.spawn(&format!("etcd{number}"), "etcd", &words);
         *lock(&member.process) = Some(process);
     }
 
@@ -94,25 +108,32 @@ impl Etcd {
     #[track_caller]
     pub fn wait_healthy(&self) {
         wait_until(PATIENCE, "etcd has a leader", || {
-            self.members.iter().any(|member| {
-                let endpoint = format!("--endpoints={}", client_url(member.address));
-                let args = [
-                    "--dial-timeout=1s",
-                    "--command-timeout=2s",
-                    &endpoint,
-                    "get",
-                    "health",
-                ];
-                etcdctl(&member.ns, &args) == Some(0)
+            let mut members = 1..=self.members.len();
+            members.any(|number| {
+                let args = ["--dial-timeout=1s", "--command-timeout=2s", "get", "health"];
+                self.ctl(number, &args).code == Some(0)
             })
         });
     }
-}
 
-/// Its exit code.
-fn etcdctl(ns: &Namespace, args: &[&str]) -> Option<i32> {
-    ns.run("env", &[&["ETCDCTL_API=3", "etcdctl"], args].concat())
-        .code
+    /// Runs `etcdctl` against the member of that number (from 1).
+    #[track_caller]
+    pub fn ctl(&self, number: usize, args: &[&str]) -> Finished {
+        let member = &self.members[number - 1];
+        let endpoint = format!("--endpoints={}", client_url(member.address));
+        let program = ["ETCDCTL_API=3", "etcdctl", &endpoint];
+        member.ns.run("env", &[&program, args].concat())
+    }
+
+    /// How many members there are.
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
 }
 
 fn client_url(address: IpAddr) -> String {

@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 use serde::de::DeserializeOwned;
 use weft_control::api;
 
+use super::clock::Clock;
 use super::process::{self, Finished, Process};
 use super::verdict::wait_until;
 use super::{Lab, Namespace, Site, lock, must, weft_bin};
@@ -73,6 +74,7 @@ pub struct Controller {
     name: String,
     args: Vec<String>,
     data: PathBuf,
+    clock: Mutex<Option<Clock>>,
     process: Mutex<Option<Arc<Process>>>,
 }
 
@@ -91,6 +93,7 @@ impl Controller {
             name: name.to_owned(),
             args: Vec::new(),
             data,
+            clock: Mutex::default(),
             process: Mutex::new(None),
         }
     }
@@ -99,6 +102,11 @@ impl Controller {
     pub(crate) fn with_args(mut self, args: &[&str]) -> Self {
         self.args.extend(args.iter().map(|arg| (*arg).to_owned()));
         self
+    }
+
+    /// It lives by that clock whenever it is started from now on.
+    pub fn give_clock(&self, clock: &Clock) {
+        *lock(&self.clock) = Some(clock.clone());
     }
 
     /// Its data directory.
@@ -148,9 +156,10 @@ impl Controller {
             &listen,
         ];
         let further: Vec<&str> = self.args.iter().map(String::as_str).collect();
-        let process = self
-            .ns
-            .spawn(&self.name, &bin(), &[&args, &further[..], extra].concat());
+        let line = line(lock(&self.clock).as_ref());
+        let line: Vec<&str> = line.iter().map(String::as_str).collect();
+        let words = [&line[1..], &args, &further[..], extra].concat();
+        let process = self.ns.spawn(&self.name, line[0], &words);
         *lock(&self.process) = Some(process);
     }
 
@@ -185,6 +194,18 @@ impl Controller {
             .expect("the test started the controller")
     }
 
+    /// What it and its predecessors said.
+    #[track_caller]
+    pub fn log(&self) -> String {
+        self.running().log()
+    }
+
+    /// Waits until it has ended by itself.
+    #[track_caller]
+    pub fn expect_end(&self) -> std::process::ExitStatus {
+        self.running().expect_end(2 * DAEMON_PATIENCE)
+    }
+
     /// Whether its UDP port is bound in its namespace.
     fn listens(&self) -> bool {
         let wanted = format!(":{CONTROLLER_PORT:04X} ");
@@ -213,6 +234,13 @@ fn bin() -> String {
     weft_bin().to_string_lossy().into_owned()
 }
 
+/// The beginning of a daemon's command line.
+fn line(clock: Option<&Clock>) -> Vec<String> {
+    let mut words = clock.map(Clock::words).unwrap_or_default();
+    words.push(bin());
+    words
+}
+
 /// A host: a namespace with an underlay address in which an agent runs.
 #[derive(Debug)]
 pub struct Host {
@@ -225,6 +253,7 @@ pub struct Host {
     site: Arc<Site>,
     agent: Mutex<Option<Arc<Process>>>,
     agent_args: Mutex<Vec<String>>,
+    clock: Mutex<Option<Clock>>,
 }
 
 impl Host {
@@ -237,6 +266,7 @@ impl Host {
             site,
             agent: Mutex::new(None),
             agent_args: Mutex::default(),
+            clock: Mutex::default(),
         }
     }
 
@@ -262,6 +292,11 @@ impl Host {
         lock(&self.agent_args).extend_from_slice(args);
     }
 
+    /// Its agent lives by that clock whenever it is started from now on.
+    pub fn give_clock(&self, clock: &Clock) {
+        *lock(&self.clock) = Some(clock.clone());
+    }
+
     /// Starts the agent with these flags beside `--state` and `--socket`, and does not wait.
     #[track_caller]
     pub fn spawn_agent(&self, extra: &[&str]) -> Arc<Process> {
@@ -270,9 +305,10 @@ impl Host {
         let own = lock(&self.agent_args).clone();
         let given = [lock(&self.site.agent_args).clone(), own].concat();
         let given: Vec<&str> = given.iter().map(String::as_str).collect();
-        let process = self
-            .ns
-            .spawn(&self.name, &bin(), &[&args, extra, &given].concat());
+        let line = line(lock(&self.clock).as_ref());
+        let line: Vec<&str> = line.iter().map(String::as_str).collect();
+        let words = [&line[1..], &args, extra, &given].concat();
+        let process = self.ns.spawn(&self.name, line[0], &words);
         *lock(&self.agent) = Some(Arc::clone(&process));
         process
     }

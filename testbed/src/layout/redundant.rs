@@ -38,8 +38,15 @@ impl Redundant {
     /// etcd runs, controllers and agents don't.
     #[track_caller]
     pub fn wired(lab: Lab, count: u8) -> Self {
+        Self::wired_with(lab, count, &[])
+    }
+
+    /// The same with further flags for each member of etcd.
+    #[track_caller]
+    pub fn wired_with(lab: Lab, count: u8, etcd_flags: &[&str]) -> Self {
         let (hosts, segment) = Segment::with_hosts(&lab, count);
-        let etcd = Etcd::start(hosts.iter().map(|host| (host.ns.clone(), host.underlay)));
+        let places = hosts.iter().map(|host| (host.ns.clone(), host.underlay));
+        let etcd = Etcd::start_with(places, etcd_flags);
         let controllers = hosts.iter().zip(1..).map(|(host, number)| {
             let name = format!("controller{number}");
             Controller::named(&lab, host.ns.clone(), host.underlay, &name)
@@ -58,15 +65,20 @@ impl Redundant {
     /// All run and are in sync. Each agent was told only of the controller on its own host.
     #[track_caller]
     pub fn up(lab: Lab, count: u8) -> Self {
-        let net = Self::wired(lab, count);
-        for controller in &net.controllers {
+        Self::wired(lab, count).started()
+    }
+
+    /// Starts what is wired.
+    #[track_caller]
+    pub fn started(self) -> Self {
+        for controller in &self.controllers {
             controller.start();
         }
-        for (host, controller) in net.hosts.iter().zip(&net.controllers) {
+        for (host, controller) in self.hosts.iter().zip(&self.controllers) {
             host.join(controller);
         }
-        net.wait_in_agreement();
-        net
+        self.wait_in_agreement();
+        self
     }
 
     /// A controller on the first host, with a store of its own, in the place of the first one.

@@ -70,6 +70,7 @@ impl Agent {
             netns_id: (0, 0),
             attachment: None,
             complete: false,
+            refused: None,
         };
         inner.pending.insert(id.clone(), pending);
         drop(inner);

@@ -98,6 +98,7 @@ impl Agent {
                 netns_id: netns.id(),
                 attachment: request.attachment.clone(),
                 complete: false,
+                refused: None,
             },
         );
         drop(inner);

@@ -46,7 +46,6 @@ impl Agent {
             .note(move |ledger| ledger.add_endpoint(&id, entry))
             .await;
         if let Err(error) = noted {
-            drop(guard);
             self.withdraw(&endpoint).await;
             return Err(error);
         }
@@ -194,6 +193,7 @@ impl Agent {
                 netns_id: (0, 0),
                 attachment: None,
                 complete: true,
+                refused: None,
             };
             inner.pending.insert(endpoint.id.clone(), pending);
         }
@@ -217,7 +217,6 @@ impl Agent {
         if !self.take_down(&endpoint.id).await {
             // Docker gives the addresses to others when it has its answer: whoever has begun the end gets to it first.
             self.wait_for_leavers().await;
-            self.inner().pending.remove(&endpoint.id);
             self.withdraw(&endpoint).await;
         }
         info!(port = %endpoint.name, docker_endpoint = short(&id), "endpoint of Docker removed");

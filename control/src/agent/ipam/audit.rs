@@ -207,8 +207,7 @@ impl Books<'_> {
             let is_single = block.prefix.prefix_len() == block.prefix.max_prefix_len();
             found.push(if is_single {
                 let message =
-                    "this node claimed it, and no port holds it: the controller soon gives it up"
-                        .to_owned();
+                    "this node claimed it, and no port holds it: it is soon given back".to_owned();
                 self.finding(UNUSED_CLAIM, what, message, cure)
             } else {
                 let message = "no port of this node has an address of it".to_owned();

@@ -58,9 +58,8 @@ impl Agent {
         }
         self.reconcile();
         if restored != total {
-            self.save_ports()
-                .await
-                .map_err(|error| AgentError::Invalid(error.reply.message))?;
+            // What is left of dead ports is dropped at the next start again.
+            let _ = self.save_ports().await;
         }
         for netns in orphaned {
             self.follow_resolv_conf(&netns);

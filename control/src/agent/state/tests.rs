@@ -1,7 +1,7 @@
 use super::*;
 use crate::model::{EndpointId, NetworkId, NodeId};
 
-fn record() -> PortRecord {
+pub(in crate::agent) fn record() -> PortRecord {
     PortRecord {
         endpoint: Endpoint {
             id: EndpointId("00112233aabbccdd".into()),

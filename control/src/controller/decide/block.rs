@@ -16,7 +16,7 @@ use super::{Decision, describe, find_network_by_id, is_single, node_name, single
 use crate::channel::Refusal;
 use crate::model::{
     Block, Change, ClusterMap, Endpoint, EndpointId, Key, Network, NetworkId, NodeId, Object,
-    Subnet,
+    Revision, Subnet,
 };
 
 /// Bits of a pool that number its blocks: sixteen nodes have one each before it matters how large blocks are.
@@ -171,18 +171,20 @@ fn exhausted(map: &ClusterMap, network: &Network, subnet: &Subnet) -> Refusal {
     ))
 }
 
-/// The node doesn't need the block any more.
+/// The node doesn't need the block any more, or that of `revision`: what it gives back may come late, after it got the same
+/// prefix anew.
 ///
 /// # Errors
 /// `foreign_block` when another node has it, `block_in_use`. An unknown block is fine.
 pub fn give_back(
     map: &ClusterMap,
     node: &NodeId,
-    (network, prefix): (&NetworkId, IpNet),
+    (network, prefix, revision): (&NetworkId, IpNet, Option<Revision>),
 ) -> Decision<Vec<Change>> {
     let Some(block) = map.blocks.get(&(network.clone(), prefix)) else {
         return Ok(Vec::new());
     };
+    let is_meant = revision.is_none_or(|revision| revision == block.revision);
     let block = &block.object;
     if block.node != *node {
         let owner = node_name(map, &block.node);
@@ -190,6 +192,9 @@ pub fn give_back(
             "foreign_block",
             format!("block {prefix} belongs to node {owner}"),
         ));
+    }
+    if !is_meant {
+        return Ok(Vec::new());
     }
     // A node's endpoints have addresses of its own blocks only.
     let own = map.endpoints.of_node(node);
@@ -253,7 +258,7 @@ pub fn claim(
             ),
         )
         .hint(
-            "choose another --ip, or try again in a minute: a claim that is not used is given up",
+            "choose another --ip, or try again in a minute: its node gives back what it doesn't use",
         )),
         Some(block) => Ok(Claim::Ask {
             owner: block.node.clone(),
@@ -312,26 +317,6 @@ pub(super) fn ip_taken(
         "choose another --ip, or leave it out; `weft network inspect {}` lists who has what",
         network.name
     ))
-}
-
-/// The blocks of one address that no endpoint of their owner needs: of one node, or of all. Claims that were never
-/// used, and those whose endpoint has gone.
-pub fn unused_claims(map: &ClusterMap, node: Option<&NodeId>) -> Vec<(NetworkId, IpNet)> {
-    let all = node.is_none().then(|| map.blocks.values());
-    let of_node = node.map(|node| map.blocks.of_node(node));
-    let blocks = all.into_iter().flatten();
-    let blocks = blocks.chain(of_node.into_iter().flatten());
-    blocks
-        .map(|block| &block.object)
-        .filter(|block| is_single(block.prefix))
-        .filter(|block| {
-            let ip = block.prefix.addr();
-            !map.endpoints
-                .with_ip(&block.network, ip)
-                .any(|endpoint| endpoint.node == block.node)
-        })
-        .map(|block| (block.network.clone(), block.prefix))
-        .collect()
 }
 
 /// The claims that go with an endpoint when it goes.

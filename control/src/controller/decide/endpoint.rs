@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use super::block::{check_address, claims_of, grant, ip_taken};
 use super::{Decision, describe, find_network_by_id, node_name};
 use crate::channel::Refusal;
+use crate::channel::messages::Hello;
 use crate::model::{
     Change, ClusterMap, Endpoint, EndpointId, Key, Network, NetworkId, NodeId, Object, check_name,
     is_reserved,
@@ -172,29 +173,53 @@ fn check_unique(map: &ClusterMap, network: &Network, endpoint: &Endpoint) -> Dec
     Ok(())
 }
 
-/// An endpoint of `node` is gone, and with it the addresses claimed for it. An unknown one is fine.
+/// What becomes of the addresses that were claimed for an endpoint that goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claims {
+    /// They stay the node's until it gives them back. While it doesn't know whether it was heard it may use them again.
+    Stay,
+    /// They go, too: the node's agent gives none back.
+    Go,
+}
+
+impl Claims {
+    /// As the node's agent wants it.
+    pub fn of(hello: &Hello) -> Self {
+        if hello.returns_claims {
+            Self::Stay
+        } else {
+            Self::Go
+        }
+    }
+}
+
+/// An endpoint of `node` is gone. An unknown one is fine.
 ///
 /// # Errors
 /// `foreign_endpoint`.
-pub fn delete(map: &ClusterMap, node: &NodeId, id: &EndpointId) -> Decision<Vec<Change>> {
+pub fn delete(
+    map: &ClusterMap,
+    node: &NodeId,
+    (id, claims): (&EndpointId, Claims),
+) -> Decision<Vec<Change>> {
     let Some(endpoint) = map.endpoints.get(id) else {
         return Ok(Vec::new());
     };
     if endpoint.object.node != *node {
         return Err(foreign(map, &endpoint.object.name, &endpoint.object.node));
     }
-    Ok(delete_own(map, id, |_, _| false))
+    Ok(delete_own(map, id, |_, _| claims == Claims::Stay))
 }
 
-/// Deletes an endpoint and the addresses claimed for it, but those for which there is still a use.
+/// Deletes an endpoint and the addresses claimed for it, but those that stay.
 fn delete_own(
     map: &ClusterMap,
     id: &EndpointId,
-    in_use: impl Fn(&NetworkId, IpAddr) -> bool,
+    stays: impl Fn(&NetworkId, IpAddr) -> bool,
 ) -> Vec<Change> {
     let mut changes = claims_of(map, id);
     changes.retain(|change| {
-        !matches!(change, Change::Delete(Key::Block(network, prefix)) if in_use(network, prefix.addr()))
+        !matches!(change, Change::Delete(Key::Block(network, prefix)) if stays(network, prefix.addr()))
     });
     changes.push(Change::Delete(Key::Endpoint(id.clone())));
     changes
@@ -229,7 +254,7 @@ pub struct Sync {
 
 /// All endpoints of `node`: what it no longer has is deleted, what is missing is added, what doesn't fit is rejected
 /// one by one.
-pub fn sync(map: &ClusterMap, node: &NodeId, endpoints: &[Endpoint]) -> Sync {
+pub fn sync(map: &ClusterMap, node: &NodeId, (endpoints, claims): (&[Endpoint], Claims)) -> Sync {
     let mut sync = Sync::default();
     let reported: BTreeSet<&EndpointId> = endpoints.iter().map(|endpoint| &endpoint.id).collect();
     let known = map.endpoints.of_node(node);
@@ -253,8 +278,10 @@ pub fn sync(map: &ClusterMap, node: &NodeId, endpoints: &[Endpoint]) -> Sync {
         .flat_map(|endpoint| endpoint.ips.iter().map(|ip| (&endpoint.network, *ip)))
         .collect();
     for gone in gone {
-        let in_use = |network: &NetworkId, ip: IpAddr| used.contains(&(network, ip));
-        let changes = delete_own(&draft, &gone.id, in_use);
+        let stays = |network: &NetworkId, ip: IpAddr| {
+            claims == Claims::Stay || used.contains(&(network, ip))
+        };
+        let changes = delete_own(&draft, &gone.id, stays);
         draft_with(&mut draft, &changes);
         sync.changes.extend(changes);
     }
@@ -278,7 +305,7 @@ pub fn sync(map: &ClusterMap, node: &NodeId, endpoints: &[Endpoint]) -> Sync {
                     .collect();
                 draft_with(&mut draft, &nothing);
                 // What the cluster knows under that id isn't so any more.
-                if let Ok(changes) = delete(&draft, node, &endpoint.id) {
+                if let Ok(changes) = delete(&draft, node, (&endpoint.id, claims)) {
                     draft_with(&mut draft, &changes);
                     sync.changes.extend(changes);
                 }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use weft_wire::{MacAddr, Mtu, Vni};
 
-use super::block::{Claim, allocate, claim, grant, unused_claims};
+use super::block::{Claim, allocate, claim, give_back, grant};
 use super::*;
 use crate::api::{NetworkChange, NetworkCreate};
 use crate::channel::NodeFacts;

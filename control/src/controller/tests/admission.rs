@@ -331,6 +331,7 @@ fn hello(identity: &Identity, protocols: Protocols) -> Hello {
         interest: None,
         wish: 0,
         has: None,
+        returns_claims: false,
     }
 }
 

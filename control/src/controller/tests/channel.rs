@@ -119,17 +119,6 @@ async fn a_claimed_address_is_yielded_by_its_blocks_node_unless_in_use_or_away()
     );
     // Outside all blocks nobody has to be asked.
     b.done(claim("10.32.200.1".parse().unwrap())).await;
-    // The claim ends with its endpoint.
-    let endpoint = b.endpoint(&blue, "fixed", free);
-    b.done(Request::PutEndpoint {
-        endpoint: endpoint.clone(),
-    })
-    .await;
-    b.done(Request::DeleteEndpoint { id: endpoint.id }).await;
-    assert_eq!(
-        b.map().block_of(&blue.id, free).unwrap().node,
-        a.identity.node_id
-    );
     a.link.close().await;
     let refused = loop {
         match b.ask(claim(late)).await {
@@ -140,6 +129,46 @@ async fn a_claimed_address_is_yielded_by_its_blocks_node_unless_in_use_or_away()
     };
     assert_eq!(refused.code, "owner_offline");
     assert!(refused.message.contains(&block.to_string()) && refused.message.contains("node a"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_stays_when_its_endpoint_goes_until_it_is_given_back() {
+    let keeper = Keeper::start().await;
+    let (a, b) = (keeper.agent("a").await, keeper.agent("b").await);
+    a.wait_up().await;
+    b.wait_up().await;
+    let blue = a.create("blue", &["10.32.0.0/16"]).await;
+    let block = a.block(&blue).await;
+    let free = block.hosts().nth(20).unwrap();
+    b.done(Request::ClaimAddress {
+        network: blue.id.clone(),
+        ip: free,
+    })
+    .await;
+    let endpoint = b.endpoint(&blue, "fixed", free);
+    b.done(Request::PutEndpoint {
+        endpoint: endpoint.clone(),
+    })
+    .await;
+    b.done(Request::DeleteEndpoint { id: endpoint.id }).await;
+    assert_eq!(
+        b.map().block_of(&blue.id, free).unwrap().node,
+        b.identity.node_id
+    );
+    let prefix = IpNet::from(free);
+    let revision = b.map().blocks[&(blue.id.clone(), prefix)].revision;
+    let back = |revision| Request::ReturnBlock {
+        network: blue.id.clone(),
+        prefix,
+        revision: Some(revision),
+    };
+    b.done(back(revision - 1)).await;
+    assert!(b.map().blocks.contains_key(&(blue.id.clone(), prefix)));
+    b.done(back(revision)).await;
+    assert_eq!(
+        b.map().block_of(&blue.id, free).unwrap().node,
+        a.identity.node_id
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -201,42 +230,29 @@ async fn a_node_writes_only_what_is_its_own() {
         endpoint: endpoint.clone(),
     })
     .await;
-    for (request, code) in [
-        (
-            Request::PutEndpoint {
-                endpoint: endpoint.clone(),
-            },
-            "foreign_endpoint",
-        ),
-        (
-            Request::PutEndpoint {
-                endpoint: Endpoint {
-                    node: b.identity.node_id.clone(),
-                    ..endpoint.clone()
-                },
-            },
-            "foreign_endpoint",
-        ),
-        (
-            Request::DeleteEndpoint {
-                id: endpoint.id.clone(),
-            },
-            "foreign_endpoint",
-        ),
-        (
-            Request::ReturnBlock {
-                network: blue.id.clone(),
-                prefix: block,
-            },
-            "foreign_block",
-        ),
-    ] {
-        assert_eq!(b.ask(request).await.unwrap_err().code, code);
-    }
+    let put = |endpoint: &Endpoint| Request::PutEndpoint {
+        endpoint: endpoint.clone(),
+    };
+    let moved = Endpoint {
+        node: b.identity.node_id.clone(),
+        ..endpoint.clone()
+    };
+    let delete = Request::DeleteEndpoint {
+        id: endpoint.id.clone(),
+    };
     let back = Request::ReturnBlock {
         network: blue.id.clone(),
         prefix: block,
+        revision: None,
     };
+    for (request, code) in [
+        (put(&endpoint), "foreign_endpoint"),
+        (put(&moved), "foreign_endpoint"),
+        (delete.clone(), "foreign_endpoint"),
+        (back.clone(), "foreign_block"),
+    ] {
+        assert_eq!(b.ask(request).await.unwrap_err().code, code);
+    }
     assert_eq!(a.ask(back.clone()).await.unwrap_err().code, "block_in_use");
     let refused = a
         .ask(Request::RemoveNetwork {
@@ -246,7 +262,7 @@ async fn a_node_writes_only_what_is_its_own() {
         .unwrap_err();
     assert_eq!(refused.code, "network_in_use");
     assert!(refused.message.contains("c (node a)"), "{refused}");
-    a.done(Request::DeleteEndpoint { id: endpoint.id }).await;
+    a.done(delete).await;
     a.done(back).await;
     assert_eq!(a.done(Request::PruneNetworks).await.names, ["blue"]);
     assert!(a.map().networks.is_empty() && a.map().blocks.is_empty());

@@ -122,6 +122,7 @@ async fn a_member_that_claims_what_is_anothers_is_refused_and_counted() {
     let give_back = Request::ReturnBlock {
         network: blue.id.clone(),
         prefix: block,
+        revision: None,
     };
     let steal = Request::DeleteEndpoint {
         id: mine.id.clone(),
@@ -144,20 +145,73 @@ async fn a_member_that_claims_what_is_anothers_is_refused_and_counted() {
     let (_endpoint, connection) =
         call(&keeper, crate::channel::tests_only_client(&bad.identity)).await;
     let hello = Hello {
-        protocols: PROTOCOLS,
-        version: "test".to_owned(),
-        cluster: bad.identity.cluster.clone(),
         node: good.identity.node_id.clone(),
-        have: 0,
-        incarnation: String::new(),
-        facts: facts(),
-        credentials: None,
-        interest: None,
-        wish: 0,
-        has: None,
+        ..hello_of(&bad.identity, None)
     };
     say(&connection.unwrap(), &codec::encode(&hello).unwrap()).await;
     counted(&keeper, "identity_mismatch", 1).await;
     assert_eq!(good.map().endpoints.len(), 1);
     assert_eq!(good.seen.borrow().ups, 1);
+}
+
+fn hello_of(identity: &Identity, interest: Option<BTreeSet<NetworkId>>) -> Hello {
+    Hello {
+        protocols: PROTOCOLS,
+        version: "test".to_owned(),
+        cluster: identity.cluster.clone(),
+        node: identity.node_id.clone(),
+        have: 0,
+        incarnation: String::new(),
+        facts: facts(),
+        credentials: None,
+        interest,
+        wish: 0,
+        has: None,
+        returns_claims: true,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_members_hello_may_name_a_mebibyte_of_networks_and_no_more() {
+    let keeper = Keeper::start().await;
+    let member = keeper.agent("m").await;
+    member.wait_up().await;
+    let dir = tempfile::tempdir().unwrap();
+    let identity = keeper.join("big", &dir).await.unwrap();
+    // Seventeen bytes each.
+    let hello = |networks: u32| {
+        let networks = (0..networks).map(|number| NetworkId(format!("{number:016x}")));
+        codec::encode(&hello_of(&identity, Some(networks.collect()))).unwrap()
+    };
+    let (fits, too_long) = (hello(61_000), hello(62_000));
+    assert!(fits.len() < 1 << 20 && too_long.len() > 1 << 20);
+    let client = || crate::channel::tests_only_client(&identity);
+    let (_endpoint, connection) = call(&keeper, client()).await;
+    let (mut to, mut from) = connection.unwrap().open_bi().await.unwrap();
+    to.write_all(&fits).await.unwrap();
+    let answer = crate::channel::receive_bytes(&mut from, codec::MAX_MESSAGE_BYTES);
+    let answer = tokio::time::timeout(PATIENCE, answer).await.unwrap();
+    let welcome: Result<Welcome, Refusal> = codec::decode(&answer.unwrap()).unwrap();
+    assert!(welcome.is_ok(), "{welcome:?}");
+    assert!(
+        !keeper
+            .handle()
+            .core
+            .refusals
+            .counts()
+            .contains_key(refusals::BAD_MESSAGE)
+    );
+
+    let (_endpoint, connection) = call(&keeper, client()).await;
+    let connection = connection.unwrap();
+    say(&connection, &too_long).await;
+    let Some(quinn::ConnectionError::ApplicationClosed(closed)) = connection.close_reason() else {
+        panic!("{:?}", connection.close_reason());
+    };
+    let why = String::from_utf8_lossy(&closed.reason).into_owned();
+    assert!(why.contains("1048576"), "{why}");
+    counted(&keeper, refusals::BAD_MESSAGE, 1).await;
+    // Nobody else noticed.
+    member.create("blue", &["10.1.0.0/16"]).await;
+    assert_eq!(member.seen.borrow().ups, 1);
 }

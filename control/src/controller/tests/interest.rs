@@ -177,7 +177,13 @@ async fn nodes_come_with_what_they_have_and_go_with_it() {
     third.done(Request::DeleteEndpoint { id: b.id }).await;
     let prefix = third.map().blocks_of(&two.blue.id).next().unwrap().prefix;
     let network = two.blue.id.clone();
-    third.done(Request::ReturnBlock { network, prefix }).await;
+    let revision = None;
+    let back = Request::ReturnBlock {
+        network,
+        prefix,
+        revision,
+    };
+    third.done(back).await;
     two.some
         .wait("no third", |seen| !knows("third")(seen))
         .await;

@@ -1,8 +1,8 @@
-//! Several controllers over one store, with agents, on one thread and in virtual time: everything that can go wrong goes
+//! Several controllers over one store, or one, with agents, on one thread and in virtual time: everything that can go wrong goes
 //! wrong by chance, and all chance comes from one seed. A failure names its seed; `WEFT_SIM_SEED=N` runs that one alone, and
 //! `WEFT_SIM_SEEDS=COUNT` that many (from N, or from 1).
 //!
-//! Real are the controllers from the request to the store (`Core::handle`, the ledger, the decisions, the sweep of claims).
+//! Real are the controllers from the request to the store (`Core::handle`, the ledger, the decisions).
 //! Played are the store (`store`), the agents (`agent`) and the ways between them: they lose, delay, repeat and reorder,
 //! controllers die before and after any write, and come back with nothing in memory.
 //!
@@ -23,7 +23,6 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::super::decide::block::unused_claims;
 use super::super::fellows::Fellows;
 use super::super::ledger::Ledger;
 use super::super::refusals::Refusals;
@@ -39,6 +38,7 @@ use agent::SimAgent;
 use store::{Crash, Shared, SimStore};
 use weft_wire::Mtu;
 
+/// Where there are several.
 const CONTROLLERS: usize = 3;
 const AGENTS: usize = 4;
 /// In virtual time, much longer than anything takes.
@@ -108,8 +108,6 @@ struct Place {
     core: Option<Arc<Core>>,
     store: Option<SimStore>,
     follower: Option<JoinHandle<()>>,
-    /// Gives up claims.
-    sweeper: Option<JoinHandle<()>>,
     /// The nodes' newest sessions here, by their numbers, as far as this controller knows.
     sessions: BTreeMap<NodeId, u64>,
     /// How many have died here.
@@ -119,7 +117,8 @@ struct Place {
 impl World {
     async fn new(seed: u64) -> Arc<Self> {
         let chance = Chance::new(seed);
-        let places = (0..CONTROLLERS).map(|_| Place::default());
+        let count = if chance.one_in(3) { 1 } else { CONTROLLERS };
+        let places = (0..count).map(|_| Place::default());
         let world = Arc::new(Self {
             shared: Arc::new(Mutex::new(Shared::default())),
             controllers: Mutex::new(places.collect()),
@@ -128,7 +127,7 @@ impl World {
             trouble: Mutex::new(false),
             chance,
         });
-        for place in 0..CONTROLLERS {
+        for place in 0..count {
             world.start_controller(place).await;
         }
         world.found().await;
@@ -164,6 +163,11 @@ impl World {
         core.ledger.decide(create).await.unwrap();
     }
 
+    /// How many controllers there are when all are up.
+    fn count(&self) -> usize {
+        self.controllers.lock().unwrap().len()
+    }
+
     /// The controller of that place, and which of all it is that ran there.
     fn core(&self, place: usize) -> Option<(Arc<Core>, u64)> {
         let places = self.controllers.lock().unwrap();
@@ -183,9 +187,6 @@ impl World {
     /// A controller enters a node's session.
     fn note_session(&self, place: usize, (node, number): (NodeId, u64)) {
         let mut places = self.controllers.lock().unwrap();
-        if let Some(core) = &places[place].core {
-            core.sessions.played.lock().unwrap().insert(node.clone());
-        }
         places[place].sessions.insert(node, number);
     }
 
@@ -197,9 +198,6 @@ impl World {
     /// A controller forgets the session because the node begins another one.
     fn forget_sessions(&self, place: usize, node: &NodeId) {
         let mut places = self.controllers.lock().unwrap();
-        if let Some(core) = &places[place].core {
-            core.sessions.played.lock().unwrap().remove(node);
-        }
         places[place].sessions.remove(node);
     }
 
@@ -254,7 +252,6 @@ impl World {
             ledger,
             sessions: Sessions::default(),
             fellows: Fellows::played(id, Box::new(ask)),
-            claims: Mutex::default(),
             joining: tokio::sync::Mutex::new(()),
             _data: None,
         });
@@ -262,13 +259,11 @@ impl World {
             let core = Arc::clone(&core);
             async move { core.ledger.follow().await }
         });
-        let sweeper = tokio::spawn(sweep(Arc::clone(&core)));
         let mut places = self.controllers.lock().unwrap();
         places[place] = Place {
             core: Some(core),
             store: Some(store),
             follower: Some(follower),
-            sweeper: Some(sweeper),
             sessions: BTreeMap::new(),
             life: places[place].life,
         };
@@ -278,9 +273,7 @@ impl World {
     fn kill_controller(&self, place: usize) {
         let mut places = self.controllers.lock().unwrap();
         let place = &mut places[place];
-        for task in [place.follower.take(), place.sweeper.take()] {
-            task.inspect(JoinHandle::abort);
-        }
+        place.follower.take().inspect(JoinHandle::abort);
         if let Some(store) = place.store.take() {
             store.die();
         }
@@ -294,7 +287,7 @@ impl World {
         let dead: Vec<usize> = {
             let places = self.controllers.lock().unwrap();
             let dead = |place: &Place| place.store.as_ref().is_some_and(SimStore::is_dead);
-            (0..CONTROLLERS).filter(|at| dead(&places[*at])).collect()
+            (0..places.len()).filter(|at| dead(&places[*at])).collect()
         };
         dead.into_iter()
             .for_each(|place| self.kill_controller(place));
@@ -305,7 +298,7 @@ impl World {
         loop {
             self.chance.pause(Duration::from_secs(2)).await;
             self.bury();
-            let place = self.chance.below(CONTROLLERS);
+            let place = self.chance.below(self.count());
             let is_up = self.core(place).is_some();
             match self.chance.below(6) {
                 0 if is_up => self.kill_controller(place),
@@ -328,7 +321,7 @@ impl World {
     async fn settle(self: &Arc<Self>) {
         *self.trouble.lock().unwrap() = false;
         self.bury();
-        for place in 0..CONTROLLERS {
+        for place in 0..self.count() {
             if let Some(store) = &self.controllers.lock().unwrap()[place].store {
                 store.cut(false);
             }
@@ -344,8 +337,12 @@ impl World {
     /// What must hold in the end.
     fn check_end(&self) {
         let shared = self.shared.lock().unwrap();
-        let unused = unused_claims(&shared.map, None);
-        assert_eq!(unused, [], "claims that nobody uses");
+        for agent in self.agents.lock().unwrap().iter() {
+            let kept = agent.refused_addresses();
+            let mut unused = shared.map.unused_claims(&agent.node);
+            let lost = unused.find(|claim| !kept.contains(&claim.object.prefix.addr()));
+            assert_eq!(lost, None, "nobody uses it");
+        }
         let mut of_agents = shared.map.clone();
         of_agents.sessions.clear();
         for place in self.controllers.lock().unwrap().iter() {
@@ -389,14 +386,6 @@ impl World {
 
     fn take(&self, ip: IpAddr) {
         self.given.lock().unwrap().remove(&ip);
-    }
-}
-
-/// Gives up unused claims, as controllers do.
-async fn sweep(core: Arc<Core>) {
-    loop {
-        sleep(Duration::from_secs(5)).await;
-        core.give_up_claims(None).await;
     }
 }
 

@@ -62,6 +62,8 @@ struct Shared {
     /// Something that was written is gone.
     lost: Notify,
     lease: watch::Sender<Option<i64>>,
+    /// Why it can't be written.
+    trouble: Mutex<Option<String>>,
 }
 
 impl Drop for Live {
@@ -83,6 +85,7 @@ impl Live {
             written: Mutex::default(),
             lost: Notify::new(),
             lease: watch::Sender::new(None),
+            trouble: Mutex::default(),
         });
         let (events, events_out) = mpsc::channel(EVENTS);
         let tasks = [
@@ -95,6 +98,11 @@ impl Live {
     /// Our lease. While there is none, others take us for dead.
     pub fn lease(&self) -> watch::Receiver<Option<i64>> {
         self.shared.lease.subscribe()
+    }
+
+    /// Why our keys can't be written at the moment.
+    pub fn trouble(&self) -> Option<String> {
+        self.shared.trouble().clone()
     }
 
     /// Writes a key that goes with our lease, and deletes others at the same time.
@@ -140,6 +148,23 @@ impl Live {
 impl Shared {
     fn written(&self) -> MutexGuard<'_, BTreeMap<String, Vec<u8>>> {
         self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn trouble(&self) -> MutexGuard<'_, Option<String>> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says once what is the matter.
+    fn note_trouble(&self, error: &StoreError) {
+        let cause = if let StoreError::Etcd { cause, .. } = error {
+            cause.clone()
+        } else {
+            error.to_string()
+        };
+        let before = self.trouble().replace(cause.clone());
+        if before.as_ref() != Some(&cause) {
+            warn!(store = self.base.client.name(), %cause, "other controllers can't be told of this one");
+        }
     }
 
     fn full(&self, key: &str) -> String {
@@ -226,7 +251,7 @@ async fn keep(shared: Arc<Shared>, mut wanted: watch::Receiver<Wanted>) {
         let lease = match shared.base.client.call(&request).await {
             Ok(granted) => granted.id,
             Err(error) => {
-                debug!(%error, "no lease");
+                shared.note_trouble(&error);
                 sleep(AGAIN).await;
                 continue;
             }
@@ -252,6 +277,7 @@ async fn keep_one(shared: &Shared, lease: i64, wanted: &mut watch::Receiver<Want
         let goal = wanted.borrow_and_update().clone();
         let next = match timeout(ttl, shared.sync(&goal, lease)).await {
             Ok(Ok(())) => {
+                shared.trouble().take();
                 shared.lease.send_if_modified(|known| {
                     let is_news = known.is_none();
                     *known = Some(lease);
@@ -260,7 +286,7 @@ async fn keep_one(shared: &Shared, lease: i64, wanted: &mut watch::Receiver<Want
                 due
             }
             Ok(Err(error)) => {
-                debug!(%error, "presence can't be written");
+                shared.note_trouble(&error);
                 (Instant::now() + AGAIN).min(due)
             }
             Err(_) => Instant::now(),

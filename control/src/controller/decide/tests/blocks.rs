@@ -150,9 +150,47 @@ fn a_claim_is_judged_by_who_has_the_address() {
     apply(&mut map, changes);
     assert_eq!(judge(&map, 2, "10.0.0.10").unwrap_err().code, "ip_taken");
     assert!(matches!(judge(&map, 1, "10.0.0.10"), Ok(Claim::Yours(_))));
+    let claimed = single(ip("10.0.0.10"));
+    let unused = |map: &ClusterMap, node| {
+        let unused = node_id(node);
+        let unused = map.unused_claims(&unused).map(|of| of.object.prefix);
+        unused.collect::<Vec<_>>()
+    };
+    assert_eq!((unused(&map, 0), unused(&map, 1)), (vec![], vec![claimed]));
+    let user = endpoint(&network, 1, ("claimer", &[ip("10.0.0.10")]));
+    let changes = endpoint::put(&map, &node_id(1), &user).unwrap();
+    apply(&mut map, changes);
+    assert!(unused(&map, 1).is_empty());
+}
+
+#[test]
+fn what_is_given_back_late_is_not_the_same_prefix_that_came_anew() {
+    let mut map = cluster();
+    let network = create(&mut map, &wish("n", &["10.0.0.0/16"])).unwrap();
+    let prefix = single(ip("10.0.0.10"));
+    let claimed = |map: &mut ClusterMap| {
+        let (changes, _) = grant(&network.id, &node_id(1), ip("10.0.0.10"));
+        apply(map, changes);
+        Some(map.revision)
+    };
+    let back = |map: &ClusterMap, node, revision| {
+        give_back(map, &node_id(node), (&network.id, prefix, revision))
+    };
+    let first = claimed(&mut map);
+    let gone = back(&map, 1, first).unwrap();
+    assert_eq!(gone.len(), 1);
+    apply(&mut map, gone);
+    assert!(back(&map, 1, first).unwrap().is_empty(), "it is gone");
+    let second = claimed(&mut map);
+    assert!(back(&map, 1, first).unwrap().is_empty(), "another one");
+    assert_eq!(back(&map, 1, second).unwrap().len(), 1);
     assert_eq!(
-        unused_claims(&map, None),
-        [(network.id.clone(), single(ip("10.0.0.10")))]
+        back(&map, 1, None).unwrap().len(),
+        1,
+        "an older agent's word"
     );
-    assert!(unused_claims(&map, Some(&node_id(0))).is_empty());
+    for revision in [first, second, None] {
+        let refusal = back(&map, 0, revision).unwrap_err();
+        assert_eq!(refusal.code, "foreign_block");
+    }
 }

@@ -1,3 +1,4 @@
+use super::super::endpoint::Claims;
 use super::*;
 
 #[test]
@@ -130,13 +131,13 @@ fn an_endpoint_is_refused_for_what_is_wrong_with_it() {
         assert_eq!(refusal.code, code, "{refusal}");
     }
     assert!(
-        endpoint::delete(&map, &node_id(0), &other.id)
+        endpoint::delete(&map, &node_id(0), (&other.id, Claims::Stay))
             .unwrap()
             .is_empty(),
         "unknown is fine"
     );
     assert_eq!(
-        endpoint::delete(&map, &node_id(1), &good.id)
+        endpoint::delete(&map, &node_id(1), (&good.id, Claims::Stay))
             .unwrap_err()
             .code,
         "foreign_endpoint"
@@ -159,15 +160,24 @@ fn a_report_keeps_the_claim_that_a_new_endpoint_uses_in_the_place_of_an_old_one(
     // Connected anew as what it was, while nobody could be told.
     let mut new = old.clone();
     new.id = EndpointId("1-web-again".to_owned());
-    let sync = endpoint::sync(&map, &node_id(1), std::slice::from_ref(&new));
+    let sync = endpoint::sync(&map, &node_id(1), (std::slice::from_ref(&new), Claims::Go));
     assert_eq!(sync.rejected, []);
     apply(&mut map, sync.changes);
     assert_eq!(map.endpoints_of(&network.id).collect::<Vec<_>>(), [&new]);
     assert_eq!(map.block_of(&network.id, claimed).unwrap().node, node_id(1));
-    // With its last user the claim goes.
-    let sync = endpoint::sync(&map, &node_id(1), &[]);
-    apply(&mut map, sync.changes);
-    assert_eq!(map.block_of(&network.id, claimed).unwrap().node, node_id(0));
+    // With its last user the claim goes, unless the node gives claims back itself.
+    let owner = |map: &ClusterMap, gone: Vec<Change>| {
+        let mut after = map.clone();
+        apply(&mut after, gone);
+        assert_eq!(after.endpoints.len(), 0);
+        after.block_of(&network.id, claimed).unwrap().node.clone()
+    };
+    for (claims, then) in [(Claims::Go, node_id(0)), (Claims::Stay, node_id(1))] {
+        let sync = endpoint::sync(&map, &node_id(1), (&[], claims));
+        assert_eq!(owner(&map, sync.changes), then);
+        let gone = endpoint::delete(&map, &node_id(1), (&new.id, claims)).unwrap();
+        assert_eq!(owner(&map, gone), then);
+    }
 }
 
 #[test]
@@ -176,7 +186,7 @@ fn addresses_in_use_stay_with_their_node_when_the_store_was_set_back() {
     let network = create(&mut map, &wish("n", &["10.0.0.0/16"])).unwrap();
     // Its block was given after the copy was made that is the store now.
     let ours = endpoint(&network, 0, ("ours", &[ip("10.0.0.9")]));
-    let sync = endpoint::sync(&map, &node_id(0), std::slice::from_ref(&ours));
+    let sync = endpoint::sync(&map, &node_id(0), (std::slice::from_ref(&ours), Claims::Go));
     assert_eq!(sync.rejected, []);
     apply(&mut map, sync.changes);
     assert_eq!(
@@ -185,10 +195,10 @@ fn addresses_in_use_stay_with_their_node_when_the_store_was_set_back() {
     );
     // What another node says it has of that is refused as ever.
     let theirs = endpoint(&network, 1, ("theirs", &[ip("10.0.0.9")]));
-    let sync = endpoint::sync(&map, &node_id(1), &[theirs]);
+    let sync = endpoint::sync(&map, &node_id(1), (&[theirs], Claims::Go));
     assert_eq!(sync.rejected[0].1.code, "ip_taken");
     assert!(sync.changes.is_empty());
     let outside = endpoint(&network, 1, ("outside", &[ip("10.9.0.9")]));
-    let sync = endpoint::sync(&map, &node_id(1), &[outside]);
+    let sync = endpoint::sync(&map, &node_id(1), (&[outside], Claims::Go));
     assert_eq!(sync.rejected[0].1.code, "bad_ip");
 }

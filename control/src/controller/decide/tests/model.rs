@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::super::endpoint::Claims;
 use super::*;
 
 /// What a node may ask, with numbers that stand for nodes, addresses, names and blocks.
@@ -23,9 +24,11 @@ enum Step {
     Delete {
         node: usize,
         name: u8,
+        claims: Claims,
     },
     Sync {
         node: usize,
+        claims: Claims,
         keep: u8,
         add: Vec<(u32, u8)>,
     },
@@ -33,7 +36,6 @@ enum Step {
         node: usize,
         block: usize,
     },
-    DropClaims,
     RemoveNode {
         node: usize,
     },
@@ -46,17 +48,18 @@ fn steps(addresses: u32) -> impl Strategy<Value = Step> {
     let node = 0..3_usize;
     let at = 0..addresses;
     let name = 0..12_u8;
+    let claims = prop_oneof![Just(Claims::Stay), Just(Claims::Go)];
     prop_oneof![
         4 => node.clone().prop_map(|node| Step::Allocate { node }),
         4 => (node.clone(), at.clone(), any::<bool>())
             .prop_map(|(node, at, yields)| Step::Claim { node, at, yields }),
         12 => (node.clone(), at.clone(), name.clone())
             .prop_map(|(node, at, name)| Step::Put { node, at, name }),
-        4 => (node.clone(), name.clone()).prop_map(|(node, name)| Step::Delete { node, name }),
-        2 => (node.clone(), any::<u8>(), prop::collection::vec((at, name), 0..4))
-            .prop_map(|(node, keep, add)| Step::Sync { node, keep, add }),
+        4 => (node.clone(), name.clone(), claims.clone())
+            .prop_map(|(node, name, claims)| Step::Delete { node, name, claims }),
+        2 => (node.clone(), claims, any::<u8>(), prop::collection::vec((at, name), 0..4))
+            .prop_map(|(node, claims, keep, add)| Step::Sync { node, claims, keep, add }),
         2 => (node.clone(), 0..20_usize).prop_map(|(node, block)| Step::GiveBack { node, block }),
-        1 => Just(Step::DropClaims),
         1 => node.clone().prop_map(|node| Step::RemoveNode { node }),
         1 => node.prop_map(|node| Step::Join { node }),
     ]
@@ -97,11 +100,16 @@ fn decide(map: &ClusterMap, network: &Network, step: &Step) -> Option<Decision<V
         Step::Put { node, at, name } if member(*node) => {
             endpoint::put(map, &node_id(*node), &named(network, *node, (*at, *name)))
         }
-        Step::Delete { node, name } => {
+        Step::Delete { node, name, claims } => {
             let id = named(network, *node, (0, *name)).id;
-            endpoint::delete(map, &node_id(*node), &id)
+            endpoint::delete(map, &node_id(*node), (&id, *claims))
         }
-        Step::Sync { node, keep, add } if member(*node) => {
+        Step::Sync {
+            node,
+            claims,
+            keep,
+            add,
+        } if member(*node) => {
             let mut all: Vec<Endpoint> = map
                 .endpoints
                 .values()
@@ -115,16 +123,12 @@ fn decide(map: &ClusterMap, network: &Network, step: &Step) -> Option<Decision<V
                 add.iter()
                     .map(|(at, name)| named(network, *node, (*at, *name))),
             );
-            Ok(endpoint::sync(map, &node_id(*node), &all).changes)
+            Ok(endpoint::sync(map, &node_id(*node), (&all, *claims)).changes)
         }
         Step::GiveBack { node, block } => {
             let prefix = map.blocks_of(of).nth(*block).map(|block| block.prefix)?;
-            block::give_back(map, &node_id(*node), (of, prefix))
+            block::give_back(map, &node_id(*node), (of, prefix, None))
         }
-        Step::DropClaims => Ok(unused_claims(map, None)
-            .into_iter()
-            .map(|(network, prefix)| Change::Delete(crate::model::Key::Block(network, prefix)))
-            .collect()),
         Step::RemoveNode { node } => {
             node::remove(map, &operator(), &format!("n{node}")).map(|(changes, _)| changes)
         }

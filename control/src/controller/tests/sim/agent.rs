@@ -13,10 +13,11 @@ use tokio::time::{Instant, sleep, timeout};
 use weft_wire::MacAddr;
 
 use super::super::super::Core;
+use super::super::super::decide::endpoint::Claims;
 use super::super::super::ledger::News;
 use super::super::super::requests::{Asker, MOVED};
 use super::super::super::session::enter;
-use super::{CONTROLLERS, Chance, NETWORK, SUBNET, World, facts};
+use super::{Chance, NETWORK, SUBNET, World, facts};
 use crate::channel::messages::{Hello, PROTOCOLS, STORE_FAILED};
 use crate::channel::{Answer, Ask, Refusal, Reply, Request};
 use crate::model::{
@@ -60,7 +61,11 @@ struct Inner {
     /// cluster takes them.
     refused: BTreeSet<EndpointId>,
     pending: BTreeMap<EndpointId, Endpoint>,
+    /// Those under way that a full report came back with (`agent::refused`).
+    unfit: BTreeSet<EndpointId>,
     leaving: BTreeMap<EndpointId, Endpoint>,
+    /// How many are looking for an address: a claim comes before they can say that they have it.
+    choosing: usize,
     yielded: BTreeMap<IpAddr, Instant>,
     returning: BTreeSet<IpNet>,
     epoch: u64,
@@ -83,16 +88,6 @@ enum Asked {
     Offline,
     /// Nobody knows.
     TimedOut,
-}
-
-impl Asked {
-    fn may_be_done(&self) -> bool {
-        match self {
-            Self::Done(_) | Self::TimedOut => true,
-            Self::Refused(refusal) => refusal.code == STORE_FAILED,
-            Self::Offline => false,
-        }
-    }
 }
 
 impl Inner {
@@ -128,20 +123,30 @@ impl Inner {
             && !others.any(|other| other.node != *node)
     }
 
-    fn stop_claims(&mut self, node: &NodeId, ips: Vec<IpAddr>) -> Vec<IpNet> {
-        let claims = ips.into_iter().map(IpNet::from).filter(|prefix| {
-            let claim = self.map.blocks.get(&(network(), *prefix));
-            claim.is_some_and(|claim| claim.object.node == *node)
-        });
-        let claims: Vec<IpNet> = claims
-            .filter(|prefix| !self.returning.contains(prefix))
-            .collect();
+    /// See `agent::claims`.
+    fn stop_claims_of(&mut self, node: &NodeId, endpoint: &Endpoint) -> Vec<IpNet> {
+        let ip = endpoint.ips[0];
+        let mut own = self.own();
+        let is_used = own.any(|own| own.id != endpoint.id && own.ips.contains(&ip));
+        let claim = self.map.blocks.get(&(network(), IpNet::from(ip)));
+        let ours = claim.filter(|claim| claim.object.node == *node && !is_used);
+        let claims: Vec<IpNet> = ours.map(|claim| claim.object.prefix).into_iter().collect();
+        drop(own);
         self.returning.extend(&claims);
         claims
     }
 
-    fn resume_claims(&mut self, claims: &[IpNet]) {
-        self.returning.retain(|prefix| !claims.contains(prefix));
+    fn stop_idle_claims(&mut self, node: &NodeId) -> Vec<IpNet> {
+        if self.session.is_none() || !self.caught_up || !self.told {
+            return Vec::new();
+        }
+        let used: BTreeSet<IpAddr> = self.own().map(|own| own.ips[0]).collect();
+        let idle = self.map.unused_claims(node).map(|of| of.object.prefix);
+        let idle = idle.filter(|prefix| !used.contains(&prefix.addr()) && self.choosing == 0);
+        let idle: Vec<IpNet> = idle.collect();
+        self.returning.extend(idle);
+        self.settle(node);
+        self.returning.iter().copied().collect()
     }
 
     fn known(&self, node: &NodeId) -> BTreeMap<EndpointId, Endpoint> {
@@ -187,6 +192,13 @@ impl SimAgent {
         taken
     }
 
+    /// Of ports that the cluster doesn't take.
+    pub(super) fn refused_addresses(&self) -> BTreeSet<IpAddr> {
+        let inner = self.inner();
+        let refused = inner.refused.iter().filter_map(|id| inner.ports.get(id));
+        refused.flat_map(|port| port.ips.clone()).collect()
+    }
+
     pub(super) fn hang_up(&self) {
         let mut inner = self.inner();
         inner.session = None;
@@ -212,7 +224,7 @@ impl SimAgent {
     /// Keeps a session with some controller, for ever.
     pub(super) async fn follow(self: Arc<Self>, world: Arc<World>) {
         loop {
-            let place = self.calling.below(CONTROLLERS);
+            let place = self.calling.below(world.count());
             if let Some((core, life)) = world.core(place) {
                 self.call(&world, &core, (place, life)).await;
                 let number = self.inner().sessions;
@@ -239,6 +251,7 @@ impl SimAgent {
                 interest: None,
                 wish: 0,
                 has: None,
+                returns_claims: true,
             }
         };
         let entering = tokio::spawn({
@@ -344,11 +357,16 @@ impl SimAgent {
         let mut looked = Instant::now();
         loop {
             sleep(TELL_AGAIN).await;
-            if looked.elapsed() >= LOOK_AGAIN {
+            let look = looked.elapsed() >= LOOK_AGAIN;
+            if look {
                 looked = Instant::now();
                 self.look();
             }
-            self.tell_all(&world).await;
+            if look || self.must_tell() {
+                self.tell_all(&world).await;
+                let idle = self.inner().stop_idle_claims(&self.node);
+                self.return_claims(&world, idle).await;
+            }
         }
     }
 
@@ -378,16 +396,10 @@ impl SimAgent {
         if !self.must_tell() {
             return;
         }
-        let (claims, endpoints) = {
+        let endpoints = {
             let mut inner = self.inner();
             inner.told = true;
-            let own: BTreeSet<_> = inner.own().map(|own| own.id.clone()).collect();
-            let used: BTreeSet<IpAddr> = inner.own().flat_map(|own| own.ips.clone()).collect();
-            let gone = inner.known(&self.node).into_values();
-            let gone = gone.filter(|known| !own.contains(&known.id));
-            let ips = gone.flat_map(|known| known.ips);
-            let ips = ips.filter(|ip| !used.contains(ip)).collect();
-            (inner.stop_claims(&self.node, ips), inner.reported())
+            inner.reported()
         };
         let asked = self
             .ask(world, (Request::SyncEndpoints { endpoints }, PATIENCE))
@@ -395,13 +407,15 @@ impl SimAgent {
         let mut inner = self.inner();
         let Asked::Done(reply) = asked else {
             inner.told = false;
-            if !asked.may_be_done() {
-                inner.resume_claims(&claims);
-            }
             return;
         };
         let before = std::mem::take(&mut inner.refused);
+        inner.unfit.clear();
         for (id, refusal) in reply.rejected {
+            if inner.pending.contains_key(&id) {
+                inner.unfit.insert(id);
+                continue;
+            }
             let Some(port) = inner.ports.get(&id) else {
                 continue;
             };
@@ -436,6 +450,7 @@ impl SimAgent {
             Request::PutEndpoint { .. }
                 | Request::AllocateBlock { .. }
                 | Request::ClaimAddress { .. }
+                | Request::ReturnBlock { .. }
         );
         let twice = twice && world.is_trouble() && world.chance.one_in(12);
         // It is worked on, whatever becomes of its sender.
@@ -460,6 +475,7 @@ impl SimAgent {
                 let from = Asker {
                     node: &node,
                     is_current: &is_current,
+                    claims: Claims::Stay,
                 };
                 let said = core.handle(from, request).await;
                 world.chance.pause(Duration::from_millis(50)).await;
@@ -493,15 +509,36 @@ impl SimAgent {
             match world.chance.below(10) {
                 0..=2 => self.connect(&world, false).await,
                 3 => self.connect(&world, true).await,
-                4 | 5 => self.connect_fixed(&world).await,
+                4 | 5 => {
+                    let last = u8::try_from(world.chance.below(62)).unwrap() + 1;
+                    let ip = IpAddr::from([10, 0, 0, last]);
+                    self.connect_fixed(&world, ip).await;
+                }
                 6 => self.give_back(&world).await,
-                _ => self.disconnect(&world).await,
+                7 => {
+                    // A container that starts anew, with the address it had.
+                    if let Some(ip) = self.disconnect(&world).await {
+                        self.connect_fixed(&world, ip).await;
+                    }
+                }
+                _ => {
+                    self.disconnect(&world).await;
+                }
             }
         }
     }
 
     /// With any address of its own blocks, and perhaps with a MAC that others want, too.
     async fn connect(self: &Arc<Self>, world: &Arc<World>, any_mac: bool) {
+        self.inner().choosing += 1;
+        let chosen = self.choose(world, any_mac).await;
+        self.inner().choosing -= 1;
+        if let Some(endpoint) = chosen {
+            self.plug(world, endpoint).await;
+        }
+    }
+
+    async fn choose(self: &Arc<Self>, world: &Arc<World>, any_mac: bool) -> Option<Endpoint> {
         for _ in 0..2 {
             let chosen = {
                 let mut inner = self.inner();
@@ -513,8 +550,8 @@ impl SimAgent {
                 let mac = any_mac.then(|| world.chance.below(MACS));
                 free.and_then(|ip| self.reserve(&mut inner, (ip, mac)))
             };
-            if let Some(endpoint) = chosen {
-                return self.plug(world, endpoint).await;
+            if chosen.is_some() {
+                return chosen;
             }
             let request = Request::AllocateBlock {
                 network: network(),
@@ -522,38 +559,41 @@ impl SimAgent {
             };
             match self.ask(world, (request, PATIENCE)).await {
                 Asked::Done(reply) => self.reach(reply.revision).await,
-                Asked::Refused(_) | Asked::Offline | Asked::TimedOut => return,
+                Asked::Refused(_) | Asked::Offline | Asked::TimedOut => return None,
             }
         }
+        None
     }
 
     /// With an address that may be another's.
-    async fn connect_fixed(self: &Arc<Self>, world: &Arc<World>) {
-        let last = u8::try_from(world.chance.below(62)).unwrap() + 1;
-        let ip = IpAddr::from([10, 0, 0, last]);
+    async fn connect_fixed(self: &Arc<Self>, world: &Arc<World>, ip: IpAddr) {
+        self.inner().choosing += 1;
+        let chosen = self.choose_fixed(world, ip).await;
+        self.inner().choosing -= 1;
+        if let Some(endpoint) = chosen {
+            self.plug(world, endpoint).await;
+        }
+    }
+
+    async fn choose_fixed(self: &Arc<Self>, world: &Arc<World>, ip: IpAddr) -> Option<Endpoint> {
         for _ in 0..2 {
-            let ours = {
+            {
                 let mut inner = self.inner();
-                let ours = inner.may_give(&self.node, ip);
-                ours.then(|| self.reserve(&mut inner, (ip, None))).flatten()
-            };
-            if let Some(endpoint) = ours {
-                return self.plug(world, endpoint).await;
-            }
-            let busy = {
-                let inner = self.inner();
-                inner.yielded.contains_key(&ip) || inner.own().any(|own| own.ips.contains(&ip))
-            };
-            if busy {
-                return;
+                if inner.may_give(&self.node, ip) {
+                    return self.reserve(&mut inner, (ip, None));
+                }
+                if inner.yielded.contains_key(&ip) || inner.own().any(|own| own.ips.contains(&ip)) {
+                    return None;
+                }
             }
             let network = network();
             let request = Request::ClaimAddress { network, ip };
             match self.ask(world, (request, PATIENCE)).await {
                 Asked::Done(reply) => self.reach(reply.revision).await,
-                Asked::Refused(_) | Asked::Offline | Asked::TimedOut => return,
+                Asked::Refused(_) | Asked::Offline | Asked::TimedOut => return None,
             }
         }
+        None
     }
 
     /// Takes the address, if the MAC is free as far as this node knows.
@@ -609,8 +649,10 @@ impl SimAgent {
             self.ask(world, (Request::PutEndpoint { endpoint }, CALL_PATIENCE))
                 .await
         };
-        let unheard = match asked {
-            Asked::Done(_) => false,
+        match asked {
+            Asked::Done(_) => {
+                self.inner().unfit.remove(&endpoint.id);
+            }
             Asked::Refused(refusal) => {
                 let mut inner = self.inner();
                 inner.pending.remove(&endpoint.id);
@@ -619,15 +661,17 @@ impl SimAgent {
                 }
                 return;
             }
-            Asked::Offline | Asked::TimedOut => true,
-        };
-        if unheard {
-            self.inner().told = false;
+            Asked::Offline | Asked::TimedOut => {
+                self.inner().told = false;
+                if self.is_unfit(&endpoint) || self.is_foreign(endpoint.ips[0]) {
+                    return self.withdraw(world, &endpoint).await;
+                }
+            }
         }
-        if unheard && self.is_unknown_claim(endpoint.ips[0]) {
-            self.withdraw(world, &endpoint).await;
-            self.inner().pending.remove(&endpoint.id);
-            return;
+        // The TAP is made.
+        world.chance.pause(Duration::from_millis(300)).await;
+        if self.is_unfit(&endpoint) {
+            return self.withdraw(world, &endpoint).await;
         }
         let mut inner = self.inner();
         inner.pending.remove(&endpoint.id);
@@ -635,22 +679,24 @@ impl SimAgent {
         inner.ports.insert(endpoint.id.clone(), endpoint);
     }
 
-    /// Whether others may get the address before they hear of it: it was just claimed, or isn't ours any more.
-    fn is_unknown_claim(&self, ip: IpAddr) -> bool {
-        let inner = self.inner();
-        let known = inner.known(&self.node);
-        let is_known = known.values().any(|known| known.ips.contains(&ip));
-        let block = inner.map.block_of(&network(), ip);
-        let ours = block.filter(|block| block.node == self.node);
-        ours.is_none_or(|block| block.prefix == IpNet::from(ip) && !is_known)
+    fn is_unfit(&self, endpoint: &Endpoint) -> bool {
+        self.inner().unfit.contains(&endpoint.id)
     }
 
-    async fn disconnect(self: &Arc<Self>, world: &Arc<World>) {
+    /// Whether the address isn't ours any more.
+    fn is_foreign(&self, ip: IpAddr) -> bool {
+        let inner = self.inner();
+        let block = inner.map.block_of(&network(), ip);
+        block.is_none_or(|block| block.node != self.node)
+    }
+
+    /// Returns the address that it had.
+    async fn disconnect(self: &Arc<Self>, world: &Arc<World>) -> Option<IpAddr> {
         let port = {
             let mut inner = self.inner();
             let count = inner.ports.len();
             if count == 0 {
-                return;
+                return None;
             }
             let at = world.chance.below(count);
             let id = inner.ports.keys().nth(at).cloned().unwrap();
@@ -662,24 +708,46 @@ impl SimAgent {
             port
         };
         self.withdraw(world, &port).await;
-        self.inner().leaving.remove(&port.id);
+        Some(port.ips[0])
     }
 
     async fn withdraw(&self, world: &Arc<World>, endpoint: &Endpoint) {
-        let claims = self.inner().stop_claims(&self.node, endpoint.ips.clone());
+        {
+            let mut inner = self.inner();
+            inner.pending.remove(&endpoint.id);
+            inner.unfit.remove(&endpoint.id);
+            inner.leaving.insert(endpoint.id.clone(), endpoint.clone());
+        }
         let id = endpoint.id.clone();
         let asked = {
             let _order = self.reporting.read().await;
             self.ask(world, (Request::DeleteEndpoint { id }, CALL_PATIENCE))
                 .await
         };
-        if let Asked::Done(reply) = asked {
-            return self.reach(reply.revision).await;
+        match asked {
+            Asked::Done(reply) => {
+                self.reach(reply.revision).await;
+                let claims = self.inner().stop_claims_of(&self.node, endpoint);
+                self.return_claims(world, claims).await;
+            }
+            Asked::Refused(_) | Asked::Offline | Asked::TimedOut => self.inner().told = false,
         }
-        let mut inner = self.inner();
-        inner.told = false;
-        if !asked.may_be_done() {
-            inner.resume_claims(&claims);
+        self.inner().leaving.remove(&endpoint.id);
+    }
+
+    async fn return_claims(&self, world: &Arc<World>, claims: Vec<IpNet>) {
+        for prefix in claims {
+            let block = self.inner().map.blocks.get(&(network(), prefix)).cloned();
+            let request = Request::ReturnBlock {
+                network: network(),
+                prefix,
+                revision: block.map(|block| block.revision),
+            };
+            match self.ask(world, (request, PATIENCE)).await {
+                Asked::Done(reply) => self.reach(reply.revision).await,
+                Asked::Refused(_) => {}
+                Asked::Offline | Asked::TimedOut => return,
+            }
         }
     }
 
@@ -704,17 +772,7 @@ impl SimAgent {
             idle
         };
         let Some(prefix) = block else { return };
-        let request = Request::ReturnBlock {
-            network: network(),
-            prefix,
-        };
-        match self.ask(world, (request, PATIENCE)).await {
-            Asked::Done(reply) => self.reach(reply.revision).await,
-            Asked::Refused(refusal) if refusal.code != STORE_FAILED => {
-                self.inner().returning.remove(&prefix);
-            }
-            Asked::Refused(_) | Asked::Offline | Asked::TimedOut => {}
-        }
+        self.return_claims(world, vec![prefix]).await;
     }
 }
 

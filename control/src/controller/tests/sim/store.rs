@@ -209,7 +209,8 @@ impl SimStore {
         std::future::pending::<()>().await;
     }
 
-    /// All whose way isn't cut hear of it, sooner or later, some twice, and not in order.
+    /// All whose way isn't cut hear of it, sooner or later, some twice, and of some only with a later one: what is heard is
+    /// never older than what was heard before.
     fn spread(&self, revision: Revision) {
         let watchers = self.shared.lock().unwrap().watchers.clone();
         for watcher in watchers {
@@ -219,7 +220,8 @@ impl SimStore {
                 tokio::spawn(async move {
                     chance.pause(Duration::from_millis(800)).await;
                     if !watcher.is_cut.load(Ordering::Relaxed) {
-                        watcher.heard.send_replace(revision);
+                        let newest = |heard: &mut Revision| *heard = revision.max(*heard);
+                        watcher.heard.send_modify(newest);
                     }
                 });
             }

@@ -39,6 +39,7 @@ mod requests;
 mod rotation;
 mod serve;
 mod session;
+mod setbacks;
 mod tokens;
 mod transfer;
 
@@ -73,6 +74,7 @@ use fellows::Fellows;
 use ledger::Ledger;
 use refusals::Refusals;
 use session::Sessions;
+use setbacks::SetBacks;
 pub use tokens::TokenSpec;
 pub use transfer::{export, import};
 
@@ -230,6 +232,7 @@ struct Core {
     sessions: Sessions,
     fellows: Fellows,
     claims: Mutex<Claims>,
+    set_backs: SetBacks,
     /// One join at a time: checking a token and using it up must not be parted.
     joining: tokio::sync::Mutex<()>,
     /// Held while the store is elsewhere.
@@ -310,6 +313,7 @@ pub async fn start(config: ControllerConfig) -> Result<ControllerHandle, Control
         sessions: Sessions::default(),
         fellows,
         claims: Mutex::default(),
+        set_backs: SetBacks::default(),
         joining: tokio::sync::Mutex::new(()),
         _data: data,
     });

@@ -287,11 +287,16 @@ impl Ledger {
     }
 
     /// Whether an agent has revisions of this life of the store; if it has newer ones than there are, the store was set
-    /// back, and a new life begins, so that no other agent takes lost changes for these.
+    /// back, and a new life begins, so that no other agent takes lost changes for these: if the agent is to be believed.
     ///
     /// # Errors
-    /// The store can't be asked: the agent may know more than this controller, and must not be given an older map.
-    pub(super) async fn recognise(&self, have: Revision, incarnation: &str) -> Decision<bool> {
+    /// The store can't be asked: the agent may know more than this controller, and must not be given an older map. What
+    /// `believe` says.
+    pub(super) async fn recognise(
+        &self,
+        (have, incarnation): (Revision, &str),
+        believe: impl FnOnce() -> Decision<()>,
+    ) -> Decision<bool> {
         if self.shown().incarnation != incarnation {
             return Ok(false);
         }
@@ -307,6 +312,7 @@ impl Ledger {
         if have <= self.revision() {
             return Ok(true);
         }
+        believe()?;
         match self.book.store.reincarnate().await {
             Ok(new) => {
                 warn!(

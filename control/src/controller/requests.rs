@@ -6,9 +6,9 @@ use std::sync::PoisonError;
 use tokio::time::Instant;
 use tracing::info;
 
-use super::Core;
 use super::decide::block::Claim;
 use super::decide::{Decision, block, endpoint, network, node, router};
+use super::{Core, audience};
 use crate::api::NetworkCreate;
 use crate::channel::{Answer, Ask, Interest, Refusal, Reply, Request, RouterChange};
 use crate::model::{
@@ -116,7 +116,7 @@ impl Core {
             Request::AllocateBlock { network, subnet } => {
                 let decide = |map: &ClusterMap| block::allocate(map, from.node, (&network, subnet));
                 let (revision, block) = self.decide(from, decide).await?;
-                self.note_claim(network, block);
+                self.note_claim(from.node, (network, block));
                 return Ok(Reply {
                     revision,
                     block: Some(block),
@@ -141,7 +141,7 @@ impl Core {
                     .await?
             }
             Request::SyncEndpoints { endpoints } => return self.sync(from, &endpoints).await,
-            Request::Watch { networks, wish } => self.watch(from.node, Interest { networks, wish }),
+            Request::Watch { networks, wish } => self.watch(from, Interest { networks, wish })?,
             Request::Renew { csr } => return self.renewed(from.node, &csr),
             Request::NoteCredentials { credentials } => {
                 self.note_credentials(from, &credentials).await?
@@ -178,9 +178,13 @@ impl Core {
         })
     }
 
-    fn watch(&self, from: &NodeId, interest: Interest) -> Revision {
-        self.sessions.watch(from, interest);
-        self.ledger.revision()
+    fn watch(&self, from: Asker<'_>, interest: Interest) -> Decision<Revision> {
+        audience::check(Some(&interest.networks))?;
+        if self.sessions.watch(from, interest) {
+            Ok(self.ledger.revision())
+        } else {
+            Err(moved())
+        }
     }
 
     fn renewed(&self, from: &NodeId, csr: &[u8]) -> Decision<Reply> {
@@ -290,7 +294,7 @@ impl Core {
             .hint("try again")),
         };
         let (revision, prefix) = self.decide(from, decide).await?;
-        self.note_claim(network, prefix);
+        self.note_claim(from.node, (network, prefix));
         Ok(Reply {
             revision,
             block: Some(prefix),
@@ -298,9 +302,9 @@ impl Core {
         })
     }
 
-    fn note_claim(&self, network: NetworkId, prefix: ipnet::IpNet) {
+    fn note_claim(&self, node: &NodeId, claim: (NetworkId, ipnet::IpNet)) {
         let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
-        claims.note(network, prefix, Instant::now());
+        claims.note(node, claim, Instant::now());
     }
 
     async fn ask_to_yield(

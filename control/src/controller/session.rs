@@ -11,12 +11,13 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info};
 
-use super::Core;
 use super::board::Seat;
 use super::decide::node;
 use super::push::push;
 use super::refusals::{BREACHES, NO_HELLO, SLOW, Turned};
 use super::requests::{Asker, MOVED};
+use super::setbacks::SET_BACK;
+use super::{Core, audience};
 use crate::channel::codec::{self, DecodeError};
 use crate::channel::messages::{Hello, Interest, PROTOCOLS, Protocols, Welcome};
 use crate::channel::{
@@ -32,6 +33,8 @@ pub(super) const ASK_PATIENCE: Duration = Duration::from_secs(2);
 const REFUSAL_PATIENCE: Duration = Duration::from_secs(1);
 /// Between the entry of a node's session at another controller and the end of the one here.
 const DEPARTURE_PATIENCE: Duration = Duration::from_millis(500);
+/// Before the end of a session whose agent isn't believed that the store was set back: it calls again at once.
+const DISBELIEF: Duration = Duration::from_secs(5);
 
 /// A member's hello names its networks.
 const MAX_HELLO_BYTES: usize = 1 << 20;
@@ -162,7 +165,11 @@ impl Sessions {
     }
 
     /// A new session's wishes; an older one of the same node hears of no more.
-    fn listen(&self, node: &NodeId, interest: Option<Interest>) -> watch::Receiver<Wish> {
+    pub(super) fn listen(
+        &self,
+        node: &NodeId,
+        interest: Option<Interest>,
+    ) -> watch::Receiver<Wish> {
         let (wishes, listening) = watch::channel(Wish { interest, reach: 0 });
         self.wishes().insert(node.clone(), wishes);
         listening
@@ -179,9 +186,15 @@ impl Sessions {
         }
     }
 
-    /// An agent wants to hear of these networks. What it wanted before that may arrive later.
-    pub(super) fn watch(&self, node: &NodeId, interest: Interest) {
-        if let Some(wishes) = self.wishes().get(node) {
+    /// An agent wants to hear of these networks. What it wanted before that may arrive later; what it wanted in an older
+    /// session is nothing to the newer one, whose wishes may be numbered anew. False if this one isn't its newest.
+    pub(super) fn watch(&self, from: Asker<'_>, interest: Interest) -> bool {
+        let wishes = self.wishes();
+        // Under the lock: a session's own wishes begin after it has taken the older one's place.
+        if !(from.is_current)() {
+            return false;
+        }
+        if let Some(wishes) = wishes.get(from.node) {
             wishes.send_if_modified(|wish| {
                 let before = wish.interest.as_ref().map(|before| before.wish);
                 let newer = before.is_none_or(|before| before <= interest.wish);
@@ -191,6 +204,7 @@ impl Sessions {
                 newer
             });
         }
+        true
     }
 
     /// An agent was told of a change that it waits for.
@@ -254,10 +268,15 @@ pub(super) async fn serve(core: Arc<Core>, connection: Connection, subject: Subj
         return;
     }
     info!(node = %subject.name, remote = %connection.remote_address(), version = %hello.version, "agent connected");
-    let have = match core.ledger.recognise(hello.have, &hello.incarnation).await {
+    let have = match recognise(&core, &hello).await {
         Ok(known) => known.then_some(hello.have),
         Err(refusal) => {
             core.sessions.leave(&subject.node, &connection);
+            if refusal.code == SET_BACK {
+                let remote = connection.remote_address();
+                core.refusals.note(SET_BACK, remote, &refusal);
+                sleep(DISBELIEF).await;
+            }
             connection.close(
                 VarInt::from_u32(close::STOPPING),
                 refusal.message.as_bytes(),
@@ -292,6 +311,21 @@ pub(super) async fn serve(core: Arc<Core>, connection: Connection, subject: Subj
     core.sessions.unlisten(&subject.node);
     connection.close(VarInt::from_u32(close::DONE), b"session ended");
     info!(node = %subject.name, reason = %why, "agent disconnected");
+}
+
+/// Whether the agent's map is one of this store's.
+pub(super) async fn recognise(core: &Core, hello: &Hello) -> Result<bool, Refusal> {
+    let Hello {
+        node,
+        have,
+        incarnation,
+        ..
+    } = hello;
+    let believe = || {
+        core.set_backs
+            .believe(node, *have, tokio::time::Instant::now())
+    };
+    core.ledger.recognise((*have, incarnation), believe).await
 }
 
 /// Why a node has no session here any more.
@@ -443,6 +477,7 @@ async fn admit(core: &Core, subject: &Subject, hello: &Hello) -> Result<Welcome,
         return Err(Refusal::new("identity_mismatch", message)
             .hint("restore the state directory's identity from one backup"));
     }
+    audience::check(hello.interest.as_ref())?;
     let revision = enter(core, hello).await?;
     Ok(Welcome {
         protocol: PROTOCOLS.common(hello.protocols).unwrap_or(PROTOCOLS.max),

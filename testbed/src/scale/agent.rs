@@ -27,6 +27,8 @@ pub(crate) struct Heard {
     /// Networks that changed: that concerns everybody.
     pub(crate) mtu_changes: usize,
     pub(crate) networks: Vec<Network>,
+    /// Why sessions ended, or didn't come about.
+    pub(crate) downs: Vec<String>,
 }
 
 /// One of many.
@@ -220,7 +222,11 @@ async fn hear(
             LinkEvent::Ask { answer, .. } => {
                 let _ = answer.send(Answer::Yielded);
             }
-            LinkEvent::Down { .. } | LinkEvent::Refused { .. } | LinkEvent::Controllers { .. } => {}
+            LinkEvent::Down { reason } => heard.send_modify(|heard| heard.downs.push(reason)),
+            LinkEvent::Refused { refusal } => {
+                heard.send_modify(|heard| heard.downs.push(refusal.to_string()));
+            }
+            LinkEvent::Controllers { .. } => {}
         }
     }
 }

@@ -28,6 +28,7 @@ use super::super::fellows::Fellows;
 use super::super::ledger::Ledger;
 use super::super::refusals::Refusals;
 use super::super::session::Sessions;
+use super::super::setbacks::SetBacks;
 use super::super::{Core, decide};
 use crate::api::NetworkCreate;
 use crate::channel::{Answer, Ask, NodeFacts};
@@ -255,6 +256,7 @@ impl World {
             sessions: Sessions::default(),
             fellows: Fellows::played(id, Box::new(ask)),
             claims: Mutex::default(),
+            set_backs: SetBacks::default(),
             joining: tokio::sync::Mutex::new(()),
             _data: None,
         });

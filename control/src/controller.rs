@@ -52,6 +52,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use nix::sys::socket::{setsockopt, sockopt};
 use quinn::VarInt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
@@ -359,7 +360,7 @@ async fn stopped(stopping: &mut watch::Receiver<bool>) {
 }
 
 fn bind(listen: SocketAddr) -> Result<UdpSocket, ControllerError> {
-    UdpSocket::bind(listen).map_err(|source| {
+    let socket = UdpSocket::bind(listen).map_err(|source| {
         if source.kind() == io::ErrorKind::AddrNotAvailable {
             return ControllerError::NotOurAddress { listen };
         }
@@ -367,7 +368,24 @@ fn bind(listen: SocketAddr) -> Result<UdpSocket, ControllerError> {
             return ControllerError::PortTaken { listen };
         }
         ControllerError::Listen { listen, source }
-    })
+    })?;
+    roomy(&socket);
+    Ok(socket)
+}
+
+/// What waits in the control port's socket. After a restart all agents call within a second, and what finds no room is sent
+/// again only after 0.3 seconds, then 0.6: the kernel's own 208 KiB are full with less than a hundred packets.
+const SOCKET_BUFFER_BYTES: usize = 8 << 20;
+
+/// Beyond the system's limit with CAP_NET_ADMIN, else up to it: the port works with less, too.
+fn roomy(socket: &UdpSocket) {
+    let forced = setsockopt(socket, sockopt::RcvBufForce, &SOCKET_BUFFER_BYTES);
+    let received = forced.or_else(|_| setsockopt(socket, sockopt::RcvBuf, &SOCKET_BUFFER_BYTES));
+    let forced = setsockopt(socket, sockopt::SndBufForce, &SOCKET_BUFFER_BYTES);
+    let sent = forced.or_else(|_| setsockopt(socket, sockopt::SndBuf, &SOCKET_BUFFER_BYTES));
+    if let Err(error) = received.and(sent) {
+        warn!(%error, "the control port's socket buffers can't be larger");
+    }
 }
 
 async fn blocking<T: Send + 'static>(

@@ -25,9 +25,9 @@ use crate::store::{Commit, LOG_KEEP, Since, Snapshot, Store, StoreError, TokenRe
 const TRIES: u32 = 100;
 /// Between two tries to hear what other controllers did.
 const REFRESH_AGAIN: Duration = Duration::from_millis(200);
-/// A session that nothing has concerned for so many changes is woken all the same: else an agent that is away for a moment
-/// would have fallen behind all that the log has.
-const STRIDE: u64 = LOG_KEEP / 4;
+/// A session that nothing has concerned for so many changes is woken all the same, and its agent told: else one that is away
+/// for a moment would have fallen behind all that the log has.
+pub(super) const STRIDE: u64 = LOG_KEEP / 4;
 
 /// The map with its store.
 ///

@@ -150,7 +150,7 @@ async fn scenario(
     let networks = create_networks(args, &agents).await?;
     populate(args, &agents, &networks).await?;
     settle(&agents).await?;
-    let memory = format!("{} MiB resident", meter::memory_mib(controller.pid()));
+    let memory = resources(&controller);
     table.row(
         "networks made, blocks taken, endpoints reported",
         begun.until_now(controller.pid()),
@@ -204,7 +204,7 @@ async fn scenario(
             .await;
     })
     .await?;
-    let memory = format!("{} MiB resident", meter::memory_mib(controller.pid()));
+    let memory = resources(&controller);
     table.row(
         "controller killed and started: all are back",
         begun.until_now(controller.pid()),
@@ -214,6 +214,12 @@ async fn scenario(
         table.line(&format!("{count:>6} x {reason}"));
     }
     Ok(table.0)
+}
+
+/// The controller's memory, and what was lost so far because a socket was full.
+fn resources(controller: &Controller) -> String {
+    let (memory, lost) = (meter::memory_mib(controller.pid()), meter::overflows());
+    format!("{memory} MiB resident; {lost} datagrams found no room in a socket so far")
 }
 
 async fn start(args: &Args, (token, identities): (JoinToken, &Path)) -> Result<Vec<Agent>, String> {

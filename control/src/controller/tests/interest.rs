@@ -124,6 +124,28 @@ async fn what_does_not_concern_an_agent_costs_it_next_to_nothing_but_it_keeps_up
     assert_eq!(some.map().revision, all.map().revision);
 }
 
+/// One that is away for a moment shouldn't need the whole map then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_nothing_concerns_keeps_within_what_the_log_has() {
+    let two = two().await;
+    let (all, some) = (&two.all, &two.some);
+    let plain = all.create("plain", &[]).await;
+    let endpoints = (0..ledger::STRIDE).map(|number| {
+        let [.., high, low] = number.to_be_bytes();
+        let ip = Ipv4Addr::new(10, 9, high, low).into();
+        let ips = Vec::new();
+        Endpoint {
+            ips,
+            ..all.endpoint(&plain, &format!("e{number}"), ip)
+        }
+    });
+    let endpoints = endpoints.collect();
+    let reply = all.ask(Request::SyncEndpoints { endpoints }).await.unwrap();
+    assert_eq!(reply.rejected, []);
+    some.wait_revision(reply.revision).await;
+    assert_eq!(names(&some.map()), Vec::<&str>::new());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_restart_of_the_controller_an_agent_gets_what_it_missed_of_its_networks() {
     let mut two = two().await;

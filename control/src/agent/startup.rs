@@ -25,6 +25,8 @@ use super::assemble::{Fabric, FabricConfig, FabricError};
 use super::credentials::NodeCredentials;
 use super::interest::Interest;
 use super::outside::{self, Outside};
+use super::plan::Touched;
+use super::reconcile::Changed;
 use super::serve::{self, Phase};
 use super::services::Services;
 use super::state::{PortRecord, SavedMap, SavedPorts, StateDir};
@@ -328,7 +330,7 @@ async fn bring_up(
         measured: ArcSwap::default(),
         saving: Mutex::new(()),
         docker: docker::Desk::new(ledger),
-        changed: Notify::new(),
+        changed: Changed::default(),
         resync: Notify::new(),
         reporting: tokio::sync::RwLock::default(),
         stop: Notify::new(),
@@ -514,6 +516,7 @@ impl Inner {
             held: BTreeSet::new(),
             docker_networks: BTreeSet::new(),
             interest: Interest::starting(saved.has, used),
+            touched: Touched::everything(),
             channel: Channel::new(controllers),
             warnings: Vec::new(),
             duplicates: super::Duplicates::default(),

@@ -25,6 +25,12 @@ pub(crate) struct Host {
 impl Host {
     /// Starts the agent and waits until it is in sync.
     pub(crate) fn start(controller: SocketAddr, token: &str) -> Result<Self, String> {
+        let mut ip = Command::new("ip");
+        let added = ip.args(["address", "add", &format!("{UNDERLAY}/8"), "dev", "lo"]);
+        let added = added.status().map_err(|error| error.to_string())?;
+        if !added.success() {
+            return Err(format!("cannot add {UNDERLAY}: ip ended with {added}"));
+        }
         let lab = Lab::new();
         let container = lab.namespace("c");
         let mut command = Command::new(weft_bin());

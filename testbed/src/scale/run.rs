@@ -191,6 +191,7 @@ async fn scenario(
     );
 
     controller.kill();
+    let killed = Instant::now();
     let data = controller.data.clone();
     controller = Controller::start(&data)?;
     let begun = meter::read(controller.pid());
@@ -210,8 +211,8 @@ async fn scenario(
         begun.until_now(controller.pid()),
         &memory,
     );
-    for (reason, count) in downs(&agents) {
-        table.line(&format!("{count:>6} x {reason}"));
+    for line in downs(&agents, killed) {
+        table.line(&line);
     }
     Ok(table.0)
 }
@@ -243,15 +244,32 @@ async fn start(args: &Args, (token, identities): (JoinToken, &Path)) -> Result<V
     Ok(agents.into_iter().map(|(_, agent)| agent).collect())
 }
 
-/// How the agents noticed that the controller was gone, and why calls failed.
-fn downs(agents: &[Agent]) -> BTreeMap<String, usize> {
-    let mut counts = BTreeMap::new();
+/// How the agents noticed that the controller was gone, and why calls failed: how often and when, from the kill on; and when
+/// they had sessions again.
+fn downs(agents: &[Agent], killed: Instant) -> Vec<String> {
+    let mut times: BTreeMap<String, Vec<Duration>> = BTreeMap::new();
     for agent in agents {
-        for reason in &agent.heard.borrow().downs {
-            *counts.entry(reason.clone()).or_default() += 1;
+        let heard = agent.heard.borrow();
+        for (when, reason) in &heard.downs {
+            times
+                .entry(reason.clone())
+                .or_default()
+                .push(*when - killed);
         }
+        let up = heard.up.map(|up| up - killed);
+        times.entry("session".to_owned()).or_default().extend(up);
     }
-    counts
+    let line = |(what, mut times): (String, Vec<Duration>)| {
+        times.sort();
+        let count = times.len();
+        let part = |of: usize| times.get((count * of / 100).min(count - 1));
+        let part = |of| part(of).map_or(0.0, Duration::as_secs_f64);
+        let [ten, half, ninety, last] = [10, 50, 90, 100].map(part);
+        format!(
+            "{count:>6} x {what}: a tenth after {ten:.1} s, half {half:.1} s, nine tenths {ninety:.1} s, the last {last:.1} s"
+        )
+    };
+    times.into_iter().map(line).collect()
 }
 
 async fn create_networks(args: &Args, agents: &[Agent]) -> Result<Vec<(NetworkId, IpNet)>, String> {

@@ -159,7 +159,10 @@ mod tests {
         let mut claims = Claims::default();
         let start = Instant::now();
         let mut unused_after = |unused: bool, secs| {
-            let unused = unused.then(|| of(&here, &[&claim])).unwrap_or_default();
+            let unused = match unused {
+                true => of(&here, &[&claim]),
+                false => Unused::new(),
+            };
             let now = start + Duration::from_secs(secs);
             claims.expire((None, unused), (now, PATIENCE))
         };

@@ -270,19 +270,7 @@ pub(super) async fn serve(core: Arc<Core>, connection: Connection, subject: Subj
     info!(node = %subject.name, remote = %connection.remote_address(), version = %hello.version, "agent connected");
     let have = match recognise(&core, &hello).await {
         Ok(known) => known.then_some(hello.have),
-        Err(refusal) => {
-            core.sessions.leave(&subject.node, &connection);
-            if refusal.code == SET_BACK {
-                let remote = connection.remote_address();
-                core.refusals.note(SET_BACK, remote, &refusal);
-                sleep(DISBELIEF).await;
-            }
-            connection.close(
-                VarInt::from_u32(close::STOPPING),
-                refusal.message.as_bytes(),
-            );
-            return;
-        }
+        Err(refusal) => return dismiss(&core, (&subject.node, &connection), &refusal).await,
     };
     let interest = hello.interest();
     let wishes = core.sessions.listen(&subject.node, interest);
@@ -326,6 +314,18 @@ pub(super) async fn recognise(core: &Core, hello: &Hello) -> Result<bool, Refusa
             .believe(node, *have, tokio::time::Instant::now())
     };
     core.ledger.recognise((*have, incarnation), believe).await
+}
+
+/// Ends a session that can't be served.
+async fn dismiss(core: &Core, (node, connection): (&NodeId, &Connection), refusal: &Refusal) {
+    core.sessions.leave(node, connection);
+    if refusal.code == SET_BACK {
+        let remote = connection.remote_address();
+        core.refusals.note(SET_BACK, remote, refusal);
+        sleep(DISBELIEF).await;
+    }
+    let reason = refusal.message.as_bytes();
+    connection.close(VarInt::from_u32(close::STOPPING), reason);
 }
 
 /// Why a node has no session here any more.

@@ -63,9 +63,10 @@ pub(super) fn server_config(
     Ok(server)
 }
 
-/// Between two stateless resets. All agents are to hear within a second that their controller was restarted; with quinn's own
-/// twenty milliseconds most of a thousand would find out by silence. Whoever sends rubbish gets back less than he sends.
-const RESET_INTERVAL: Duration = Duration::from_micros(200);
+/// Between two stateless resets. Agents speak at the same moments, since what they are told comes to all at once, and quinn
+/// takes what waits in the socket as of one moment: with any interval, one of a thousand would be told of a restart and the
+/// others find out by silence. Whoever sends rubbish gets back less than he sent, and a handshake would cost more.
+const RESET_INTERVAL: Duration = Duration::ZERO;
 
 /// A restarted controller tells agents at once that their connection is gone (stateless reset, RFC 9000 section 10.3):
 /// the key for that is derived from the authority's, and connection ids carry no key of one process as quinn's own do.

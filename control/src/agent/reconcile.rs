@@ -24,6 +24,10 @@ use crate::model::{EndpointId, NodeId, Revision};
 pub(super) const UNMEASURED: Duration = Duration::from_secs(3);
 /// The map is saved at most this often: it is a cache.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
+/// And so much less often for each endpoint that is in it: all of it is written, some microseconds for each.
+const SAVE_LATER: Duration = Duration::from_millis(1);
+/// But at least this often.
+const SAVE_AT_LEAST: Duration = Duration::from_secs(30);
 /// A yielded address is in the map as the other node's by then, or was never claimed.
 const YIELD_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -87,9 +91,17 @@ pub(super) async fn save_map(agent: Arc<Agent>) {
                 Ok(Err(error)) => warn!(%error, "the cluster map could not be saved"),
                 Err(_) => {}
             }
-            tokio::time::sleep(SAVE_EVERY).await;
+            let endpoints = agent.inner().map.endpoints.len();
+            tokio::time::sleep(save_pause(endpoints)).await;
         }
     }
+}
+
+/// Between two saves of a map with so many endpoints.
+fn save_pause(endpoints: usize) -> Duration {
+    let endpoints = u32::try_from(endpoints).unwrap_or(u32::MAX);
+    let pause = SAVE_EVERY.saturating_add(SAVE_LATER.saturating_mul(endpoints));
+    pause.min(SAVE_AT_LEAST)
 }
 
 impl Agent {
@@ -279,4 +291,16 @@ fn behind(inner: &Inner) -> Option<String> {
         return Some("the controller hasn't taken our endpoints yet".to_owned());
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_larger_map_is_saved_less_often() {
+        let secs = |endpoints| save_pause(endpoints).as_secs_f64();
+        assert_eq!([0, 500, 5_000].map(secs), [1.0, 1.5, 6.0]);
+        assert_eq!([50_000, usize::MAX].map(secs), [30.0, 30.0]);
+    }
 }

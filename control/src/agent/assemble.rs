@@ -426,10 +426,13 @@ impl Fabric {
                 self.switch.forget_mac(*vni, *mac);
             }
         }
-        for ((vni, ip), mac) in &patch.neighbors {
-            match mac {
-                Some(mac) => self.switch.know_neighbor(*vni, *ip, *mac),
-                None => self.switch.forget_neighbor(*vni, *ip),
+        for (key @ (vni, ip), mac) in &patch.neighbors {
+            match (self.applied.neighbors.get(key), mac) {
+                (before, Some(mac)) if before != Some(mac) => {
+                    self.switch.know_neighbor(*vni, *ip, *mac);
+                }
+                (Some(_), None) => self.switch.forget_neighbor(*vni, *ip),
+                (Some(_), Some(_)) | (None, _) => {}
             }
         }
         self.applied.patch(patch);

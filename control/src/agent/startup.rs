@@ -300,11 +300,12 @@ async fn bring_up(
 ) -> Result<Arc<Agent>, AgentError> {
     let saved = state.load_map(&identity.cluster)?;
     let SavedPorts {
-        ports: records,
+        ports: mut records,
         yielded,
         returning,
         uplinks,
     } = state.load_ports()?;
+    adopt(&mut records, &identity.node_id);
     let ledger = state.load_docker()?;
     let keeper = Keeper::start(state.path("holder.sock"), config.exe.clone());
     let underlay_mtu = underlay.mtu;
@@ -345,6 +346,25 @@ async fn bring_up(
     agent.resume_docker();
     spawn_tasks(&agent, port_events, link_events);
     Ok(agent)
+}
+
+/// Takes over the ports that this host had as another node: it was removed, and joined anew under another key. Their
+/// addresses were given up with that node; the first report takes back those that nobody else was given.
+fn adopt(records: &mut [PortRecord], node: &NodeId) {
+    let strange = records
+        .iter_mut()
+        .filter(|record| record.endpoint.node != *node);
+    let mut adopted = 0;
+    for record in strange {
+        record.endpoint.node = node.clone();
+        adopted += 1;
+    }
+    if adopted > 0 {
+        info!(
+            ports = adopted,
+            "this host is another node than before, and takes its ports along"
+        );
+    }
 }
 
 /// Calls the controllers, from what is known already.

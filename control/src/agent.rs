@@ -85,6 +85,8 @@ use duplicates::Duplicates;
 use interest::Interest;
 use keeper::Keeper;
 use outside::Outside;
+use plan::Touched;
+use reconcile::Changed;
 use services::Services;
 use state::{PortRecord, SavedPorts, StateDir};
 use uplink::UplinkRecord;
@@ -162,7 +164,7 @@ pub struct Agent {
     /// Path MTUs as they were planned with last.
     measured: ArcSwap<plan::PathMtus>,
     /// Something in `inner` changed that the fabric doesn't follow yet.
-    changed: Notify,
+    changed: Changed,
     /// Orders the writes of `ports.json`.
     saving: Mutex<()>,
     /// What Docker was given.
@@ -214,6 +216,8 @@ struct Inner {
     docker_networks: BTreeSet<NetworkId>,
     /// Of which networks the map tells.
     interest: Interest,
+    /// What changed in the map that the fabric doesn't follow yet.
+    touched: Touched,
     channel: Channel,
     /// Links of this host that are bridged into networks.
     uplinks: BTreeSet<UplinkRecord>,

@@ -38,6 +38,7 @@ mod requests;
 mod rotation;
 mod serve;
 mod session;
+mod setbacks;
 mod tokens;
 mod transfer;
 
@@ -48,6 +49,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use nix::sys::socket::{setsockopt, sockopt};
 use quinn::VarInt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
@@ -72,6 +74,7 @@ use fellows::Fellows;
 use ledger::Ledger;
 use refusals::Refusals;
 use session::Sessions;
+use setbacks::SetBacks;
 pub use tokens::TokenSpec;
 pub use transfer::{export, import};
 
@@ -124,6 +127,7 @@ struct Core {
     ledger: Ledger,
     sessions: Sessions,
     fellows: Fellows,
+    set_backs: SetBacks,
     /// One join at a time: checking a token and using it up must not be parted.
     joining: tokio::sync::Mutex<()>,
     /// Held while the store is elsewhere.
@@ -204,6 +208,7 @@ pub async fn start(config: ControllerConfig) -> Result<ControllerHandle, Control
         ledger,
         sessions: Sessions::default(),
         fellows,
+        set_backs: SetBacks::default(),
         joining: tokio::sync::Mutex::new(()),
         _data: data,
     });
@@ -350,7 +355,7 @@ async fn stopped(stopping: &mut watch::Receiver<bool>) {
 }
 
 fn bind(listen: SocketAddr) -> Result<UdpSocket, ControllerError> {
-    UdpSocket::bind(listen).map_err(|source| {
+    let socket = UdpSocket::bind(listen).map_err(|source| {
         if source.kind() == io::ErrorKind::AddrNotAvailable {
             return ControllerError::NotOurAddress { listen };
         }
@@ -358,7 +363,24 @@ fn bind(listen: SocketAddr) -> Result<UdpSocket, ControllerError> {
             return ControllerError::PortTaken { listen };
         }
         ControllerError::Listen { listen, source }
-    })
+    })?;
+    roomy(&socket);
+    Ok(socket)
+}
+
+/// What waits in the control port's socket. After a restart all agents call within a second, and what finds no room is sent
+/// again only after 0.3 seconds, then 0.6: the kernel's own 208 KiB are full with less than a hundred packets.
+const SOCKET_BUFFER_BYTES: usize = 8 << 20;
+
+/// Beyond the system's limit with CAP_NET_ADMIN, else up to it: the port works with less, too.
+fn roomy(socket: &UdpSocket) {
+    let forced = setsockopt(socket, sockopt::RcvBufForce, &SOCKET_BUFFER_BYTES);
+    let received = forced.or_else(|_| setsockopt(socket, sockopt::RcvBuf, &SOCKET_BUFFER_BYTES));
+    let forced = setsockopt(socket, sockopt::SndBufForce, &SOCKET_BUFFER_BYTES);
+    let sent = forced.or_else(|_| setsockopt(socket, sockopt::SndBuf, &SOCKET_BUFFER_BYTES));
+    if let Err(error) = received.and(sent) {
+        warn!(%error, "the control port's socket buffers can't be larger");
+    }
 }
 
 async fn blocking<T: Send + 'static>(

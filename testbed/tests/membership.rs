@@ -94,6 +94,44 @@ fn a_removed_node_is_cut_off_everywhere_within_a_second() {
     assert_eq!(host1.refused(&["node", "rm", "host1"]).code, "own_node");
 }
 
+/// ```text
+///   host1 (controller)   host2
+///      c1                 c2, fixed     weft nodes rm host2; host2 joins anew
+/// ```
+#[test]
+fn a_removed_host_that_joins_anew_takes_its_containers_along() {
+    let hosts = Hosts::up(Lab::new(), 2);
+    let [host1, host2] = [0, 1].map(|index| &hosts.hosts[index]);
+    host1.weft(&["network", "create", "blue", "--subnet", "10.32.0.0/16"]);
+    hosts.wait_in_sync();
+    let c1 = hosts.lab.container(host1, "blue", "c1", &[]);
+    let c2 = hosts.lab.container(host2, "blue", "c2", &[]);
+    let at = ["--ip", "10.32.77.7"];
+    let fixed = hosts.lab.container(host2, "blue", "fixed", &at);
+    ping(&c1.ns, c2.ip());
+    host1.weft(&["node", "rm", "host2"]);
+    wait_until(CUT_OFF, "its session has ended", || {
+        host2.status().controller.connected.is_none()
+    });
+    assert_eq!(host1.network("blue").members.len(), 1);
+
+    host2.kill_agent();
+    let identity = host2.state().join("identity");
+    fs::rename(&identity, identity.with_extension("old")).unwrap();
+    host2.join(&hosts.controller);
+    hosts.wait_in_sync();
+    for to in [&c2, &fixed] {
+        wait_until(REFUSAL, "it is reached again", || answers(&c1.ns, to.ip()));
+        ping(&to.ns, c1.ip());
+    }
+    assert_eq!(host1.network("blue").members.len(), 3);
+    assert_eq!(host2.status().warnings, Vec::<String>::new());
+    // What is given from now on is nobody's.
+    let further = hosts.lab.container(host2, "blue", "further", &[]);
+    assert!(![c1.ip(), c2.ip(), fixed.ip()].contains(&further.ip()));
+    ping(&c1.ns, further.ip());
+}
+
 fn tokens(data: &str) -> Vec<TokenInfo> {
     let listed = weft(&["controller", "token", "ls", "--data", data, "--json"]).expect_done();
     serde_json::from_str(&listed).unwrap()

@@ -20,7 +20,7 @@ use weft_tunnel::{
 use weft_wire::{MacAddr, PeerId, PortId, Vni};
 
 use self::routing::RouteTables;
-use super::plan::{PathMtus, Wanted, WantedNetwork, WantedPlace};
+use super::plan::{Patch, PathMtus, Wanted, WantedNetwork, WantedPlace};
 use super::state::PortRecord;
 use super::uplink::UplinkRecord;
 use crate::model::EndpointId;
@@ -377,31 +377,65 @@ impl Fabric {
     }
 
     fn apply_macs(&mut self, wanted: &Wanted) {
-        for (key @ (vni, mac), (_, epoch)) in &self.applied.macs {
+        let applied = &self.applied;
+        for key in applied.macs.keys() {
             if !wanted.macs.contains_key(key) {
-                self.switch.disown_mac(*vni, *mac, *epoch);
+                self.set_owner(*key, None);
             }
         }
-        for station @ (vni, mac) in &self.applied.remote_stations {
-            if !wanted.remote_stations.contains(station) {
+        for (vni, mac) in applied.remote_stations.difference(&wanted.remote_stations) {
+            self.switch.forget_mac(*vni, *mac);
+        }
+        for (key, owner) in &wanted.macs {
+            self.set_owner(*key, Some(owner));
+        }
+    }
+
+    /// Tells the switch where an address is from now on, if that's elsewhere than what was applied.
+    fn set_owner(&self, key: (Vni, MacAddr), owner: Option<&(WantedPlace, u64)>) {
+        let (vni, mac) = key;
+        let before = self.applied.macs.get(&key);
+        let Some((place, epoch)) = owner else {
+            if let Some((_, epoch)) = before {
+                self.switch.disown_mac(vni, mac, *epoch);
+            }
+            return;
+        };
+        match before {
+            Some((before, since)) if before == place && since == epoch => return,
+            // The newer owner went and an older one is left: the switch would refuse the older epoch.
+            Some((_, since)) if since >= epoch => self.switch.disown_mac(vni, mac, *since),
+            Some(_) | None => {}
+        }
+        let place = match place {
+            WantedPlace::Port(id) => self.ports.get(id).map(|(port, _)| Place::Port(*port)),
+            WantedPlace::Peer(address) => self.peer_ids.get(address).copied().map(Place::Peer),
+        };
+        if let Some(place) = place {
+            self.switch.own_mac(vni, mac, place, *epoch);
+        }
+    }
+
+    /// Makes switch and tunnel hold what a patch says, and what was applied before.
+    pub(super) fn patch(&mut self, patch: Patch) {
+        for (key, owner) in &patch.macs {
+            self.set_owner(*key, owner.as_ref());
+        }
+        for (station @ (vni, mac), is_there) in &patch.remote_stations {
+            if !is_there && self.applied.remote_stations.contains(station) {
                 self.switch.forget_mac(*vni, *mac);
             }
         }
-        for (key @ (vni, mac), (place, epoch)) in &wanted.macs {
-            match self.applied.macs.get(key) {
-                Some((before, since)) if before == place && since == epoch => continue,
-                // The newer owner went and an older one is left: the switch would refuse the older epoch.
-                Some((_, since)) if since >= epoch => self.switch.disown_mac(*vni, *mac, *since),
-                Some(_) | None => {}
-            }
-            let place = match place {
-                WantedPlace::Port(id) => self.ports.get(id).map(|(port, _)| Place::Port(*port)),
-                WantedPlace::Peer(address) => self.peer_ids.get(address).copied().map(Place::Peer),
-            };
-            if let Some(place) = place {
-                self.switch.own_mac(*vni, *mac, place, *epoch);
+        for (key @ (vni, ip), mac) in &patch.neighbors {
+            match (self.applied.neighbors.get(key), mac) {
+                (before, Some(mac)) if before != Some(mac) => {
+                    self.switch.know_neighbor(*vni, *ip, *mac);
+                }
+                (Some(_), None) => self.switch.forget_neighbor(*vni, *ip),
+                (Some(_), Some(_)) | (None, _) => {}
             }
         }
+        self.applied.patch(patch);
     }
 
     /// Plugs a port in. Its network needn't be known yet.

@@ -173,6 +173,7 @@ impl Inner {
         networks: Option<BTreeSet<NetworkId>>,
         wish: u64,
     ) {
+        self.touched.touch_everything();
         let Self { map, interest, .. } = self;
         interest.coverage.watched((map, node), networks);
         interest.granted = interest.granted.max(Some(wish));
@@ -180,6 +181,7 @@ impl Inner {
 
     /// A session begins: nothing is kept of a round that the last one was cut off in.
     pub(super) fn resume(&mut self, node: &NodeId) {
+        self.touched.touch_everything();
         let Self { map, interest, .. } = self;
         interest.coverage.resumed((map, node));
     }
@@ -194,9 +196,15 @@ impl Inner {
         for (_, change) in &changes {
             // Until this one is on disk, an agent that starts there must know that it gave the block back.
             self.note_block(node, (up_to, change));
+            self.touched.note((&self.map, node), change);
         }
+        let nodes = self.map.nodes.len();
         let Self { map, interest, .. } = self;
         interest.coverage.changed((map, node), changes, up_to);
+        if map.nodes.len() != nodes {
+            // One went with the last that it had here.
+            self.touched.touch_everything();
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! From what the cluster knows to what this host's switch and tunnel must hold: pure, level-triggered. The whole
-//! wanted state is computed anew from the map and the local ports, and compared with what was applied before.
+//! wanted state is computed anew from the map and the local ports, and compared with what was applied before. Where only
+//! endpoints of other hosts changed, [`patch()`] finds the same without looking at the others.
 
 #![deny(clippy::disallowed_methods)]
 
@@ -16,6 +17,10 @@ use super::uplink::UplinkRecord;
 use crate::model::{
     ClusterMap, Egress, Endpoint, EndpointId, Network, NetworkId, Node, NodeId, Transport,
 };
+
+mod patch;
+
+pub(super) use patch::{Patch, Touched, patch};
 
 /// UDP port of a VTEP that no agent runs (RFC 7348 section 5).
 const STATIC_VTEP_PORT: u16 = weft_wire::vxlan::VXLAN_PORT;
@@ -192,18 +197,8 @@ pub(super) fn plan<'a>(
     let members = members(part, here, &wanted.peers);
     let routes = plan_routes(part);
     for network in part.networks() {
-        let mut flood = members.get(&network.id).cloned().unwrap_or_default();
-        if network.is_encrypted() {
-            flood.retain(|ip| is_secure(&wanted, *ip));
-        } else {
-            flood.extend(
-                network
-                    .vteps
-                    .iter()
-                    .copied()
-                    .filter(|ip| wanted.peers.contains_key(ip)),
-            );
-        }
+        let members = members.get(&network.id).into_iter().flatten().copied();
+        let flood = flood(network, &wanted.peers, members);
         let wanted_network = WantedNetwork {
             id: network.id.clone(),
             name: network.name.clone(),
@@ -297,9 +292,31 @@ pub(super) fn carriage(network: &Network) -> Carriage {
     }
 }
 
-fn is_secure(wanted: &Wanted, ip: IpAddr) -> bool {
-    let peer = wanted.peers.get(&ip);
+type WantedPeers = BTreeMap<IpAddr, WantedPeer>;
+
+fn is_secure(peers: &WantedPeers, ip: IpAddr) -> bool {
+    let peer = peers.get(&ip);
     peer.is_some_and(|peer| peer.secure.is_some())
+}
+
+/// The underlay address of a node, if it is a peer.
+fn behind(map: &ClusterMap, peers: &WantedPeers, node: &NodeId) -> Option<IpAddr> {
+    let underlay = map.nodes.get(node)?.object.underlay;
+    peers.contains_key(&underlay).then_some(underlay)
+}
+
+/// Who gets a copy of what is flooded: `members`, the peers that have an endpoint on the network, and static VTEPs.
+fn flood(
+    network: &Network,
+    peers: &WantedPeers,
+    members: impl Iterator<Item = IpAddr>,
+) -> BTreeSet<IpAddr> {
+    if network.is_encrypted() {
+        return members.filter(|ip| is_secure(peers, *ip)).collect();
+    }
+    let vteps = network.vteps.iter().copied();
+    let vteps = vteps.filter(|ip| peers.contains_key(ip));
+    members.chain(vteps).collect()
 }
 
 fn plan_peers(part: Part<'_>, here: &Here<'_>, wanted: &mut Wanted) {
@@ -369,42 +386,44 @@ fn reachable(here: &Here<'_>, node: &Node, carriage: Carriage) -> bool {
 fn members(
     part: Part<'_>,
     here: &Here<'_>,
-    peers: &BTreeMap<IpAddr, WantedPeer>,
+    peers: &WantedPeers,
 ) -> BTreeMap<NetworkId, BTreeSet<IpAddr>> {
     let mut members: BTreeMap<NetworkId, BTreeSet<IpAddr>> = BTreeMap::new();
     for endpoint in part.strangers(here) {
-        let Some(node) = part.map.nodes.get(&endpoint.node) else {
-            continue;
-        };
-        if peers.contains_key(&node.object.underlay) {
-            members
-                .entry(endpoint.network.clone())
-                .or_default()
-                .insert(node.object.underlay);
+        if let Some(underlay) = behind(part.map, peers, &endpoint.node) {
+            let of_network = members.entry(endpoint.network.clone()).or_default();
+            of_network.insert(underlay);
         }
     }
     members
 }
 
+impl Wanted {
+    /// Behind which peer an endpoint of another host is; `None` if frames don't get there.
+    fn place_of(
+        &self,
+        map: &ClusterMap,
+        (network, endpoint): (&Network, &Endpoint),
+    ) -> Option<IpAddr> {
+        let underlay = behind(map, &self.peers, &endpoint.node)?;
+        let fits = !network.is_encrypted() || is_secure(&self.peers, underlay);
+        fits.then_some(underlay)
+    }
+}
+
 fn plan_macs(part: Part<'_>, here: &Here<'_>, wanted: &mut Wanted) {
     let map = part.map;
     for endpoint in part.strangers(here) {
-        let (Some(network), Some(node)) = (
-            map.network(&endpoint.network),
-            map.nodes.get(&endpoint.node),
-        ) else {
+        let Some(network) = map.network(&endpoint.network) else {
             continue;
         };
-        let underlay = node.object.underlay;
-        if !wanted.peers.contains_key(&underlay)
-            || (network.is_encrypted() && !is_secure(wanted, underlay))
-        {
+        let Some(underlay) = wanted.place_of(map, (network, endpoint)) else {
             continue;
-        }
+        };
         if network.is_plain_l2() {
             wanted.remote_stations.insert((network.vni, endpoint.mac));
         } else {
-            let place = WantedPlace::Peer(node.object.underlay);
+            let place = WantedPlace::Peer(underlay);
             wanted
                 .macs
                 .insert((network.vni, endpoint.mac), (place, endpoint.epoch));

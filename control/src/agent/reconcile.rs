@@ -1,21 +1,23 @@
 //! Keeps the fabric at what the map and the ports ask for: woken by every change, it plans anew and applies the
-//! difference. It also lets the containers' MTU follow, saves the map, and says how far the agent has come.
+//! difference; where only endpoints of other hosts changed, what these come to. It also lets the containers' MTU follow, saves the map, and says how far the agent has come.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tracing::warn;
 use weft_tunnel::Carriage;
 use weft_wire::{Mtu, Vni};
 
-use super::plan::{LocalPort, Part, WantedNetwork, plan};
+use super::plan::{LocalPort, Part, Touched, WantedNetwork, patch, plan};
 use super::state::SavedMap;
 use super::uplink::plan_uplinks;
 use super::{Agent, Applied, Inner};
 use crate::link;
-use crate::model::{EndpointId, Revision};
+use crate::model::{EndpointId, NodeId, Revision};
 
 /// How long a new agent takes at most to measure the paths. Until then containers keep the MTUs that they had from the
 /// last one: with what the links promise, running connections would stumble twice.
@@ -24,18 +26,52 @@ pub(super) const UNMEASURED: Duration = Duration::from_secs(3);
 const SAVE_EVERY: Duration = Duration::from_secs(1);
 /// Between two tries to write what couldn't be written.
 const SAVE_AGAIN: Duration = Duration::from_secs(5);
+/// And so much less often for each endpoint that is in it: all of it is written, some microseconds for each.
+const SAVE_LATER: Duration = Duration::from_millis(1);
+/// But at least this often.
+const SAVE_AT_LEAST: Duration = Duration::from_secs(30);
 /// A yielded address is in the map as the other node's by then, or was never claimed.
 const YIELD_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Says that the fabric has to follow.
+#[derive(Debug, Default)]
+pub(super) struct Changed {
+    notify: Notify,
+    /// More changed than what the map was noted to be touched by.
+    everything: AtomicBool,
+}
+
+impl Changed {
+    /// Something changed.
+    pub(super) fn notify_one(&self) {
+        self.everything.store(true, Ordering::Release);
+        self.notify.notify_one();
+    }
+
+    /// The map changed, and it is noted how.
+    pub(super) fn notify_map(&self) {
+        self.notify.notify_one();
+    }
+
+    /// Returns after changes: whether it isn't noted what all of them are.
+    async fn wait(&self) -> bool {
+        self.notify.notified().await;
+        self.everything.swap(false, Ordering::AcqRel)
+    }
+}
 
 /// Follows changes until the agent stops.
 pub(super) async fn follow(agent: Arc<Agent>) {
     loop {
-        agent.changed.notified().await;
+        let everything = agent.changed.wait().await;
         let again = Arc::clone(&agent);
-        if tokio::task::spawn_blocking(move || again.reconcile())
-            .await
-            .is_err()
-        {
+        let followed = tokio::task::spawn_blocking(move || {
+            if everything || !again.follow_endpoints() {
+                again.reconcile();
+            }
+        });
+        if followed.await.is_err() {
+            agent.inner().touched.touch_everything();
             warn!("applying the cluster map failed; it is tried again at the next change");
         }
     }
@@ -55,12 +91,13 @@ pub(super) async fn save_map(agent: Arc<Agent>) {
         }
         let again = !agent.inner().unsaved.is_empty();
         if again || state(&applied.borrow_and_update()) != saved {
-            let agent = Arc::clone(&agent);
-            let written = tokio::task::spawn_blocking(move || agent.save_state_now());
+            let writer = Arc::clone(&agent);
+            let written = tokio::task::spawn_blocking(move || writer.save_state_now());
             if let Ok(Ok(now)) = written.await {
                 saved = now;
             }
-            tokio::time::sleep(SAVE_EVERY).await;
+            let endpoints = agent.inner().map.endpoints.len();
+            tokio::time::sleep(save_pause(endpoints)).await;
         }
     }
 }
@@ -85,6 +122,13 @@ impl Inner {
             format!("the {what} can't be saved ({error}): an agent that starts now would go on as it was before")
         })
     }
+}
+
+/// Between two saves of a map with so many endpoints.
+fn save_pause(endpoints: usize) -> Duration {
+    let endpoints = u32::try_from(endpoints).unwrap_or(u32::MAX);
+    let pause = SAVE_EVERY.saturating_add(SAVE_LATER.saturating_mul(endpoints));
+    pause.min(SAVE_AT_LEAST)
 }
 
 impl Agent {
@@ -117,47 +161,56 @@ impl Agent {
         Ok((revision, granted))
     }
 
+    /// Plans anew and applies the difference.
     pub(super) fn reconcile(&self) {
         let measured = self.fabric().path_mtus();
         self.measured.store(Arc::new(measured));
         // By the map's networks: one that was made again has another id.
         self.refresh_held();
         let mut inner = self.inner();
+        inner.touched = Touched::default();
         self.refresh_interest(&mut inner);
-        // While no controller answers, the map can't show what came of it.
-        if inner.channel.caught_up {
-            inner.note_returned(&self.facts.node);
-            inner
-                .yielded
-                .retain(|_, since| since.elapsed() < YIELD_PATIENCE);
-        }
-        let ports = inner.ports.iter().map(|(id, port)| LocalPort {
-            id,
-            network: &port.record.endpoint.network,
-            vni: port.record.vni,
-            mac: port.record.endpoint.mac,
-            epoch: port.record.endpoint.epoch,
-            ips: &port.record.endpoint.ips,
-            is_host: crate::netns::is_own(port.record.netns_id),
-            refused: port.trouble.is_some(),
-        });
+        inner.settle_addresses(&self.facts.node);
         let part = Part::of(&inner.map, inner.interest.has());
-        let mut wanted = plan(part, &self.here(), ports);
+        let mut wanted = plan(part, &self.here(), local_ports(&inner));
         plan_uplinks(&inner, &mut wanted);
         if self.facts.started.elapsed() < UNMEASURED {
             keep_mtus(&inner, &mut wanted.networks);
         }
         let stale_mtus = stale_mtus(&mut inner, &wanted.networks);
-        let progress = Applied {
-            revision: inner.map.revision,
-            behind: behind(&inner),
-            granted: inner.interest.granted(),
-        };
+        let progress = progress(&inner);
         self.services.publish(&self.facts.node, &inner, &wanted);
         self.outside.publish(&inner.map, &wanted);
         self.fabric().apply(wanted);
         drop(inner);
         self.set_mtus(stale_mtus);
+        self.tell_progress(progress);
+    }
+
+    /// The same where nothing has changed but endpoints of other hosts; false if more has, and nothing is done then.
+    fn follow_endpoints(&self) -> bool {
+        let mut inner = self.inner();
+        let ports: Vec<LocalPort<'_>> = local_ports(&inner).collect();
+        let part = Part::of(&inner.map, inner.interest.has());
+        let mut fabric = self.fabric();
+        let now = (fabric.applied(), &inner.touched);
+        let Some(patch) = patch(part, &self.here(), &ports, now) else {
+            return false;
+        };
+        let networks = inner.touched.networks();
+        self.services
+            .publish_endpoints(&self.facts.node, &inner, networks);
+        fabric.patch(patch);
+        drop(fabric);
+        inner.touched = Touched::default();
+        inner.settle_addresses(&self.facts.node);
+        let progress = progress(&inner);
+        drop(inner);
+        self.tell_progress(progress);
+        true
+    }
+
+    fn tell_progress(&self, progress: Applied) {
         self.applied.send_if_modified(|applied| {
             let changed = *applied != progress;
             *applied = progress;
@@ -188,6 +241,38 @@ impl Agent {
         if let Some(port) = self.inner().ports.get_mut(id) {
             port.record.mtu = mtu;
         }
+    }
+}
+
+impl Inner {
+    /// What was given back or yielded: while no controller answers, the map can't show what came of it.
+    fn settle_addresses(&mut self, node: &NodeId) {
+        if self.channel.caught_up {
+            self.note_returned(node);
+            self.yielded
+                .retain(|_, since| since.elapsed() < YIELD_PATIENCE);
+        }
+    }
+}
+
+fn local_ports(inner: &Inner) -> impl Iterator<Item = LocalPort<'_>> {
+    inner.ports.iter().map(|(id, port)| LocalPort {
+        id,
+        network: &port.record.endpoint.network,
+        vni: port.record.vni,
+        mac: port.record.endpoint.mac,
+        epoch: port.record.endpoint.epoch,
+        ips: &port.record.endpoint.ips,
+        is_host: crate::netns::is_own(port.record.netns_id),
+        refused: port.trouble.is_some(),
+    })
+}
+
+fn progress(inner: &Inner) -> Applied {
+    Applied {
+        revision: inner.map.revision,
+        behind: behind(inner),
+        granted: inner.interest.granted(),
     }
 }
 
@@ -245,4 +330,16 @@ fn behind(inner: &Inner) -> Option<String> {
         return Some("the controller hasn't taken our endpoints yet".to_owned());
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_larger_map_is_saved_less_often() {
+        let secs = |endpoints| save_pause(endpoints).as_secs_f64();
+        assert_eq!([0, 500, 5_000].map(secs), [1.0, 1.5, 6.0]);
+        assert_eq!([50_000, usize::MAX].map(secs), [30.0, 30.0]);
+    }
 }

@@ -72,14 +72,7 @@ impl Services {
     /// From now on this is how things are.
     pub(super) fn publish(&self, node: &NodeId, inner: &Inner, wanted: &Wanted) {
         let map = &inner.map;
-        let here: Vec<LocalName<'_>> = inner
-            .ports
-            .values()
-            .map(|port| LocalName {
-                endpoint: &port.record.endpoint,
-                netns: port.record.netns_id,
-            })
-            .collect();
+        let here = local_names(inner);
         // Whom nobody here can ask for needn't be in the index.
         let asked: BTreeSet<&NetworkId> = here.iter().map(|one| &one.endpoint.network).collect();
         let elsewhere = asked.iter().flat_map(|network| map.endpoints_of(network));
@@ -109,6 +102,29 @@ impl Services {
             .retain(|network, _| places.contains_key(network));
         let places = places.into_iter().map(|(id, place)| (id, Arc::new(place)));
         self.places.store(Arc::new(places.collect()));
+    }
+
+    /// The same when nothing has changed but endpoints of other hosts on these networks.
+    pub(super) fn publish_endpoints<'a>(
+        &self,
+        node: &NodeId,
+        inner: &Inner,
+        networks: impl Iterator<Item = &'a NetworkId>,
+    ) {
+        let (map, here) = (&inner.map, local_names(inner));
+        let asked: BTreeSet<&NetworkId> = here.iter().map(|one| &one.endpoint.network).collect();
+        let networks = networks.filter(|network| asked.contains(network));
+        let mut networks = networks.filter_map(|id| map.network(id)).peekable();
+        if networks.peek().is_none() {
+            return;
+        }
+        self.names.renew(|names| {
+            for network in networks {
+                let elsewhere = map.endpoints_of(&network.id);
+                let elsewhere = elsewhere.filter(|endpoint| endpoint.node != *node);
+                names.renew(network, elsewhere, &here);
+            }
+        });
     }
 
     fn place(&self, network: &NetworkId) -> Option<Arc<Place>> {
@@ -146,4 +162,14 @@ impl Services {
     pub(super) fn dns(&self) -> api::Dns {
         self.names.view()
     }
+}
+
+/// The ports of this host, as far as names need to know them.
+fn local_names(inner: &Inner) -> Vec<LocalName<'_>> {
+    let ports = inner.ports.values().map(|port| &port.record);
+    let names = ports.map(|record| LocalName {
+        endpoint: &record.endpoint,
+        netns: record.netns_id,
+    });
+    names.collect()
 }

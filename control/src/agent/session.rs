@@ -21,8 +21,13 @@ const REFUSED_AGAIN: Duration = Duration::from_secs(10);
 /// Follows the channel until the agent stops.
 pub(super) async fn follow(agent: Arc<Agent>, mut events: mpsc::Receiver<LinkEvent>) {
     while let Some(event) = events.recv().await {
+        let is_map = matches!(event, LinkEvent::Changes { .. });
         agent.handle_link(event);
-        agent.changed.notify_one();
+        if is_map {
+            agent.changed.notify_map();
+        } else {
+            agent.changed.notify_one();
+        }
     }
 }
 
@@ -148,6 +153,7 @@ impl Agent {
             "cluster map received"
         );
         let mut inner = self.inner();
+        inner.touched.touch_everything();
         inner.incarnation = incarnation;
         inner.map = map;
         inner.interest.replaced(has);

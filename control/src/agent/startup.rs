@@ -25,6 +25,8 @@ use super::assemble::{Fabric, FabricConfig, FabricError};
 use super::credentials::NodeCredentials;
 use super::interest::Interest;
 use super::outside::{self, Outside};
+use super::plan::Touched;
+use super::reconcile::Changed;
 use super::serve::{self, Phase};
 use super::services::Services;
 use super::state::{PortRecord, SavedMap, SavedPorts, StateDir};
@@ -307,11 +309,12 @@ async fn bring_up(
 ) -> Result<Arc<Agent>, AgentError> {
     let saved = state.load_map(&identity.cluster)?;
     let SavedPorts {
-        ports: records,
+        ports: mut records,
         yielded,
         returning,
         uplinks,
     } = state.load_ports()?;
+    adopt(&mut records, &identity.node_id);
     let ledger = state.load_docker()?;
     let keeper = Keeper::start(state.path("holder.sock"), config.exe.clone());
     let underlay_mtu = underlay.mtu;
@@ -337,7 +340,7 @@ async fn bring_up(
         measured: ArcSwap::default(),
         saving: Mutex::new(()),
         docker: docker::Desk::new(ledger),
-        changed: Notify::new(),
+        changed: Changed::default(),
         resync: Notify::new(),
         reporting: tokio::sync::RwLock::default(),
         stop: Notify::new(),
@@ -352,6 +355,25 @@ async fn bring_up(
     agent.resume_docker();
     spawn_tasks(&agent, port_events, link_events);
     Ok(agent)
+}
+
+/// Takes over the ports that this host had as another node: it was removed, and joined anew under another key. Their
+/// addresses were given up with that node; the first report takes back those that nobody else was given.
+fn adopt(records: &mut [PortRecord], node: &NodeId) {
+    let strange = records
+        .iter_mut()
+        .filter(|record| record.endpoint.node != *node);
+    let mut adopted = 0;
+    for record in strange {
+        record.endpoint.node = node.clone();
+        adopted += 1;
+    }
+    if adopted > 0 {
+        info!(
+            ports = adopted,
+            "this host is another node than before, and takes its ports along"
+        );
+    }
 }
 
 /// Calls the controllers, from what is known already.
@@ -523,6 +545,7 @@ impl Inner {
             held: BTreeSet::new(),
             docker_networks: BTreeSet::new(),
             interest: Interest::starting(saved.has, used),
+            touched: Touched::everything(),
             channel: Channel::new(controllers),
             warnings: Vec::new(),
             unsaved: BTreeMap::new(),

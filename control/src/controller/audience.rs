@@ -5,7 +5,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::channel::Interest;
+use super::decide::Decision;
+use crate::channel::{Interest, Refusal};
 use crate::model::{
     Block, Change, ClusterMap, Endpoint, Key, NetworkId, NodeId, Object, Revision, Versioned,
 };
@@ -100,6 +101,33 @@ impl Scope {
             brings: None,
         })
     }
+}
+
+/// A host has ports, and there are fewer of these. Each name that a member says costs every controller memory.
+const MAX_NETWORKS: usize = 16_384;
+/// More than the name of a network's id has.
+const MAX_ID_LEN: usize = 64;
+
+/// Refuses names of networks that no honest agent says. They needn't be known here: another controller may have made them.
+///
+/// # Errors
+/// `bad_request`.
+pub(super) fn check(networks: Option<&BTreeSet<NetworkId>>) -> Decision<()> {
+    let Some(networks) = networks else {
+        return Ok(());
+    };
+    if networks.len() > MAX_NETWORKS {
+        let message = format!(
+            "an agent hears of {MAX_NETWORKS} networks at most, or of all; it wants to hear of {}",
+            networks.len()
+        );
+        return Err(Refusal::new("bad_request", message).hint("use a released weft on it"));
+    }
+    if networks.iter().any(|id| id.0.len() > MAX_ID_LEN) {
+        let message = format!("an id of a network has at most {MAX_ID_LEN} bytes");
+        return Err(Refusal::new("bad_request", message).hint("use a released weft on it"));
+    }
+    Ok(())
 }
 
 /// One agent: who it is, and of which networks it hears.

@@ -25,9 +25,9 @@ use crate::store::{Commit, LOG_KEEP, Since, Snapshot, Store, StoreError, TokenRe
 const TRIES: u32 = 100;
 /// Between two tries to hear what other controllers did.
 const REFRESH_AGAIN: Duration = Duration::from_millis(200);
-/// A session that nothing has concerned for so many changes is woken all the same: else an agent that is away for a moment
-/// would have fallen behind all that the log has.
-const STRIDE: u64 = LOG_KEEP / 4;
+/// A session that nothing has concerned for so many changes is woken all the same, and its agent told: else one that is away
+/// for a moment would have fallen behind all that the log has.
+pub(super) const STRIDE: u64 = LOG_KEEP / 4;
 
 /// The map with its store.
 ///
@@ -302,11 +302,16 @@ impl Ledger {
     }
 
     /// Whether an agent has revisions of this life of the store; if it has newer ones than there are, the store was set
-    /// back, and a new life begins, so that no other agent takes lost changes for these.
+    /// back, and a new life begins, so that no other agent takes lost changes for these: if the agent is to be believed.
     ///
     /// # Errors
-    /// The store can't be asked: the agent may know more than this controller, and must not be given an older map.
-    pub(super) async fn recognise(&self, have: Revision, incarnation: &str) -> Decision<bool> {
+    /// The store can't be asked: the agent may know more than this controller, and must not be given an older map. What
+    /// `believe` says.
+    pub(super) async fn recognise(
+        &self,
+        (have, incarnation): (Revision, &str),
+        believe: impl FnOnce() -> Decision<()>,
+    ) -> Decision<bool> {
         if self.shown().incarnation != incarnation {
             return Ok(false);
         }
@@ -322,6 +327,7 @@ impl Ledger {
         if have <= self.revision() {
             return Ok(true);
         }
+        believe()?;
         warn!(
             have,
             revision = self.revision(),

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use super::Core;
-use super::ledger::View;
+use super::ledger::{STRIDE, View};
 use super::session::Wish;
 use crate::channel::messages::Push;
 use crate::channel::{FrameError, Interest, codec, send};
@@ -65,7 +65,8 @@ pub(super) async fn push(
             send(&mut to, &Push::Watched { networks, wish }).await?;
             granted = Some(wish);
         }
-        let waits = told.is_none_or(|told| told < wish.reach);
+        let waits =
+            told.is_none_or(|told| told < wish.reach || newest.saturating_sub(told) >= STRIDE);
         if told != Some(newest) && (matters || waits || since.elapsed() >= LAG) {
             push_changes(&mut to, changes, (so_far, newest)).await?;
             told = Some(newest);

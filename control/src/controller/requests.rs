@@ -6,10 +6,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::info;
 
-use super::Core;
 use super::decide::block::Claim;
 use super::decide::endpoint::Claims;
 use super::decide::{Decision, block, endpoint, network, node, router};
+use super::{Core, audience};
 use crate::api::NetworkCreate;
 use crate::channel::{Answer, Ask, Interest, Refusal, Reply, Request, RouterChange};
 use crate::model::{
@@ -150,7 +150,7 @@ impl Core {
                     .await?
             }
             Request::SyncEndpoints { endpoints } => return self.sync(from, &endpoints).await,
-            Request::Watch { networks, wish } => self.watch(from.node, Interest { networks, wish }),
+            Request::Watch { networks, wish } => self.watch(from, Interest { networks, wish })?,
             Request::Renew { csr } => return self.renewed(from.node, &csr),
             Request::NoteCredentials { credentials } => {
                 self.note_credentials(from, &credentials).await?
@@ -187,9 +187,13 @@ impl Core {
         })
     }
 
-    fn watch(&self, from: &NodeId, interest: Interest) -> Revision {
-        self.sessions.watch(from, interest);
-        self.ledger.revision()
+    fn watch(&self, from: Asker<'_>, interest: Interest) -> Decision<Revision> {
+        audience::check(Some(&interest.networks))?;
+        if self.sessions.watch(from, interest) {
+            Ok(self.ledger.revision())
+        } else {
+            Err(moved())
+        }
     }
 
     fn renewed(&self, from: &NodeId, csr: &[u8]) -> Decision<Reply> {

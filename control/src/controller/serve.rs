@@ -62,6 +62,11 @@ pub(super) fn server_config(
     Ok(server)
 }
 
+/// Between two stateless resets. Agents speak at the same moments, since what they are told comes to all at once, and quinn
+/// takes what waits in the socket as of one moment: with any interval, one of a thousand would be told of a restart and the
+/// others find out by silence. Whoever sends rubbish gets back less than he sent, and a handshake would cost more.
+const RESET_INTERVAL: Duration = Duration::ZERO;
+
 /// A restarted controller tells agents at once that their connection is gone (stateless reset, RFC 9000 section 10.3):
 /// the key for that is derived from the authority's, and connection ids carry no key of one process as quinn's own do.
 /// Each controller has a key of its own: one that answered for the connections of another would end them (section 21.11).
@@ -69,6 +74,7 @@ fn endpoint_config(authority: &Authority, mark: [u8; 16]) -> EndpointConfig {
     let purpose = [&b"weft quic stateless reset"[..], &mark].concat();
     let mut config = EndpointConfig::new(Arc::new(authority.derive(&purpose)));
     config.cid_generator(|| Box::new(RandomIds));
+    config.min_reset_interval(RESET_INTERVAL);
     config
 }
 

@@ -13,13 +13,13 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info};
 
-use super::Core;
 use super::board::Seat;
 use super::decide::endpoint::Claims;
 use super::decide::node;
 use super::push::push;
 use super::refusals::{BREACHES, NO_HELLO, SLOW, Turned};
 use super::requests::{Asker, MOVED};
+use super::{Core, audience};
 use crate::channel::codec::{self, DecodeError};
 use crate::channel::messages::{Hello, Interest, PROTOCOLS, Protocols, Welcome};
 use crate::channel::{
@@ -35,7 +35,6 @@ pub(super) const ASK_PATIENCE: Duration = Duration::from_secs(2);
 const REFUSAL_PATIENCE: Duration = Duration::from_secs(1);
 /// Between the entry of a node's session at another controller and the end of the one here.
 const DEPARTURE_PATIENCE: Duration = Duration::from_millis(500);
-
 /// A member's hello names its networks.
 const MAX_HELLO_BYTES: usize = 1 << 20;
 
@@ -180,7 +179,11 @@ impl Sessions {
     }
 
     /// A new session's wishes; an older one of the same node hears of no more.
-    fn listen(&self, node: &NodeId, interest: Option<Interest>) -> watch::Receiver<Wish> {
+    pub(super) fn listen(
+        &self,
+        node: &NodeId,
+        interest: Option<Interest>,
+    ) -> watch::Receiver<Wish> {
         let (wishes, listening) = watch::channel(Wish { interest, reach: 0 });
         self.wishes().insert(node.clone(), wishes);
         listening
@@ -197,9 +200,15 @@ impl Sessions {
         }
     }
 
-    /// An agent wants to hear of these networks. What it wanted before that may arrive later.
-    pub(super) fn watch(&self, node: &NodeId, interest: Interest) {
-        if let Some(wishes) = self.wishes().get(node) {
+    /// An agent wants to hear of these networks. What it wanted before that may arrive later; what it wanted in an older
+    /// session is nothing to the newer one, whose wishes may be numbered anew. False if this one isn't its newest.
+    pub(super) fn watch(&self, from: Asker<'_>, interest: Interest) -> bool {
+        let wishes = self.wishes();
+        // Under the lock: a session's own wishes begin after it has taken the older one's place.
+        if !(from.is_current)() {
+            return false;
+        }
+        if let Some(wishes) = wishes.get(from.node) {
             wishes.send_if_modified(|wish| {
                 let before = wish.interest.as_ref().map(|before| before.wish);
                 let newer = before.is_none_or(|before| before <= interest.wish);
@@ -209,6 +218,7 @@ impl Sessions {
                 newer
             });
         }
+        true
     }
 
     /// An agent was told of a change that it waits for.
@@ -258,31 +268,16 @@ pub(super) async fn serve(core: Arc<Core>, connection: Connection, subject: Subj
         }
     };
     core.sessions.enter(&subject.node, &connection);
-    // A removal that came between looking and entering.
-    if core
-        .ledger
-        .read(|map| !map.nodes.contains_key(&subject.node))
-    {
-        core.sessions.expel(&subject.node);
-        return;
-    }
-    // The store was lost since the connection was taken: all sessions were ended, and this one is to find another
-    // controller, too.
-    if core.fellows.is_cut_off() {
-        core.sessions.leave(&subject.node, &connection);
-        let reason = b"this controller can't reach its store";
-        connection.close(VarInt::from_u32(close::STOPPING), reason);
+    if is_over(&core, (&subject.node, &connection)) {
         return;
     }
     info!(node = %subject.name, remote = %connection.remote_address(), version = %hello.version, "agent connected");
-    let have = match core.ledger.recognise(hello.have, &hello.incarnation).await {
+    let have = match recognise(&core, &hello).await {
         Ok(known) => known.then_some(hello.have),
         Err(refusal) => {
             core.sessions.leave(&subject.node, &connection);
-            connection.close(
-                VarInt::from_u32(close::STOPPING),
-                refusal.message.as_bytes(),
-            );
+            let reason = refusal.message.as_bytes();
+            connection.close(VarInt::from_u32(close::STOPPING), reason);
             return;
         }
     };
@@ -314,6 +309,39 @@ pub(super) async fn serve(core: Arc<Core>, connection: Connection, subject: Subj
     core.sessions.unlisten(&subject.node);
     connection.close(VarInt::from_u32(close::DONE), b"session ended");
     info!(node = %subject.name, reason = %why, "agent disconnected");
+}
+
+/// Ends a session that was just entered if something has come in between.
+fn is_over(core: &Core, (node, connection): (&NodeId, &Connection)) -> bool {
+    if core.ledger.read(|map| !map.nodes.contains_key(node)) {
+        // It was removed between looking and entering.
+        core.sessions.expel(node);
+        return true;
+    }
+    // The store was lost since the connection was taken: all sessions were ended, and this one is to find another
+    // controller, too.
+    if core.fellows.is_cut_off() {
+        core.sessions.leave(node, connection);
+        let reason = b"this controller can't reach its store";
+        connection.close(VarInt::from_u32(close::STOPPING), reason);
+        return true;
+    }
+    false
+}
+
+/// Whether the agent's map is one of this store's.
+async fn recognise(core: &Core, hello: &Hello) -> Result<bool, Refusal> {
+    let Hello {
+        node,
+        have,
+        incarnation,
+        ..
+    } = hello;
+    let believe = || {
+        core.set_backs
+            .believe(node, *have, tokio::time::Instant::now())
+    };
+    core.ledger.recognise((*have, incarnation), believe).await
 }
 
 /// Why a node has no session here any more.
@@ -467,6 +495,7 @@ async fn admit(core: &Core, subject: &Subject, hello: &Hello) -> Result<Welcome,
         return Err(Refusal::new("identity_mismatch", message)
             .hint("restore the state directory's identity from one backup"));
     }
+    audience::check(hello.interest.as_ref())?;
     let revision = enter(core, hello).await?;
     Ok(Welcome {
         protocol: PROTOCOLS.common(hello.protocols).unwrap_or(PROTOCOLS.max),
@@ -481,10 +510,7 @@ async fn admit(core: &Core, subject: &Subject, hello: &Hello) -> Result<Welcome,
 /// Notes what a member says of itself, and that it has its session here. Returns the revision that its map has to reach.
 pub(super) async fn enter(core: &Core, hello: &Hello) -> Result<Revision, Refusal> {
     // Before anything is written: that would raise the revision, and hide that the store was set back.
-    let is_known = core
-        .ledger
-        .recognise(hello.have, &hello.incarnation)
-        .await?;
+    let is_known = recognise(core, hello).await?;
     // Another controller may have told it, or have its session since: an old map would say that it has it here.
     let seems_here = |map: &ClusterMap| {
         let name = core.fellows.name();

@@ -96,6 +96,12 @@ impl Endpoints {
         network.is_some_and(|network| network.nodes.contains_key(node))
     }
 
+    /// The nodes that have one on a network.
+    pub fn nodes_of_network(&self, network: &NetworkId) -> impl Iterator<Item = &NodeId> {
+        let network = self.networks.get(network).into_iter();
+        network.flat_map(|network| network.nodes.keys())
+    }
+
     /// The nodes that have any.
     pub fn nodes(&self) -> impl Iterator<Item = &NodeId> {
         self.nodes.keys()
@@ -228,6 +234,8 @@ mod tests {
                 prop_assert_eq!(ids(endpoints.of_network(&network)), look(&of));
                 prop_assert_eq!(endpoints.count_of_network(&network), look(&of).len());
                 prop_assert_eq!(ids(endpoints.of_node(&node)), look(&|one| one.node == node));
+                let nodes: BTreeSet<NodeId> = endpoints.nodes_of_network(&network).cloned().collect();
+                prop_assert_eq!(nodes, endpoints.of_network(&network).map(|one| one.node.clone()).collect());
                 prop_assert_eq!(endpoints.has_node(&network, &node), !look(&|one| of(one) && one.node == node).is_empty());
                 prop_assert_eq!(ids(endpoints.named(&network, &name)), look(&|one| of(one) && one.name == name));
                 prop_assert_eq!(ids(endpoints.with_mac(&network, mac)), look(&|one| of(one) && one.mac == mac));

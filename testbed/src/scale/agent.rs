@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use ipnet::IpNet;
 use tokio::sync::{mpsc, watch};
@@ -27,6 +28,10 @@ pub(crate) struct Heard {
     /// Networks that changed: that concerns everybody.
     pub(crate) mtu_changes: usize,
     pub(crate) networks: Vec<Network>,
+    /// When and why sessions ended, or didn't come about.
+    pub(crate) downs: Vec<(Instant, String)>,
+    /// When the newest session began.
+    pub(crate) up: Option<Instant>,
 }
 
 /// One of many.
@@ -185,7 +190,10 @@ async fn hear(
     while let Some(event) = events.recv().await {
         match event {
             LinkEvent::Up { .. } => {
-                heard.send_modify(|heard| heard.sessions += 1);
+                heard.send_modify(|heard| {
+                    heard.sessions += 1;
+                    heard.up = Some(Instant::now());
+                });
                 let (link, heard) = (link.clone(), Arc::clone(&heard));
                 let endpoints = lock(&endpoints).clone();
                 tokio::spawn(async move {
@@ -220,7 +228,14 @@ async fn hear(
             LinkEvent::Ask { answer, .. } => {
                 let _ = answer.send(Answer::Yielded);
             }
-            LinkEvent::Down { .. } | LinkEvent::Refused { .. } | LinkEvent::Controllers { .. } => {}
+            LinkEvent::Down { reason } => {
+                heard.send_modify(|heard| heard.downs.push((Instant::now(), reason)))
+            }
+            LinkEvent::Refused { refusal } => {
+                let down = (Instant::now(), refusal.to_string());
+                heard.send_modify(|heard| heard.downs.push(down));
+            }
+            LinkEvent::Controllers { .. } => {}
         }
     }
 }

@@ -8,10 +8,12 @@
 //! | file | what |
 //! |---|---|
 //! | `agent` | one simulated agent |
+//! | `host` | a host with a real agent |
 //! | `meter` | bytes on the wire, the controller's processor time and memory |
 //! | `run` | the scenario |
 
 mod agent;
+mod host;
 mod meter;
 mod run;
 
@@ -42,6 +44,9 @@ pub(crate) struct Args {
     /// Single changes that are measured
     #[arg(long, default_value_t = 50)]
     pub(crate) changes: usize,
+    /// One further host is a real one: its agent has a port on as many networks, and what changes cost it is measured
+    #[arg(long)]
+    pub(crate) real: bool,
     /// Agents hear of everything, as they did before they had an interest
     #[arg(long)]
     pub(crate) all: bool,

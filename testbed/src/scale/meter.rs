@@ -59,3 +59,13 @@ fn loopback_bytes() -> u64 {
     let sent = line.and_then(|line| line.split_whitespace().nth(8));
     sent.and_then(|sent| sent.parse().ok()).unwrap_or(0)
 }
+
+/// Datagrams of this network namespace that found no room in a socket (RFC 4113 counts them among udpInErrors).
+pub(crate) fn overflows() -> u64 {
+    let tables = std::fs::read_to_string("/proc/self/net/snmp").unwrap_or_default();
+    let mut udp = tables.lines().filter_map(|line| line.strip_prefix("Udp:"));
+    let (names, values) = (udp.next().unwrap_or(""), udp.next().unwrap_or(""));
+    let mut columns = names.split_whitespace().zip(values.split_whitespace());
+    let found = columns.find(|(name, _)| *name == "RcvbufErrors");
+    found.and_then(|(_, value)| value.parse().ok()).unwrap_or(0)
+}

@@ -1,6 +1,6 @@
 //! The scenario: all join, take their networks, report their endpoints; then single changes; then the controller is killed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -16,18 +16,23 @@ use weft_control::api::{NetworkChange, NetworkCreate};
 use weft_control::channel::{Interest, Request};
 use weft_control::controller::{TokenSpec, mint_token};
 use weft_control::identity::JoinToken;
-use weft_control::model::NetworkId;
+use weft_control::model::{Endpoint, NetworkId};
 use weft_testbed::lab::{say, weft_bin};
 use weft_wire::Mtu;
 
 use crate::Args;
 use crate::agent::{Agent, lock};
+use crate::host::Host;
 use crate::meter::{self, Usage};
 
 /// Where the controller listens; the agents have other addresses of 127/8.
 const CONTROLLER: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 6783);
 /// Agents that join, or report for the first time, at once.
 const AT_ONCE: usize = 32;
+/// How long a real agent is left alone before and while it is measured: it probes its peers, and saves its map.
+const REST: Duration = Duration::from_secs(5);
+/// Between two changes whose cost to a real agent is measured: it mustn't take them together.
+const APART: Duration = Duration::from_millis(150);
 /// Nothing takes this long.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -86,7 +91,8 @@ pub(crate) fn run(args: &Args) -> Result<String, String> {
     let controller = Controller::start(data.path())?;
     let spec = TokenSpec {
         ttl: Duration::from_secs(3600),
-        uses: u32::try_from(args.agents).unwrap_or(u32::MAX),
+        // And one for a real host.
+        uses: u32::try_from(args.agents + 1).unwrap_or(u32::MAX),
     };
     let token = mint_token(&controller.data, spec).map_err(|error| error.to_string())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -117,6 +123,12 @@ impl Table {
         );
         say(self.0.lines().last().unwrap_or_default());
     }
+
+    fn line(&mut self, line: &str) {
+        // As above.
+        let _ = writeln!(self.0, "{line}");
+        say(line);
+    }
 }
 
 #[expect(clippy::too_many_lines, reason = "a scenario is told in order")]
@@ -127,7 +139,7 @@ async fn scenario(
 ) -> Result<String, String> {
     let mut table = Table::default();
     let begun = meter::read(controller.pid());
-    let agents = Arc::new(start(args, (token, identities)).await?);
+    let agents = Arc::new(start(args, (token.clone(), identities)).await?);
     table.row(
         "all join and are in session",
         begun.until_now(controller.pid()),
@@ -138,7 +150,7 @@ async fn scenario(
     let networks = create_networks(args, &agents).await?;
     populate(args, &agents, &networks).await?;
     settle(&agents).await?;
-    let memory = format!("{} MiB resident", meter::memory_mib(controller.pid()));
+    let memory = resources(&controller);
     table.row(
         "networks made, blocks taken, endpoints reported",
         begun.until_now(controller.pid()),
@@ -154,6 +166,10 @@ async fn scenario(
     );
 
     changes(args, (&agents, &networks), (&mut table, controller.pid())).await?;
+    if args.real {
+        let token = token.to_string();
+        real(args, (&agents, &networks), (&mut table, &token)).await?;
+    }
 
     let begun = meter::read(controller.pid());
     let change = NetworkChange {
@@ -175,6 +191,7 @@ async fn scenario(
     );
 
     controller.kill();
+    let killed = Instant::now();
     let data = controller.data.clone();
     controller = Controller::start(&data)?;
     let begun = meter::read(controller.pid());
@@ -188,13 +205,22 @@ async fn scenario(
             .await;
     })
     .await?;
-    let memory = format!("{} MiB resident", meter::memory_mib(controller.pid()));
+    let memory = resources(&controller);
     table.row(
         "controller killed and started: all are back",
         begun.until_now(controller.pid()),
         &memory,
     );
+    for line in downs(&agents, killed) {
+        table.line(&line);
+    }
     Ok(table.0)
+}
+
+/// The controller's memory, and what was lost so far because a socket was full.
+fn resources(controller: &Controller) -> String {
+    let (memory, lost) = (meter::memory_mib(controller.pid()), meter::overflows());
+    format!("{memory} MiB resident; {lost} datagrams found no room in a socket so far")
 }
 
 async fn start(args: &Args, (token, identities): (JoinToken, &Path)) -> Result<Vec<Agent>, String> {
@@ -216,6 +242,34 @@ async fn start(args: &Args, (token, identities): (JoinToken, &Path)) -> Result<V
     }
     agents.sort_by_key(|(number, _)| *number);
     Ok(agents.into_iter().map(|(_, agent)| agent).collect())
+}
+
+/// How the agents noticed that the controller was gone, and why calls failed: how often and when, from the kill on; and when
+/// they had sessions again.
+fn downs(agents: &[Agent], killed: Instant) -> Vec<String> {
+    let mut times: BTreeMap<String, Vec<Duration>> = BTreeMap::new();
+    for agent in agents {
+        let heard = agent.heard.borrow();
+        for (when, reason) in &heard.downs {
+            times
+                .entry(reason.clone())
+                .or_default()
+                .push(*when - killed);
+        }
+        let up = heard.up.map(|up| up - killed);
+        times.entry("session".to_owned()).or_default().extend(up);
+    }
+    let line = |(what, mut times): (String, Vec<Duration>)| {
+        times.sort();
+        let count = times.len();
+        let part = |of: usize| times.get((count * of / 100).min(count - 1));
+        let part = |of| part(of).map_or(0.0, Duration::as_secs_f64);
+        let [ten, half, ninety, last] = [10, 50, 90, 100].map(part);
+        format!(
+            "{count:>6} x {what}: a tenth after {ten:.1} s, half {half:.1} s, nine tenths {ninety:.1} s, the last {last:.1} s"
+        )
+    };
+    times.into_iter().map(line).collect()
 }
 
 async fn create_networks(args: &Args, agents: &[Agent]) -> Result<Vec<(NetworkId, IpNet)>, String> {
@@ -367,5 +421,48 @@ async fn changes(
         each,
         &more,
     );
+    Ok(())
+}
+
+/// What changes cost a real host that they concern: it has the networks of the first simulated one, whose endpoints change.
+async fn real(
+    args: &Args,
+    (agents, networks): (&[Agent], &[(NetworkId, IpNet)]),
+    (table, token): (&mut Table, &str),
+) -> Result<(), String> {
+    let host = Host::start(CONTROLLER, token)?;
+    let mine = networks_of(args, 0, networks);
+    for (id, _) in &mine {
+        let known = agents[0].heard.borrow().networks.clone();
+        let network = known.iter().find(|network| network.id == *id);
+        host.connect(&network.ok_or("a network is gone")?.name)?;
+    }
+    tokio::time::sleep(REST).await;
+    let before = host.processor();
+    tokio::time::sleep(REST).await;
+    let idle = (host.processor() - before).as_secs_f64() / REST.as_secs_f64();
+    let of_others = agents.iter().map(|agent| lock(&agent.endpoints).clone());
+    let shared = |endpoint: &Endpoint| mine.iter().any(|(id, _)| *id == endpoint.network);
+    let count = of_others.flatten().filter(shared).count();
+
+    let (before, begun) = (host.processor(), Instant::now());
+    for number in 0..args.changes {
+        let endpoint = {
+            let mut endpoints = lock(&agents[0].endpoints);
+            let place = number % endpoints.len();
+            endpoints[place].epoch += 1;
+            endpoints[place].clone()
+        };
+        agents[0].ask(Request::PutEndpoint { endpoint }).await?;
+        tokio::time::sleep(APART).await;
+    }
+    let used = (host.processor() - before).as_secs_f64();
+    let each = (used - idle * begun.elapsed().as_secs_f64()) / args.changes.max(1) as f64;
+    table.line(&format!(
+        "a real agent with {count} endpoints on its networks: {:.1} ms of processor time for each of their changes, {:.1} ms a second idle, {} MiB",
+        each * 1e3,
+        idle * 1e3,
+        host.memory_mib(),
+    ));
     Ok(())
 }

@@ -156,6 +156,13 @@ impl NameServer {
         self.own.store(Arc::new(own));
     }
 
+    /// The names of some networks are others now.
+    pub(crate) fn renew(&self, renew: impl FnOnce(&mut Names)) {
+        let mut names = Names::clone(&self.names.load());
+        renew(&mut names);
+        self.names.store(Arc::new(names));
+    }
+
     /// What was dropped before it was read.
     pub(crate) fn count_dropped(&self) {
         count(&self.counters.dropped);

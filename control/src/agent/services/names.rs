@@ -1,5 +1,5 @@
 //! Who is called what: an index over the endpoints of all networks, made anew from the cluster map and the ports of this
-//! host whenever one of them changes. Pure.
+//! host whenever one of them changes; of a single network, when only endpoints of other hosts did. Pure.
 //!
 //! An asker is known by the network its question comes from and its MAC, which the switch has checked. What it may know is
 //! what is on the networks that its namespace is connected to, the one it asked on first.
@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use weft_wire::MacAddr;
@@ -99,9 +100,9 @@ impl NetworkNames {
 /// The index.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Names {
-    networks: BTreeMap<NetworkId, NetworkNames>,
+    networks: BTreeMap<NetworkId, Arc<NetworkNames>>,
     /// The networks of the namespace that has that MAC on that network, by name.
-    shared: HashMap<(NetworkId, MacAddr), Vec<NetworkId>>,
+    shared: Arc<HashMap<(NetworkId, MacAddr), Vec<NetworkId>>>,
 }
 
 impl Names {
@@ -135,8 +136,26 @@ impl Names {
             let endpoint = local.endpoint;
             Some(((endpoint.network.clone(), endpoint.mac), ids))
         });
-        let shared = shared.collect();
+        let shared = Arc::new(shared.collect());
+        let networks = networks.into_iter();
+        let networks = networks.map(|(id, names)| (id, Arc::new(names))).collect();
         Self { networks, shared }
+    }
+
+    /// The same index with a network's names made anew: nothing but its endpoints on other hosts has changed since.
+    pub(crate) fn renew<'a>(
+        &mut self,
+        network: &Network,
+        elsewhere: impl Iterator<Item = &'a Endpoint>,
+        here: &[LocalName<'a>],
+    ) {
+        let mut names = NetworkNames::new(network);
+        let here = here.iter().map(|local| local.endpoint);
+        let here = here.filter(|endpoint| endpoint.network == network.id);
+        elsewhere
+            .chain(here)
+            .for_each(|endpoint| names.add(endpoint));
+        self.networks.insert(network.id.clone(), Arc::new(names));
     }
 
     /// What an asker may know. One whose MAC is no port's asks for the network alone.
@@ -145,7 +164,7 @@ impl Names {
         let others = others.into_iter().flatten().filter(|id| *id != network);
         let networks: Vec<&NetworkNames> = std::iter::once(network)
             .chain(others)
-            .filter_map(|id| self.networks.get(id))
+            .filter_map(|id| self.networks.get(id).map(Arc::as_ref))
             .collect();
         View { networks }
     }

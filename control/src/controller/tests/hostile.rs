@@ -40,6 +40,7 @@ async fn say(connection: &quinn::Connection, bytes: &[u8]) {
     assert!(closed.is_ok(), "the controller still listens");
 }
 
+/// What an agent says first that has nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn strangers_of_every_kind_are_turned_away_and_counted_while_a_member_works_on() {
     let (keeper, elsewhere) = (Keeper::start().await, Keeper::start().await);
@@ -214,4 +215,75 @@ async fn a_members_hello_may_name_a_mebibyte_of_networks_and_no_more() {
     // Nobody else noticed.
     member.create("blue", &["10.1.0.0/16"]).await;
     assert_eq!(member.seen.borrow().ups, 1);
+}
+
+/// Each time it is believed costs every agent its whole map.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_says_it_knows_what_never_was_is_not_believed_for_ever() {
+    let keeper = Keeper::start().await;
+    let good = keeper.agent("good").await;
+    good.wait_up().await;
+    good.create("blue", &["10.1.0.0/16"]).await;
+    let dir = tempfile::tempdir().unwrap();
+    let identity = keeper.join("liar", &dir).await.unwrap();
+    let life = || keeper.handle().core.ledger.incarnation();
+    let facts = facts();
+    let lie = || {
+        let map = ClusterMap {
+            revision: 1 << 40,
+            ..ClusterMap::default()
+        };
+        let (identity, facts) = (identity.clone(), facts.clone());
+        Agent::start_with(identity, vec![keeper.listen], (facts, map, life()), None)
+    };
+    let mut lives = BTreeSet::from([life()]);
+    for believed in 1..=3 {
+        let liar = lie();
+        liar.wait("told all anew", |seen| seen.snapshots == 1).await;
+        liar.link.close().await;
+        lives.insert(life());
+        assert_eq!(lives.len(), believed + 1);
+    }
+    let liar = lie();
+    counted(&keeper, setbacks::SET_BACK, 1).await;
+    assert!(lives.contains(&life()), "no further life begins");
+    assert_eq!(liar.seen.borrow().snapshots, 0);
+    liar.link.close().await;
+    // Who belongs here has all of it, and works on.
+    good.wait("the last life's map", |seen| {
+        seen.incarnation == life() && seen.map.network_named("blue").is_some()
+    })
+    .await;
+    good.wait_up().await;
+    good.create("red", &["10.2.0.0/16"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_wants_to_hear_of_more_than_a_host_can_have_is_refused_and_counted() {
+    let keeper = Keeper::start().await;
+    let bad = keeper.agent("bad").await;
+    bad.wait_up().await;
+    let ids = |count: u32| -> BTreeSet<NetworkId> {
+        let ids = (0..count).map(|id| NetworkId(id.to_string()));
+        ids.collect()
+    };
+    let long = BTreeSet::from([NetworkId("x".repeat(1000))]);
+    for (networks, times) in [(ids(20_000), 1), (long, 3)] {
+        let interest = Some(networks.clone());
+        let hello = Hello {
+            interest,
+            ..hello_of(&bad.identity, None)
+        };
+        let client = crate::channel::tests_only_client(&bad.identity);
+        let (_endpoint, connection) = call(&keeper, client).await;
+        say(&connection.unwrap(), &codec::encode(&hello).unwrap()).await;
+        counted(&keeper, "bad_request", times).await;
+        let refused = bad.ask(Request::Watch { networks, wish: 1 }).await;
+        assert_eq!(refused.unwrap_err().code, "bad_request");
+        counted(&keeper, "bad_request", times + 1).await;
+    }
+    // Networks that nobody knows may be another controller's newest.
+    let networks = ids(1000);
+    bad.ask(Request::Watch { networks, wish: 1 }).await.unwrap();
+    assert_eq!(bad.seen.borrow().ups, 1);
 }

@@ -124,6 +124,28 @@ async fn what_does_not_concern_an_agent_costs_it_next_to_nothing_but_it_keeps_up
     assert_eq!(some.map().revision, all.map().revision);
 }
 
+/// One that is away for a moment shouldn't need the whole map then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_nothing_concerns_keeps_within_what_the_log_has() {
+    let two = two().await;
+    let (all, some) = (&two.all, &two.some);
+    let plain = all.create("plain", &[]).await;
+    let endpoints = (0..ledger::STRIDE).map(|number| {
+        let [.., high, low] = number.to_be_bytes();
+        let ip = Ipv4Addr::new(10, 9, high, low).into();
+        let ips = Vec::new();
+        Endpoint {
+            ips,
+            ..all.endpoint(&plain, &format!("e{number}"), ip)
+        }
+    });
+    let endpoints = endpoints.collect();
+    let reply = all.ask(Request::SyncEndpoints { endpoints }).await.unwrap();
+    assert_eq!(reply.rejected, []);
+    some.wait_revision(reply.revision).await;
+    assert_eq!(names(&some.map()), Vec::<&str>::new());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_restart_of_the_controller_an_agent_gets_what_it_missed_of_its_networks() {
     let mut two = two().await;
@@ -214,6 +236,59 @@ async fn what_a_router_leads_to_is_there_with_its_confirmation_and_goes_with_it(
     two.some.done(parted).await;
     assert_eq!(names(&two.some.map()), Vec::<&str>::new());
     assert!(two.some.map().router_named("r").is_some());
+}
+
+/// Whichever comes first, the wish is fulfilled and nothing is left of the network.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_network_may_go_while_it_is_asked_for() {
+    let two = two().await;
+    let mut red = two.red.clone();
+    for wish in 1..=10 {
+        let block = two.all.block(&red).await;
+        let networks = BTreeSet::from([two.blue.id.clone(), red.id.clone()]);
+        two.some.link.watch(Interest { networks, wish });
+        let name = red.name.clone();
+        let gone = two.all.done(Request::RemoveNetwork { name }).await.revision;
+        two.some
+            .wait("told", |seen| seen.wish == wish && seen.watched.is_some())
+            .await;
+        two.some.done(Request::Newest).await;
+        let map = two.some.map();
+        assert!(map.revision >= gone, "{block} is gone");
+        assert!(map.networks.len() == 1 && map.blocks.is_empty());
+        red = two.all.create("red", &["10.2.0.0/16"]).await;
+    }
+    // One that was asked for too early comes whole.
+    let networks = BTreeSet::from([red.id.clone()]);
+    two.some.link.watch(Interest { networks, wish: 11 });
+    connect(&two.all, &red, "r", 5).await;
+    two.some.wait("r", |seen| names(&seen.map) == ["r"]).await;
+    assert_eq!(two.some.map().nodes.len(), 2);
+}
+
+/// What a session asked for that isn't the node's newest is nothing to the newest, whose wishes are numbered anew.
+#[test]
+fn an_older_sessions_wish_is_nothing_to_a_newer_one() {
+    use super::super::requests::Asker;
+    let sessions = Sessions::default();
+    let node = NodeId("n".to_owned());
+    let wish = |wish| Interest {
+        wish,
+        ..Interest::default()
+    };
+    let by = |is_current| Asker {
+        node: &node,
+        is_current,
+        claims: super::super::decide::endpoint::Claims::Stay,
+    };
+    let older = sessions.listen(&node, Some(wish(0)));
+    assert!(sessions.watch(by(&|| true), wish(7)));
+    assert_eq!(older.borrow().interest, Some(wish(7)));
+    let newer = sessions.listen(&node, Some(wish(0)));
+    assert!(!sessions.watch(by(&|| false), wish(8)));
+    assert_eq!(newer.borrow().interest, Some(wish(0)));
+    assert!(sessions.watch(by(&|| true), wish(1)));
+    assert_eq!(newer.borrow().interest, Some(wish(1)));
 }
 
 /// A wish that arrives after a later one is no wish any more.

@@ -70,6 +70,33 @@ async fn an_agent_finds_a_killed_controller_again_within_three_seconds() {
     assert_eq!(a.map().networks.len(), 2);
 }
 
+/// A thousand agents speak to a controller that was restarted, all at once: each is told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restarted_controller_says_so_to_every_agent_that_speaks_to_it() {
+    const AGENTS: usize = 100;
+    const LENGTH: usize = 60;
+    let keeper = Keeper::start().await;
+    let listen = keeper.listen;
+    let told = tokio::task::spawn_blocking(move || {
+        let socket = UdpSocket::bind(SocketAddr::new(own_address(), 0)).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        for _ in 0..AGENTS {
+            // A short-header packet of a connection that this controller knows nothing of.
+            let mut packet: [u8; LENGTH] = rand::random();
+            packet[0] = 0b0100_0000 | (packet[0] & 0b0011_1111);
+            socket.send_to(&packet, listen).unwrap();
+        }
+        let mut reset = [0; LENGTH];
+        // RFC 9000 section 10.3: it looks like one and is shorter than what it answers.
+        let is_reset = |received: usize, first: u8| received < LENGTH && first >> 6 == 0b01;
+        let resets = (0..AGENTS).map_while(|_| socket.recv(&mut reset).ok().map(|n| (n, reset[0])));
+        resets
+            .filter(|(received, first)| is_reset(*received, *first))
+            .count()
+    });
+    assert_eq!(told.await.unwrap(), AGENTS);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_was_set_back_makes_agents_forget_what_it_lost() {
     let mut keeper = Keeper::start().await;

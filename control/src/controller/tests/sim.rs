@@ -27,6 +27,7 @@ use super::super::fellows::Fellows;
 use super::super::ledger::Ledger;
 use super::super::refusals::Refusals;
 use super::super::session::Sessions;
+use super::super::setbacks::SetBacks;
 use super::super::{Core, decide};
 use crate::api::NetworkCreate;
 use crate::channel::{Answer, Ask, NodeFacts};
@@ -252,6 +253,7 @@ impl World {
             ledger,
             sessions: Sessions::default(),
             fellows: Fellows::played(id, Box::new(ask)),
+            set_backs: SetBacks::default(),
             joining: tokio::sync::Mutex::new(()),
             _data: None,
         });

@@ -173,3 +173,41 @@ fn addresses_lead_back_to_names() {
         blue.contains("10.1.0.200".parse().unwrap()) && !blue.contains("10.2.0.5".parse().unwrap())
     );
 }
+
+/// With a network's names made anew the index is as one made anew.
+#[test]
+fn a_networks_names_can_be_made_anew_alone() {
+    let (map, mut elsewhere, here) = world();
+    let local: Vec<LocalName<'_>> = here
+        .iter()
+        .map(|(endpoint, netns)| LocalName {
+            endpoint,
+            netns: *netns,
+        })
+        .collect();
+    let mut names = Names::new(&map, elsewhere.iter(), &local);
+    // One goes, one comes, one is called otherwise; and what happens on another network isn't looked at.
+    elsewhere.retain(|one| one.name != "web1");
+    elsewhere.push(endpoint("blue", "web3", &["web"], &["10.1.0.13"]));
+    let blue = map.network(&NetworkId("blue".into())).unwrap();
+    let on_blue = elsewhere.iter().filter(|one| one.network == blue.id);
+    names.renew(blue, on_blue, &local);
+    let anew = Names::new(&map, elsewhere.iter(), &local);
+    for name in [
+        "web", "web1", "web2", "web3", "c1", "c1-alias", "c2", "db", "far",
+    ] {
+        let seen = |names: &Names| {
+            let view = names.seen_by(&blue.id, here[0].0.mac);
+            let hosts = view.networks.iter().flat_map(|network| {
+                let hosts: Vec<Host> = network.hosts(name).cloned().collect();
+                hosts
+            });
+            hosts.collect::<Vec<Host>>()
+        };
+        assert_eq!(seen(&names), seen(&anew), "{name}");
+    }
+    let web = names.seen_by(&blue.id, here[0].0.mac).networks[0]
+        .hosts("web")
+        .len();
+    assert_eq!(web, 2);
+}

@@ -78,6 +78,10 @@ enum Step {
     Tell(Option<usize>),
     /// The session ends and another begins.
     Resume,
+    /// The same; the agent hears of everything from now on, or of what it wants again.
+    Hear(bool),
+    /// Another agent says that it has what it may not have, and wants that.
+    Lie(Revision, BTreeSet<NetworkId>, BTreeSet<NetworkId>),
     /// The controller is started again with that much of its log.
     Restart(usize),
 }
@@ -181,15 +185,22 @@ fn change() -> impl Strategy<Value = Change> {
     ]
 }
 
+/// One more than there are.
+fn some_networks() -> impl Strategy<Value = BTreeSet<NetworkId>> {
+    let ids = prop::collection::btree_set(0..=NETWORKS, 0..4);
+    ids.prop_map(|ids| ids.into_iter().map(network_id).collect())
+}
+
 fn step() -> impl Strategy<Value = Step> {
-    let wish = prop::collection::btree_set(0..NETWORKS, 0..3);
     prop_oneof![
         6 => prop::collection::vec(change(), 1..4).prop_map(Step::Change),
         1 => (0..NODES).prop_map(|id| Step::Remove(node_id(id))),
-        2 => wish.prop_map(|ids| Step::Wish(ids.into_iter().map(network_id).collect())),
+        2 => some_networks().prop_map(Step::Wish),
         4 => Just(Step::Tell(None)),
         1 => (0..3_usize).prop_map(|messages| Step::Tell(Some(messages))),
         1 => Just(Step::Resume),
+        1 => any::<bool>().prop_map(Step::Hear),
+        1 => (0..60_u64, some_networks(), some_networks()).prop_map(|(have, has, wants)| Step::Lie(have, has, wants)),
         1 => (0..20_usize).prop_map(Step::Restart),
     ]
 }
@@ -200,13 +211,15 @@ struct Copy {
     map: ClusterMap,
     coverage: Coverage,
     interest: Interest,
+    /// It hears of everything, whatever it wants.
+    whole: bool,
 }
 
 /// A message of a round.
 enum Told {
-    Everything(Box<ClusterMap>, BTreeSet<NetworkId>),
+    Everything(Box<ClusterMap>, Option<BTreeSet<NetworkId>>),
     Changes(Vec<(Revision, Change)>, Revision),
-    Watched(BTreeSet<NetworkId>),
+    Watched(Option<BTreeSet<NetworkId>>),
 }
 
 impl Copy {
@@ -220,13 +233,15 @@ impl Copy {
     /// A round as `push` tells it, a change a message; false if it was cut off.
     fn tell(&mut self, ledger: &Ledger, view: &mut View, cut: Option<usize>) -> bool {
         let so_far = view.have().unwrap_or_default();
-        let news = ledger.news(view, Some(&self.interest)).unwrap();
-        let networks = || BTreeSet::clone(&view.networks());
+        let interest = (!self.whole).then_some(&self.interest);
+        let news = ledger.news(view, interest).unwrap();
+        let networks = || (!self.whole).then(|| BTreeSet::clone(&view.networks()));
         let everything = news.everything.into_iter();
         let mut messages: Vec<Told> = everything
             .map(|map| Told::Everything(Box::new(map), networks()))
             .collect();
-        let (watched, newest) = (news.other_networks && messages.is_empty(), news.newest);
+        let watched = news.other_networks && messages.is_empty() && !self.whole;
+        let newest = news.newest;
         let so_far = match messages.first() {
             Some(Told::Everything(map, _)) => map.revision,
             Some(Told::Changes(..) | Told::Watched(_)) | None => so_far,
@@ -242,7 +257,7 @@ impl Copy {
             match message {
                 Told::Everything(map, networks) => {
                     self.map = *map;
-                    self.coverage = Coverage::of(Some(networks));
+                    self.coverage = Coverage::of(networks);
                 }
                 Told::Changes(changes, up_to) => {
                     let copy = (&mut self.map, &self.node);
@@ -250,7 +265,7 @@ impl Copy {
                 }
                 Told::Watched(networks) => {
                     let copy = (&mut self.map, &self.node);
-                    self.coverage.watched(copy, Some(networks));
+                    self.coverage.watched(copy, networks);
                 }
             }
         }
@@ -261,6 +276,10 @@ impl Copy {
 /// What an agent has after it was told.
 fn check(copy: &Copy, ledger: &Ledger) -> Result<(), TestCaseError> {
     ledger.read(|whole| {
+        if copy.whole {
+            prop_assert_eq!(&copy.map, whole);
+            return Ok(());
+        }
         let networks = whole.with_routed(&copy.interest.networks);
         prop_assert_eq!(&copy.map, &whole.excerpt(&copy.node, &networks));
         let mut trimmed = whole.clone();
@@ -298,6 +317,18 @@ async fn remove_node(ledger: &Ledger, node: &NodeId) {
     ledger.decide(decide).await.unwrap();
 }
 
+/// What an agent is told that doesn't have what it says is its own affair; it is told of what it wants.
+fn lie(ledger: &Ledger, have: Revision, has: BTreeSet<NetworkId>, wants: BTreeSet<NetworkId>) {
+    let liar = node_id(1);
+    let mut view = ledger.view((ledger.sit(&liar), &liar), Some(have), Some(has));
+    for wish in 0..2 {
+        let networks = wants.clone();
+        let news = ledger.news(&mut view, Some(&Interest { networks, wish }));
+        assert_eq!(news.unwrap().newest, ledger.revision());
+    }
+    assert!(view.networks().is_superset(&wants));
+}
+
 async fn play(steps: Vec<Step>) -> Result<(), TestCaseError> {
     let store = Arc::new(Memory::default());
     let mut ledger = Ledger::load(Arc::<Memory>::clone(&store)).await.unwrap();
@@ -306,6 +337,7 @@ async fn play(steps: Vec<Step>) -> Result<(), TestCaseError> {
         map: ClusterMap::default(),
         coverage: Coverage::of(Some(BTreeSet::new())),
         interest: Interest::default(),
+        whole: false,
     };
     let all = (0..NODES).map(|id| Change::Put(Object::Node(node(id, 1500))));
     let joined = ledger.decide(|_| Ok((all.clone().collect(), ()))).await;
@@ -331,6 +363,11 @@ async fn play(steps: Vec<Step>) -> Result<(), TestCaseError> {
                 }
             }
             Step::Resume => view = copy.view(&ledger),
+            Step::Hear(everything) => {
+                copy.whole = everything;
+                view = copy.view(&ledger);
+            }
+            Step::Lie(have, has, wants) => lie(&ledger, have.min(copy.map.revision), has, wants),
             Step::Restart(keep) => {
                 {
                     let log = &mut store.kept.lock().unwrap().1;

@@ -273,7 +273,9 @@ impl SimAgent {
         };
         let number = self.begin(at);
         world.note_session(at.0, (self.node.clone(), number));
-        let recognised = core.ledger.recognise(hello.have, &hello.incarnation);
+        let recognised = core
+            .ledger
+            .recognise((hello.have, &hello.incarnation), || Ok(()));
         let Ok(Ok(known)) = timeout(PATIENCE, recognised).await else {
             return;
         };

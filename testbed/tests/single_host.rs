@@ -4,12 +4,20 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
+use weft_control::holder::HolderClient;
 use weft_testbed::lab::process::Finished;
 use weft_testbed::lab::traffic::ping;
+use weft_testbed::lab::verdict::wait_until;
 use weft_testbed::lab::{Docker, Namespace, weft_bin};
 use weft_testbed::{Lab, Pair};
+
+/// What ends is gone by then.
+const NOTICE: Duration = Duration::from_secs(20);
 
 /// Runs `weft` inside the host, as a user there would.
 fn weft(ns: &Namespace, args: &[&str]) -> Finished {
@@ -59,10 +67,83 @@ fn one_command_makes_a_network_and_one_ends_it() {
     let third = up(&host, &flags);
     assert_eq!(third["network"]["id"], first["network"]["id"]);
     assert_eq!(third["made"], Value::Bool(false));
+    weft(&host, &["down", "--state", &state]).expect_done();
+    let again = weft(&host, &["down", "--state", &state]).expect_done();
+    assert!(
+        again.contains("nothing to end: no agent listens"),
+        "{again}"
+    );
+    assert!(again.contains(&state), "{again}");
+}
+
+#[test]
+fn what_a_dead_agent_left_is_ended_too() {
+    let lab = Lab::new();
+    let host = lab.namespace("host");
+    let state = host.lab_file("up.state").to_string_lossy().into_owned();
+    let flags = ["--state", &state, "--no-docker"];
+    let down = |flags: &[&str]| weft(&host, &[&["down", "--state", &state], flags].concat());
+    for stopped in [false, true] {
+        let made = up(&host, &flags);
+        let pid = made["started"]["pid"].as_u64().unwrap();
+        let web = lab.namespace("web");
+        weft(
+            &host,
+            &["network", "connect", "weft", "--netns", web.name()],
+        )
+        .expect_done();
+        weft(&host, &["expose", "weft"]).expect_done();
+        if stopped {
+            weft(&host, &["agent", "stop"]).expect_done();
+        } else {
+            kill(Pid::from_raw(pid.try_into().unwrap()), Signal::SIGKILL).unwrap();
+            wait_until(NOTICE, "the agent has ended", || {
+                !Path::new(&format!("/proc/{pid}")).exists() || is_zombie(pid)
+            });
+        }
+        assert_eq!(web.ifnames(), ["eth0"], "the holder keeps it");
+        let text = down(&["--json"]).expect_done();
+        let told: Value = serde_json::from_str(&text).unwrap();
+        let removed: Vec<&str> = told["removed"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(Value::as_str)
+            .collect();
+        assert_eq!(removed.len(), 2, "{told}");
+        assert!(removed.contains(&web.name()), "{told}");
+        wait_until(NOTICE, "the interfaces are gone", || {
+            web.ifnames().is_empty() && !host.ifnames().iter().any(|name| name.starts_with("weft"))
+        });
+        wait_until(NOTICE, "the holder has ended", || holder_is_gone(&state));
+        assert!(down(&[]).expect_done().contains("nothing to end"));
+        web.delete();
+    }
+    // Addresses and networks are as after `weft down` of a running agent.
+    let made = up(&host, &flags);
+    assert_eq!(made["made"], Value::Bool(false));
+    assert_eq!(weft(&host, &["--json", "ports"]).expect_done().trim(), "[]");
+    // An agent behind another socket isn't ended from behind.
+    let refusal = host.run(
+        &weft_bin().to_string_lossy(),
+        &["--socket", "/nowhere/weft.sock", "down", "--state", &state],
+    );
+    assert_eq!(refusal.code, Some(1), "{refusal}");
+    assert!(
+        refusal.stderr.contains("in use by another agent"),
+        "{refusal}"
+    );
+    assert!(
+        refusal.stderr.contains("give that agent's --socket"),
+        "{refusal}"
+    );
     weft(&host, &["down"]).expect_done();
-    let refusal = weft(&host, &["down"]);
-    assert_eq!(refusal.code, Some(1));
-    assert!(refusal.stderr.contains("no agent listens"), "{refusal}");
+}
+
+/// Nobody listens on its socket, if that is there at all.
+fn holder_is_gone(state: &str) -> bool {
+    HolderClient::connect(&Path::new(state).join("holder.sock"))
+        .is_err_and(|error| error.is_absent())
 }
 
 /// It ended, and whoever started it hasn't asked.

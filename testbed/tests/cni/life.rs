@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::Duration;
 
@@ -168,6 +169,20 @@ fn install_puts_plugin_and_configuration_where_runtimes_look() {
     let (bin_text, conf_text) = (bin.display().to_string(), conf.display().to_string());
     let dirs = ["--bin-dir", &bin_text, "--conf-dir", &conf_text];
     let install = |more: &[&str]| host.weft(&[&["cni", "install"], &dirs[..], more].concat());
+    let refused = |more: &[&str]| host.refused(&[&["cni", "install"], &dirs[..], more].concat());
+    // What is chained must be where the runtime will look for it.
+    let refusal = refused(&["--chain", "portmap"]);
+    assert!(refusal.message.contains("no plugin portmap"), "{refusal:?}");
+    assert!(
+        refusal.hint.contains("--bin-dir /usr/lib/cni"),
+        "{refusal:?}"
+    );
+    let refusal = refused(&["--chain", "nosuch"]);
+    assert!(refusal.message.contains("no plugin nosuch"), "{refusal:?}");
+    assert!(!conf.exists() && !bin.join("weft").exists());
+    install(&["--chain", "nosuch", "--force"]);
+    fs::remove_file(conf.join("10-weft.conflist")).unwrap();
+    symlink("/usr/lib/cni/portmap", bin.join("portmap")).unwrap();
     for more in [vec!["--link"], vec![]] {
         let flags = [
             "--network",
@@ -218,13 +233,25 @@ fn install_puts_plugin_and_configuration_where_runtimes_look() {
         assert_eq!(run("DEL"), "");
     }
     // Alone it offers all versions; in a chain only what everybody's plugins speak.
-    install(&["--name", "alone"]);
+    let refusal = refused(&["--name", "alone"]);
+    assert!(
+        refusal.message.contains("configures weft, not alone"),
+        "{refusal:?}"
+    );
+    assert!(refusal.hint.contains("--force"));
+    install(&["--name", "alone", "--force"]);
     let text = fs::read(conf.join("10-weft.conflist")).unwrap();
     let list: Value = serde_json::from_slice(&text).unwrap();
     assert_eq!(
         (&list["cniVersions"], &list["plugins"][0]["network"]),
         (&json!(VERSIONS), &json!("alone"))
     );
+    // What somebody added by hand isn't lost by installing once more.
+    let mut tuned = list.clone();
+    tuned["plugins"][0]["mtu"] = json!(1400);
+    fs::write(conf.join("10-weft.conflist"), tuned.to_string()).unwrap();
+    let refusal = refused(&["--name", "alone"]);
+    assert!(refusal.message.contains("it has mtu"), "{refusal:?}");
     // Somebody else's file stays.
     let foreign = conf.join("10-other.conflist");
     fs::write(&foreign, "{\"name\":\"other\",\"plugins\":[]}").unwrap();
@@ -237,7 +264,7 @@ fn install_puts_plugin_and_configuration_where_runtimes_look() {
     );
     for _ in 0..2 {
         host.weft(&[&["cni", "uninstall"], &dirs[..]].concat());
-        assert!(left(&bin).is_empty());
+        assert_eq!(left(&bin), ["portmap"]);
         assert_eq!(left(&conf), ["10-other.conflist"]);
     }
 }

@@ -254,6 +254,7 @@ fn both_families_ranges_that_nobody_named_and_addresses_kept_free() {
     docker1.container("first", &["--network", "own"]);
     let why = docker2.refused(&["run", "--rm", "--network", "own", IMAGE, "true"]);
     assert!(why.contains("is taken by endpoint"), "{why}");
+    assert!(why.contains("was --ipam-driver weft left out"), "{why}");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::docker::wire::{Reply, RequestAddress, RequestPool};
 use crate::link;
 use crate::model::{Network, Subnet};
 
-/// `--ipam-opt` by which a network without `--subnet` gets the range of an overlay that is there.
+/// `--ipam-opt` by which a network without `--subnet` gets the range of an overlay that is there, and joins it.
 const NETWORK_OPTIONS: [&str; 2] = ["weft.network", "network"];
 
 impl Agent {
@@ -41,18 +41,22 @@ impl Agent {
             ));
         }
         let part = call.sub_pool.map(|part| part.trunc());
-        let id = self
-            .note(move |ledger| ledger.open_pool(cidr, part, now()))
-            .await?;
+        let named = named(&call).cloned();
+        let opened = self.note(move |ledger| {
+            let id = ledger.open_pool(cidr, part, now());
+            if let Some(name) = named {
+                ledger.note_asked_of(&id, name);
+            }
+            id
+        });
+        let id = opened.await?;
         Ok(Reply::Pool { id, cidr })
     }
 
     /// Nobody named a range.
     async fn choose_range(self: &Arc<Self>, call: &RequestPool) -> Result<IpNet, ApiError> {
-        let named = NETWORK_OPTIONS
-            .iter()
-            .find_map(|key| call.options.get(*key));
-        if let Some(name) = named
+        // One that isn't there is made by `CreateNetwork`, if that names it too.
+        if let Some(name) = named(call)
             && let Ok(network) = self.find_network(name).await
         {
             let subnets = network.subnets.iter().map(|subnet| subnet.cidr);
@@ -214,6 +218,13 @@ impl Agent {
             )),
         }
     }
+}
+
+/// The overlay that `--ipam-opt` names.
+fn named(call: &RequestPool) -> Option<&String> {
+    NETWORK_OPTIONS
+        .iter()
+        .find_map(|key| call.options.get(*key))
 }
 
 fn subnet_of<'a>(network: &'a Network, pool: &Pool) -> Result<&'a Subnet, ApiError> {

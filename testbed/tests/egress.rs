@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use weft_control::api::NetworkEgress;
 use weft_testbed::lab::Namespace;
-use weft_testbed::lab::traffic::{ping, ping_full, transfer};
+use weft_testbed::lab::traffic::{ping, ping_full, ping_in_fragments, transfer};
 use weft_testbed::lab::verdict::wait_until;
 use weft_testbed::{Host, Lab, Outside, Pair};
 
@@ -69,6 +69,7 @@ fn containers_reach_the_outside_by_tcp_udp_and_ping() {
     {
         for container in [&inner, &plain] {
             ping(&container.ns, to);
+            ping_in_fragments(&container.ns, to);
             transfer(&container.ns, &outside.ns, to, 5_000_000);
             let server = echo_datagrams(&outside.ns, to);
             let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };

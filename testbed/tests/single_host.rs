@@ -9,8 +9,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use weft_control::holder::HolderClient;
-use weft_testbed::lab::process::Finished;
+use weft_testbed::lab::process::{Finished, pids_mentioning};
 use weft_testbed::lab::traffic::ping;
 use weft_testbed::lab::verdict::wait_until;
 use weft_testbed::lab::{Docker, Namespace, weft_bin};
@@ -61,7 +60,8 @@ fn one_command_makes_a_network_and_one_ends_it() {
     let text = weft(&host, &[&["up"], &flags[..]].concat()).expect_done();
     assert!(text.contains("weft down"), "{text}");
     weft(&host, &["down"]).expect_done();
-    assert!(!Path::new(&format!("/proc/{pid}")).exists() || is_zombie(pid));
+    // Its socket goes a moment before it does.
+    wait_until(NOTICE, "the agent has ended", || has_ended(pid));
     assert!(web.ifnames().is_empty() && db.ifnames().is_empty());
     // The network is there again.
     let third = up(&host, &flags);
@@ -97,9 +97,7 @@ fn what_a_dead_agent_left_is_ended_too() {
             weft(&host, &["agent", "stop"]).expect_done();
         } else {
             kill(Pid::from_raw(pid.try_into().unwrap()), Signal::SIGKILL).unwrap();
-            wait_until(NOTICE, "the agent has ended", || {
-                !Path::new(&format!("/proc/{pid}")).exists() || is_zombie(pid)
-            });
+            wait_until(NOTICE, "the agent has ended", || has_ended(pid));
         }
         assert_eq!(web.ifnames(), ["eth0"], "the holder keeps it");
         let text = down(&["--json"]).expect_done();
@@ -115,7 +113,9 @@ fn what_a_dead_agent_left_is_ended_too() {
         wait_until(NOTICE, "the interfaces are gone", || {
             web.ifnames().is_empty() && !host.ifnames().iter().any(|name| name.starts_with("weft"))
         });
-        wait_until(NOTICE, "the holder has ended", || holder_is_gone(&state));
+        wait_until(NOTICE, "the holder has ended", || {
+            pids_mentioning(Path::new(&state)).is_empty()
+        });
         assert!(down(&[]).expect_done().contains("nothing to end"));
         web.delete();
     }
@@ -138,20 +138,6 @@ fn what_a_dead_agent_left_is_ended_too() {
         "{refusal}"
     );
     weft(&host, &["down"]).expect_done();
-}
-
-/// Nobody listens on its socket, if that is there at all.
-fn holder_is_gone(state: &str) -> bool {
-    HolderClient::connect(&Path::new(state).join("holder.sock"))
-        .is_err_and(|error| error.is_absent())
-}
-
-/// It ended, and whoever started it hasn't asked.
-fn is_zombie(pid: u64) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(')')
-        .next()
-        .is_some_and(|rest| rest.trim_start().starts_with('Z'))
 }
 
 #[test]

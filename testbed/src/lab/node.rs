@@ -185,6 +185,12 @@ impl Controller {
             .expect("the test started the controller")
     }
 
+    /// Its process, as last started.
+    #[track_caller]
+    pub fn pid(&self) -> u32 {
+        self.running().pid()
+    }
+
     /// Whether its UDP port is bound in its namespace.
     fn listens(&self) -> bool {
         let wanted = format!(":{CONTROLLER_PORT:04X} ");

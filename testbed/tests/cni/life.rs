@@ -10,10 +10,14 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use weft_testbed::lab::Namespace;
 use weft_testbed::lab::cni::{List, Runtime, overlay};
+use weft_testbed::lab::process::Frozen;
 use weft_testbed::lab::traffic::ping;
 use weft_testbed::lab::verdict::wait_until;
 
 use super::*;
+
+/// What goes on by itself is done by then.
+const NOTICE: Duration = Duration::from_secs(20);
 
 #[test]
 fn garbage_is_collected_by_network_and_status_tells_whether_containers_can_be_added() {
@@ -122,6 +126,55 @@ fn many_containers_come_and_go_at_once() {
     let locks = pair.host1.socket().with_file_name("cni");
     let left: Vec<_> = fs::read_dir(locks).unwrap().collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_container_that_ends_while_it_begins_leaves_nothing() {
+    let pair = Pair::cold(Lab::new());
+    let debug = ["--log", "info,weft_control=debug"].map(str::to_owned);
+    pair.host1.give_agent(&debug);
+    pair.controller.start();
+    for host in [&pair.host1, &pair.host2] {
+        host.join(&pair.controller);
+    }
+    let create = ["network", "create", "pods", "--subnet", "10.32.0.0/16"];
+    pair.host1.weft(&create);
+    pair.wait_in_sync();
+    let host = &pair.host1;
+    let runtime = Runtime::new(host);
+    let list = pods(&runtime, NEWEST);
+    // The first address takes a block, which stays this node's: the next one needs no controller.
+    let ns = pair.lab.namespace("c1");
+    let first = runtime.add(&sandbox(&ns, "c1"), &list).unwrap();
+    runtime.del(&sandbox(&ns, "c1"), &list, &first);
+    let container = sandbox(&ns, "c2");
+    let (path, netns) = (runtime.path(), ns.path().display().to_string());
+    let vars = [
+        ("CNI_COMMAND", "ADD"),
+        ("CNI_CONTAINERID", container.id.as_str()),
+        ("CNI_NETNS", &netns),
+        ("CNI_IFNAME", "eth0"),
+        ("CNI_PATH", &path),
+    ];
+    let config = list.config(&list.plugins[0], &Value::Null).to_string();
+    // Nobody hears of the new endpoint, so that ADD takes a while: its runtime loses patience.
+    let frozen = Frozen::new(pair.controller.pid());
+    let mut add = runtime.start("weft", &vars, config.as_bytes());
+    wait_until(NOTICE, "the agent has begun", || {
+        let log = host.agent().log();
+        log.lines()
+            .any(|line| line.contains("endpoint begun") && line.contains("c2"))
+    });
+    add.kill().unwrap();
+    add.wait().unwrap();
+    runtime.del(&container, &list, &Value::Null);
+    assert!(host.ports().is_empty(), "{:?}", host.ports());
+    drop(frozen);
+    pair.wait_in_sync();
+    assert!(host.ports().is_empty() && ns.ifnames().is_empty());
+    assert_eq!(host.network("pods").network.endpoints, Some(0));
+    let again = runtime.add(&container, &list).unwrap();
+    runtime.check(&container, &list, &again).unwrap();
 }
 
 #[test]

@@ -51,8 +51,14 @@ impl Agent {
             info!(network = %name, "addresses come from another IPAM driver, which knows only this host's: give every host an --ip-range of its own, or --ipam-driver weft");
         }
         info!(network = %name, docker_network = short(&call.network), vni = %network.vni, "Docker network made");
-        self.note(move |ledger| ledger.add_network(&call.network, wish, now()))
-            .await?;
+        let name = network.name;
+        let noted = self.note(move |ledger| ledger.add_network(&call.network, wish, now()));
+        if let Err(error) = noted.await {
+            // Docker takes it for not made, and won't have it removed.
+            let agent = Arc::clone(self);
+            tokio::spawn(async move { agent.remove_unused(name).await });
+            return Err(error);
+        }
         Ok(Reply::Done)
     }
 

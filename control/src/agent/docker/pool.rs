@@ -11,7 +11,7 @@ use crate::docker::ledger::Pool;
 use crate::docker::pools::{first_host, free_range};
 use crate::docker::wire::{Reply, RequestAddress, RequestPool};
 use crate::link;
-use crate::model::{Network, Subnet};
+use crate::model::{Network, Subnet, brief};
 
 /// `--ipam-opt` by which a network without `--subnet` gets the range of an overlay that is there, and joins it.
 const NETWORK_OPTIONS: [&str; 2] = ["weft.network", "network"];
@@ -25,7 +25,11 @@ impl Agent {
             if !NETWORK_OPTIONS.contains(&name.as_str()) {
                 return Err(ApiError::bad_request(
                     "bad_option",
-                    format!("this IPAM driver has no option {name}={value}"),
+                    format!(
+                        "this IPAM driver has no option {}={}",
+                        brief(name),
+                        brief(value)
+                    ),
                 )
                 .hint("known --ipam-opt: weft.network=NAME"));
             }
@@ -114,7 +118,7 @@ impl Agent {
         let pool = pool.ok_or_else(|| {
             ApiError::not_found(
                 "unknown_pool",
-                format!("this host has no address pool {:?}", call.pool),
+                format!("this host has no address pool {:?}", brief(&call.pool)),
             )
             .hint("its Docker network was made with another state directory of weft: `docker network rm` it and make it again")
         })?;

@@ -140,7 +140,7 @@ impl Calls {
         key: &str,
         name: &'static str,
     ) -> (oneshot::Sender<Result<(), ApiError>>, Answered) {
-        let (end, ended) = oneshot::channel();
+        let (end, ended) = oneshot::channel::<Result<(), ApiError>>();
         let (begun, taken_back) = (Arc::clone(&self.begun), Arc::clone(&self.taken_back));
         let (lanes, key) = (Arc::clone(&self.lanes), Some(key.to_owned()));
         let work = async move {

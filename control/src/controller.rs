@@ -25,8 +25,10 @@ mod admin;
 mod audience;
 mod board;
 mod claims;
+mod commands;
 mod data;
 pub mod decide;
+mod error;
 mod fellows;
 mod join;
 mod ledger;
@@ -42,12 +44,11 @@ mod session;
 mod tokens;
 mod transfer;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use quinn::VarInt;
@@ -55,20 +56,22 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
-use crate::api::{AuthorityInfo, ControllerReport, TokenInfo};
-use crate::channel::{Refusal, close};
+use crate::api::TokenInfo;
+use crate::channel::close;
+use crate::identity::JoinToken;
 use crate::identity::authorities::Authorities;
 use crate::identity::ca::{CA_VALIDITY, CERT_TTL};
-use crate::identity::{IdentityError, JoinToken};
 use crate::model::{ClusterId, ClusterMap};
 use crate::notify;
-use crate::store::dump::DumpError;
 use crate::store::etcd::{EtcdConfig, EtcdStore};
-use crate::store::redb::RedbStore;
-use crate::store::{Store, StoreError, unix_now};
-use admin::{Answer, Question};
+use crate::store::{Store, unix_now};
 use claims::Claims;
+pub use commands::{
+    advance_authority, authority, list_tokens, mint_token, revoke_token, rotate_authority, status,
+};
 use data::DataLock;
+use data::open_store;
+pub use error::ControllerError;
 use fellows::Fellows;
 use ledger::Ledger;
 use refusals::Refusals;
@@ -106,110 +109,6 @@ impl ControllerConfig {
             cert_ttl: CERT_TTL,
             store: None,
             advertise: Vec::new(),
-        }
-    }
-}
-
-/// A controller that is just being started (`controller run &` in a script) is waited for this long: until it answers,
-/// its data is not there yet, or locked.
-const STARTING_PATIENCE: Duration = Duration::from_secs(3);
-/// How often it is looked for.
-const STARTING_LOOK: Duration = Duration::from_millis(50);
-
-/// Why a controller doesn't run, or a token can't be made.
-#[derive(Debug, thiserror::Error)]
-pub enum ControllerError {
-    /// The store.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// Keys and certificates.
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-    /// The listen address is somebody else's.
-    #[error("this host has no address {}: the controller can't listen on {listen}; give --listen one of this host's addresses, or 0.0.0.0:{} for all", listen.ip(), listen.port())]
-    NotOurAddress {
-        /// As configured.
-        listen: SocketAddr,
-    },
-    /// The listen port is taken.
-    #[error("UDP port {} of {} is taken by another program (`ss -ulpn` shows which); stop that or give --listen another port", listen.port(), listen.ip())]
-    PortTaken {
-        /// As configured.
-        listen: SocketAddr,
-    },
-    /// The listen address can't be used for another reason.
-    #[error("cannot listen on {listen}: {source}; give --listen another address")]
-    Listen {
-        /// As configured.
-        listen: SocketAddr,
-        /// The cause.
-        source: io::Error,
-    },
-    /// The admin socket.
-    #[error("cannot {what} {path}: {cause}", path = path.display())]
-    Admin {
-        /// The verb.
-        what: &'static str,
-        /// The socket.
-        path: PathBuf,
-        /// The cause and what to do.
-        cause: String,
-    },
-    /// A token's lifetime.
-    #[error("a token can't live {} seconds; give --ttl between 1 second and 10 years", .0.as_secs())]
-    Ttl(Duration),
-    /// How many nodes a token lets in.
-    #[error("a token can't let in {0} nodes; give --uses between 1 and 10000")]
-    Uses(u32),
-    /// How long nodes' certificates last.
-    #[error("certificates can't last {} seconds; give --cert-ttl between 10 seconds and 20 years", .0.as_secs())]
-    CertTtl(Duration),
-    /// The authority is being replaced already, or isn't.
-    #[error("{0}")]
-    Rotation(&'static str),
-    /// No such token.
-    #[error("token {0:?} is not known; `weft controller token ls` lists the ids")]
-    UnknownToken(String),
-    /// A controller that runs can't do what it was asked; it may be about to end.
-    #[error("{0}")]
-    Failed(Refusal),
-    /// A controller that runs refused what it was asked.
-    #[error("{0}")]
-    Refused(Refusal),
-    /// An exported cluster.
-    #[error(transparent)]
-    Dump(#[from] DumpError),
-    /// The operating system.
-    #[error("cannot {what}: {source}")]
-    System {
-        /// The verb.
-        what: &'static str,
-        /// The cause.
-        source: io::Error,
-    },
-}
-
-/// Code of what isn't the asker's fault.
-const FAILED: &str = "controller";
-
-impl ControllerError {
-    /// For programs: of what an operator asked on the controller's host.
-    pub fn code(&self) -> &str {
-        match self {
-            Self::Refused(refusal) | Self::Failed(refusal) => &refusal.code,
-            Self::UnknownToken(_) => "unknown_token",
-            Self::Rotation(_) | Self::Store(StoreError::AuthorityConflict) => "rotation",
-            Self::Store(_)
-            | Self::Identity(_)
-            | Self::NotOurAddress { .. }
-            | Self::PortTaken { .. }
-            | Self::Listen { .. }
-            | Self::Admin { .. }
-            | Self::Ttl(_)
-            | Self::Uses(_)
-            | Self::CertTtl(_)
-            | Self::Dump(_)
-            | Self::System { .. } => FAILED,
         }
     }
 }
@@ -446,174 +345,6 @@ fn names_only(map: &ClusterMap) -> ClusterMap {
     ClusterMap {
         nodes: map.nodes.clone(),
         ..ClusterMap::default()
-    }
-}
-
-/// Makes a join token for the cluster kept in `data`: through the controller that runs there, or by itself when none
-/// does. Blocks; not for use inside a runtime.
-///
-/// # Errors
-/// [`ControllerError`]; [`StoreError::Absent`] when there is no cluster.
-pub fn mint_token(data: &Path, spec: TokenSpec) -> Result<JoinToken, ControllerError> {
-    let spec = spec.check()?;
-    let TokenSpec { ttl, uses } = spec;
-    let question = Question::MintToken {
-        ttl_secs: ttl.as_secs(),
-        uses,
-    };
-    match ask(data, &question)? {
-        Asked::Running(answer) => answer.token(),
-        Asked::Alone(store, runtime) => runtime.block_on(async {
-            let authorities = rotation::load(&store).await?;
-            tokens::mint(&store, &authorities, spec).await
-        }),
-    }
-}
-
-/// The join tokens of the cluster kept in `data`, without their secrets. Blocks; not for use inside a runtime.
-///
-/// # Errors
-/// As [`mint_token`].
-pub fn list_tokens(data: &Path) -> Result<Vec<TokenInfo>, ControllerError> {
-    match ask(data, &Question::ListTokens)? {
-        Asked::Running(answer) => Ok(answer.tokens),
-        Asked::Alone(store, runtime) => runtime.block_on(async {
-            let map = store.snapshot().await?.map;
-            tokens::list(&store, &map).await
-        }),
-    }
-}
-
-/// Makes a join token of the cluster kept in `data` worthless. Nodes that joined with it stay. Blocks; not for use inside
-/// a runtime.
-///
-/// # Errors
-/// [`ControllerError::UnknownToken`], and as [`mint_token`].
-pub fn revoke_token(data: &Path, id: &str) -> Result<(), ControllerError> {
-    match ask(data, &Question::RevokeToken { id: id.to_owned() })? {
-        Asked::Running(_) => Ok(()),
-        Asked::Alone(store, runtime) => runtime.block_on(tokens::revoke(&store, id)),
-    }
-}
-
-/// How the controller is that runs on `data`, or what is kept there when none does. Blocks; not for use inside a runtime.
-///
-/// # Errors
-/// As [`mint_token`].
-pub fn status(data: &Path) -> Result<ControllerReport, ControllerError> {
-    match ask(data, &Question::Status)? {
-        Asked::Running(answer) => answer.status(),
-        Asked::Alone(store, runtime) => runtime.block_on(async {
-            let map = store.snapshot().await?.map;
-            Ok(ControllerReport {
-                running: false,
-                cluster: store.authority().await?.cluster.to_string(),
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                revision: map.revision,
-                nodes: map.nodes.len(),
-                connected: 0,
-                refused: BTreeMap::new(),
-            })
-        }),
-    }
-}
-
-/// The authority of the cluster kept in `data`, and how far it is being replaced. Blocks; not for use inside a runtime.
-///
-/// # Errors
-/// As [`mint_token`].
-pub fn authority(data: &Path) -> Result<AuthorityInfo, ControllerError> {
-    match ask(data, &Question::Authority)? {
-        Asked::Running(answer) => answer.authority(),
-        Asked::Alone(store, runtime) => runtime.block_on(async {
-            let record = store.authority().await?;
-            rotation::describe(record, &store.snapshot().await?.map)
-        }),
-    }
-}
-
-/// Begins to replace the authority of the cluster kept in `data`; running controllers take it on from there. Blocks; not
-/// for use inside a runtime.
-///
-/// # Errors
-/// [`ControllerError::Rotation`] when it is being replaced already, and as [`mint_token`].
-pub fn rotate_authority(data: &Path) -> Result<AuthorityInfo, ControllerError> {
-    match ask(data, &Question::RotateAuthority)? {
-        Asked::Running(answer) => answer.authority(),
-        Asked::Alone(store, runtime) => runtime.block_on(async {
-            let record = rotation::begin(&store).await?;
-            rotation::describe(record, &store.snapshot().await?.map)
-        }),
-    }
-}
-
-/// Takes the replacement of the authority one step further, though nodes aren't ready: in the end they must join anew.
-/// Blocks; not for use inside a runtime.
-///
-/// # Errors
-/// [`ControllerError::Rotation`] when it isn't being replaced, and as [`mint_token`].
-pub fn advance_authority(data: &Path) -> Result<AuthorityInfo, ControllerError> {
-    match ask(data, &Question::AdvanceAuthority)? {
-        Asked::Running(answer) => answer.authority(),
-        Asked::Alone(store, runtime) => runtime.block_on(async {
-            let record = rotation::advance(&store).await?;
-            rotation::describe(record, &store.snapshot().await?.map)
-        }),
-    }
-}
-
-/// Who answered.
-enum Asked {
-    /// The controller that runs.
-    Running(Answer),
-    /// Nobody: the store is ours meanwhile.
-    Alone(RedbStore, tokio::runtime::Runtime),
-}
-
-fn ask(data: &Path, question: &Question) -> Result<Asked, ControllerError> {
-    let patience = Instant::now() + STARTING_PATIENCE;
-    loop {
-        match admin::ask(data, question) {
-            Ok(Some(answer)) => return Ok(Asked::Running(answer)),
-            Ok(None) => {}
-            // It died with our question, or is dying: then its store fails, too.
-            Err(ControllerError::Admin { .. } | ControllerError::Failed(_))
-                if Instant::now() < patience =>
-            {
-                std::thread::sleep(STARTING_LOOK);
-                continue;
-            }
-            Err(error) => return Err(error),
-        }
-        match RedbStore::open(data) {
-            Ok(store) => {
-                let runtime = tokio::runtime::Builder::new_current_thread().build();
-                let runtime = runtime.map_err(|source| ControllerError::System {
-                    what: "start the runtime",
-                    source,
-                })?;
-                return Ok(Asked::Alone(store, runtime));
-            }
-            Err(StoreError::Absent { .. } | StoreError::Locked { .. })
-                if Instant::now() < patience =>
-            {
-                std::thread::sleep(STARTING_LOOK);
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-/// Opens the store. A token that is just being minted, or a controller that is just dying, holds it for a moment only.
-fn open_store(data: &Path) -> Result<RedbStore, StoreError> {
-    let patience = Instant::now() + STARTING_PATIENCE;
-    loop {
-        match RedbStore::open_or_make(data) {
-            Err(StoreError::Locked { .. }) if Instant::now() < patience => {
-                std::thread::sleep(STARTING_LOOK);
-            }
-            result => return result,
-        }
     }
 }
 

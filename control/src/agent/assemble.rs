@@ -3,32 +3,37 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
-use tracing::{info, warn};
-use weft_switch::port::{Queue, link_mac, open_link, service_pair};
+use weft_switch::port::Queue;
 use weft_switch::{
-    FdbRow, NetworkMode, NetworkSpec, Place, PortEvent, PortGuard, PortSpec, Routes, Switch,
-    SwitchConfig, SwitchError, TooBig, Uplink,
+    NetworkMode, NetworkSpec, Place, PortEvent, PortGuard, PortSpec, Routes, Switch, SwitchConfig,
+    SwitchError, Uplink,
 };
 use weft_tunnel::session::{Credentials, SessionKeeper, SessionSettings, SessionView};
 use weft_tunnel::{
-    Carriage, EspConfig, EspEnd, EspTunnel, EspWorker, PeerNetworks, PeerSpec, Peers, SendError,
-    TunnelError, VxlanConfig, VxlanTunnel, VxlanWorker,
+    Carriage, EspConfig, EspEnd, EspTunnel, PeerNetworks, PeerSpec, Peers, TunnelError,
+    VxlanConfig, VxlanTunnel,
 };
-use weft_wire::{FrameRef, MacAddr, PeerId, PortId, Vni};
+use weft_wire::{MacAddr, PeerId, PortId, Vni};
 
 use self::routing::RouteTables;
 use super::plan::{PathMtus, Wanted, WantedNetwork, WantedPlace};
 use super::state::PortRecord;
 use super::uplink::UplinkRecord;
-use crate::api::{Strangers, Traffic};
-use crate::model::{EndpointId, NetworkId};
+use crate::model::EndpointId;
 
+mod counters;
 mod routing;
+mod services;
+mod tunnels;
+mod uplinks;
+
+pub(super) use services::ServicePort;
+use services::Services;
+use tunnels::TunnelUplink;
 
 /// Source ports that carry flow entropy: enough to spread over a receiver's queues.
 const SOURCE_PORTS: usize = 16;
@@ -78,71 +83,6 @@ pub(super) struct Fabric {
     /// Until sessions are kept.
     end: Option<EspEnd>,
     sessions: Option<Arc<SessionKeeper>>,
-}
-
-/// The inside ports: one for each network with a gateway that has ports here.
-#[derive(Debug, Default)]
-struct Services {
-    /// Who gets the other ends; none are made before somebody wants them.
-    to: Option<mpsc::UnboundedSender<ServicePort>>,
-    ports: BTreeMap<NetworkId, PortId>,
-}
-
-/// The services' end of a network's inside port. When the network goes, or this host's last port on it, the switch closes
-/// its end: reading says [`Gone`](weft_switch::port::RecvError::Gone).
-#[derive(Debug)]
-pub(super) struct ServicePort {
-    /// The network.
-    pub(super) network: NetworkId,
-    /// Frames from this host's ports for the network's gateway, and to them.
-    pub(super) queue: Queue,
-}
-
-/// One worker's end of the tunnels, as the switch asks for it. Each refuses by itself what isn't its to carry.
-struct TunnelUplink {
-    clear: VxlanWorker,
-    encrypted: Option<EspWorker>,
-}
-
-/// The number of the encrypted tunnels' file descriptor: the one after those in clear.
-const ENCRYPTED_INPUT: usize = 1;
-
-impl Uplink for TunnelUplink {
-    fn fds(&self) -> Vec<BorrowedFd<'_>> {
-        let mut fds = self.clear.fds();
-        debug_assert_eq!(fds.len(), ENCRYPTED_INPUT);
-        fds.extend(self.encrypted.as_ref().map(EspWorker::fd));
-        fds
-    }
-
-    fn send(&mut self, peer: PeerId, vni: Vni, frame: FrameRef<'_>) -> Result<(), TooBig> {
-        let mut sealed = None;
-        if let Some(encrypted) = &mut self.encrypted
-            && encrypted.carries(vni)
-        {
-            sealed = Some(encrypted.send(peer, vni, frame));
-        }
-        let sent = sealed.unwrap_or_else(|| self.clear.send(peer, vni, frame));
-        // What it drops it has counted at the peer by the time it says so.
-        match sent {
-            Err(SendError { mtu: Some(mtu), .. }) => Err(TooBig { mtu }),
-            Ok(()) | Err(SendError { mtu: None, .. }) => Ok(()),
-        }
-    }
-
-    fn flush(&mut self) {
-        self.clear.flush();
-        if let Some(encrypted) = &mut self.encrypted {
-            encrypted.flush();
-        }
-    }
-
-    fn receive(&mut self, input: usize, sink: &mut dyn FnMut(PeerId, Vni, FrameRef<'_>)) -> usize {
-        match &mut self.encrypted {
-            Some(encrypted) if input == ENCRYPTED_INPUT => encrypted.receive(sink),
-            Some(_) | None => self.clear.receive(sink),
-        }
-    }
 }
 
 impl Fabric {
@@ -322,112 +262,6 @@ impl Fabric {
             .iter()
             .filter(|(id, mac)| applied.get(*id) != Some(*mac));
         new.for_each(|(id, mac)| set(id, Some(*mac)));
-    }
-
-    /// Plugs in the links that are wanted, and pulls out those that aren't any more.
-    fn make_uplinks(&mut self) {
-        let wanted = &self.applied.uplinks;
-        self.uplinks.retain(|record, port| {
-            let stays = wanted.contains_key(record);
-            if let (false, Ok(port)) = (stays, port) {
-                self.switch.remove_port(*port);
-            }
-            stays
-        });
-        for (record, vni) in wanted {
-            if let Some(Ok(_)) = self.uplinks.get(record) {
-                continue;
-            }
-            let port = match open_link(&record.dev) {
-                Ok(queue) => {
-                    let port = self.switch.add_uplink(*vni, queue);
-                    // What is for the host itself is known to be there, and isn't looked for.
-                    if let Some(mac) = link_mac(&record.dev) {
-                        self.switch.own_mac(*vni, mac, Place::Port(port), 0);
-                    }
-                    Ok(port)
-                }
-                Err(error) => Err(format!("{} can't be had: {error}", record.dev)),
-            };
-            let before = self.uplinks.insert(record.clone(), port.clone());
-            match port {
-                Ok(_) => info!(dev = %record.dev, network = %record.network_name, "uplink is up"),
-                // Said once, tried every second.
-                Err(why) if before != Some(Err(why.clone())) => {
-                    warn!(network = %record.network_name, "uplink: {why}");
-                }
-                Err(_) => {}
-            }
-        }
-    }
-
-    /// The port of an uplink, or why it has none.
-    pub(super) fn uplink(&self, record: &UplinkRecord) -> Option<&Result<PortId, String>> {
-        self.uplinks.get(record)
-    }
-
-    /// The link behind a port, if it is an uplink's.
-    pub(super) fn uplink_behind(&self, port: PortId) -> Option<&UplinkRecord> {
-        let of = self.uplinks.iter().find(|(_, of)| **of == Ok(port))?;
-        Some(of.0)
-    }
-
-    /// Whether an uplink can't be had at the moment.
-    pub(super) fn lacks_uplinks(&self) -> bool {
-        self.uplinks.values().any(Result::is_err)
-    }
-
-    /// The link behind a port is down or gone: pulls the port out. False if it is no uplink.
-    pub(super) fn lose_uplink(&mut self, port: PortId) -> bool {
-        let lost = self.uplinks.iter_mut().find(|(_, of)| **of == Ok(port));
-        let Some((record, of)) = lost else {
-            return false;
-        };
-        *of = Err(format!("{} is down or gone", record.dev));
-        warn!(dev = %record.dev, network = %record.network_name, "uplink is down or gone");
-        self.switch.remove_port(port);
-        true
-    }
-
-    /// From now on services hear what ports have for the gateways of their networks, at what comes out of the channel.
-    pub(super) fn services(&mut self) -> mpsc::UnboundedReceiver<ServicePort> {
-        let (to, ends) = mpsc::unbounded_channel();
-        self.services.to = Some(to);
-        self.make_services();
-        ends
-    }
-
-    /// Gives each network with a gateway and ports here an inside port, and takes it from all others.
-    fn make_services(&mut self) {
-        let Some(to) = &self.services.to else { return };
-        let here: BTreeSet<Vni> = self.ports.values().map(|(_, vni)| *vni).collect();
-        let networks = self.applied.networks.iter();
-        let served: BTreeMap<&NetworkId, Vni> = networks
-            .filter(|(vni, network)| here.contains(vni) && !network.gateways.is_empty())
-            .map(|(vni, network)| (&network.id, *vni))
-            .collect();
-        self.services.ports.retain(|network, port| {
-            let stays = served.contains_key(network);
-            if !stays {
-                self.switch.remove_port(*port);
-            }
-            stays
-        });
-        for (network, vni) in served {
-            if self.services.ports.contains_key(network) {
-                continue;
-            }
-            match service_pair() {
-                Ok((ours, queue)) => {
-                    let port = self.switch.add_services(vni, ours);
-                    self.services.ports.insert(network.clone(), port);
-                    let network = network.clone();
-                    // Without services any more the agent stops.
-                    let _ = to.send(ServicePort { network, queue });
-                }
-                Err(error) => warn!(%error, %vni, "the network's gateway has no services"),
-            }
-        }
     }
 
     /// Takes ports off a VNI that is another network's now, before that network is there; and puts them back should
@@ -623,84 +457,4 @@ impl Fabric {
             self.switch.remove_port(id);
         }
     }
-
-    /// The forwarding database.
-    pub(super) fn fdb(&self) -> Vec<FdbRow> {
-        self.switch.fdb()
-    }
-
-    /// The underlay address of a peer.
-    pub(super) fn peer_address(&self, id: PeerId) -> Option<IpAddr> {
-        self.peer_ids
-            .iter()
-            .find(|(_, of)| **of == id)
-            .map(|(address, _)| *address)
-    }
-
-    /// Counters of a port.
-    pub(super) fn port_traffic(&self, id: PortId) -> Traffic {
-        let Some(stats) = self.switch.port_stats(id) else {
-            return Traffic::default();
-        };
-        Traffic {
-            rx_frames: stats.rx_frames,
-            rx_bytes: stats.rx_bytes,
-            tx_frames: stats.tx_frames,
-            tx_bytes: stats.tx_bytes,
-            drops: named(
-                stats
-                    .drops
-                    .iter()
-                    .map(|(reason, count)| (reason.name(), count)),
-            ),
-        }
-    }
-
-    /// Counters of a peer: what the tunnel and what the switch decided about its frames.
-    pub(super) fn peer_traffic(&self, address: IpAddr) -> Traffic {
-        let Some(id) = self.peer_ids.get(&address).copied() else {
-            return Traffic::default();
-        };
-        let Some(stats) = self.peers.stats(id) else {
-            return Traffic::default();
-        };
-        let mut drops = named(
-            stats
-                .drops
-                .iter()
-                .map(|(reason, count)| (reason.name(), count)),
-        );
-        let switch = self.switch.peer_stats(id);
-        for (name, count) in named(switch.drops.iter().map(|(why, count)| (why.name(), count))) {
-            *drops.entry(name).or_default() += count;
-        }
-        Traffic {
-            rx_frames: stats.rx_frames,
-            rx_bytes: stats.rx_bytes,
-            tx_frames: stats.tx_frames,
-            tx_bytes: stats.tx_bytes,
-            drops,
-        }
-    }
-
-    /// What came from addresses that are no peer.
-    pub(super) fn strangers(&self) -> Strangers {
-        let stats = self.peers.stranger_stats();
-        Strangers {
-            drops: named(
-                stats
-                    .drops
-                    .iter()
-                    .map(|(reason, count)| (reason.name(), count)),
-            ),
-            last: stats.last,
-        }
-    }
-}
-
-fn named(drops: impl Iterator<Item = (&'static str, u64)>) -> BTreeMap<String, u64> {
-    drops
-        .filter(|(_, count)| *count > 0)
-        .map(|(name, count)| (name.to_owned(), count))
-        .collect()
 }

@@ -17,7 +17,8 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::info;
 
-use super::{ControllerError, Core, FAILED, TokenSpec, rotation, stopped};
+use super::error::FAILED;
+use super::{ControllerError, Core, TokenSpec, rotation, stopped};
 use crate::api::{AuthorityInfo, ControllerReport, TokenInfo};
 use crate::channel::{Refusal, codec};
 use crate::identity::{JoinToken, TokenError};

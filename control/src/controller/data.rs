@@ -2,14 +2,20 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::Flock;
 
-use super::STARTING_PATIENCE;
 use crate::identity::make_dir;
 use crate::lockfile;
 use crate::store::StoreError;
-use crate::store::redb;
+use crate::store::redb::{self, RedbStore};
+
+/// A controller that is just being started (`controller run &` in a script) is waited for this long: until it answers,
+/// its data is not there yet, or locked.
+pub(super) const STARTING_PATIENCE: Duration = Duration::from_secs(3);
+/// How often it is looked for.
+pub(super) const STARTING_LOOK: Duration = Duration::from_millis(50);
 
 /// The lock's name in the data directory.
 const LOCK_NAME: &str = "lock";
@@ -70,5 +76,18 @@ mod tests {
             error.contains("weft controller import") && error.contains("weft.redb"),
             "{error}"
         );
+    }
+}
+
+/// Opens the store. A token that is just being minted, or a controller that is just dying, holds it for a moment only.
+pub(super) fn open_store(data: &Path) -> Result<RedbStore, StoreError> {
+    let patience = Instant::now() + STARTING_PATIENCE;
+    loop {
+        match RedbStore::open_or_make(data) {
+            Err(StoreError::Locked { .. }) if Instant::now() < patience => {
+                std::thread::sleep(STARTING_LOOK);
+            }
+            result => return result,
+        }
     }
 }

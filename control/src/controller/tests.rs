@@ -21,6 +21,7 @@ use crate::identity::{Identity, NodeKey};
 use crate::model::{
     ClusterMap, Coverage, Endpoint, EndpointId, Network, NetworkId, NodeId, Transport,
 };
+use crate::store::StoreError;
 
 mod admission;
 mod channel;

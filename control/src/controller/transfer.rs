@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use super::admin::Question;
-use super::{Asked, ControllerError, DataLock, ask};
+use super::commands::{Asked, ask};
+use super::{ControllerError, DataLock};
 use crate::store::dump::Dump;
 use crate::store::etcd::{EtcdConfig, EtcdStore};
 use crate::store::redb::RedbStore;

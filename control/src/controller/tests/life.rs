@@ -1,5 +1,7 @@
 //! Starting, stopping, dying and coming back; tokens from outside.
 
+use std::path::Path;
+
 use super::*;
 use crate::store::redb::FILE_NAME;
 

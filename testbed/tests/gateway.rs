@@ -17,13 +17,22 @@ fn the_gateway_answers_on_every_host() {
     ]);
     let near = pair.lab.container(&pair.host1, "blue", "near", &[]);
     let far = pair.lab.container(&pair.host2, "blue", "far", &[]);
-    for gateway in ["10.32.0.1", "fd32:1::1"] {
-        for container in [&near, &far] {
-            ping(&container.ns, gateway.parse().unwrap());
-            let neighbors = container.ns.ip(&["neigh", "show", gateway]);
-            assert!(neighbors.contains("02:77:65:66:74:01"), "{neighbors}");
+    let check = || {
+        for gateway in ["10.32.0.1", "fd32:1::1"] {
+            for container in [&near, &far] {
+                container.ns.ip(&["neigh", "flush", "dev", "eth0"]);
+                ping(&container.ns, gateway.parse().unwrap());
+                let neighbors = container.ns.ip(&["neigh", "show", gateway]);
+                assert!(neighbors.contains("02:77:65:66:74:01"), "{neighbors}");
+            }
         }
+    };
+    check();
+    for host in [&pair.host1, &pair.host2] {
+        host.kill_agent();
+        host.restart_agent();
     }
+    check();
     // And they still reach each other.
     ping(&near.ns, far.v4().into());
     ping(&far.ns, near.v6());

@@ -140,6 +140,16 @@ fn what_a_dead_agent_left_is_ended_too() {
     weft(&host, &["down"]).expect_done();
 }
 
+/// Gone, or whoever started it hasn't asked yet.
+fn has_ended(pid: u64) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
+        return true;
+    };
+    stat.rsplit(')')
+        .next()
+        .is_some_and(|rest| rest.trim_start().starts_with('Z'))
+}
+
 #[test]
 fn an_agent_that_cannot_start_says_why() {
     let lab = Lab::new();

@@ -2,6 +2,7 @@
 //! come while others are under way.
 
 use std::io::{Read as _, Write as _};
+use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -28,17 +29,21 @@ const SENTENCE_MAX: usize = 1000;
 /// The first host's driver, called as dockerd would call it.
 struct Door {
     docker: Docker,
+    /// Where the agent's state is, if that isn't the lab's directory.
+    disk: Option<Disk>,
     pair: Pair,
     pool: String,
+    /// An address of this node's own block.
+    address: Ipv4Addr,
 }
 
 impl Door {
     /// A driver with a Docker network.
     fn up() -> Self {
-        Self::up_on(Pair::cold(Lab::new()))
+        Self::up_on(Pair::cold(Lab::new()), None)
     }
 
-    fn up_on(pair: Pair) -> Self {
+    fn up_on(pair: Pair, disk: Option<Disk>) -> Self {
         pair.controller.start();
         let docker = Docker::cold(&pair.host1);
         pair.host1.join_with_docker(&pair.controller, &docker);
@@ -46,8 +51,10 @@ impl Door {
         pair.wait_in_sync();
         let mut door = Self {
             docker,
+            disk,
             pair,
             pool: String::new(),
+            address: Ipv4Addr::UNSPECIFIED,
         };
         let pool = door.done(
             "IpamDriver.RequestPool",
@@ -59,7 +66,18 @@ impl Door {
             "IPv4Data": [{ "AddressSpace": "weft", "Pool": "10.40.0.0/16", "Gateway": "10.40.0.1/16" }],
         });
         door.done("NetworkDriver.CreateNetwork", &shop);
+        // The first address takes a block, which stays this node's.
+        let taken = door.done("IpamDriver.RequestAddress", &door.request(""));
+        let address = taken["Address"].as_str().unwrap().to_owned();
+        let released = json!({ "PoolID": door.pool, "Address": address });
+        door.done("IpamDriver.ReleaseAddress", &released);
+        door.address = address.split('/').next().unwrap().parse().unwrap();
         door
+    }
+
+    /// Another address of that block.
+    fn own(&self, number: u32) -> String {
+        Ipv4Addr::from_bits(self.address.to_bits() + number).to_string()
     }
 
     /// A call that must be done.
@@ -206,7 +224,7 @@ fn cases(door: &Door, number: u32) -> Vec<Case> {
             "NetworkDriver.CreateEndpoint",
             &json!({
                 "NetworkID": id(SHOP_ID), "EndpointID": id(number),
-                "Interface": { "Address": "10.40.7.7/16", "AddressIPv6": "", "MacAddress": "02:42:00:00:07:07" },
+                "Interface": { "Address": format!("{}/16", door.own(7)), "AddressIPv6": "", "MacAddress": "02:42:00:00:07:07" },
                 "Options": { "com.docker.network.endpoint.exposedports": [] },
             }),
             &[
@@ -280,7 +298,7 @@ fn cases(door: &Door, number: u32) -> Vec<Case> {
         ),
         case(
             "IpamDriver.RequestAddress",
-            &door.request("10.40.8.8"),
+            &door.request(&door.own(8)),
             &[
                 ("/PoolID", Kind::Id),
                 ("/Address", Kind::Address),
@@ -290,7 +308,7 @@ fn cases(door: &Door, number: u32) -> Vec<Case> {
         ),
         case(
             "IpamDriver.ReleaseAddress",
-            &json!({ "PoolID": door.pool, "Address": "10.40.8.8" }),
+            &json!({ "PoolID": door.pool, "Address": door.own(8) }),
             &[("/PoolID", Kind::Id), ("/Address", Kind::NeededAddress)],
             None,
         ),
@@ -298,11 +316,11 @@ fn cases(door: &Door, number: u32) -> Vec<Case> {
 }
 
 /// Something wrong in a field's place, and which kinds of fields it can't stand for; nothing at all when `None`.
-fn wrongs() -> Vec<(Option<Value>, &'static [Kind])> {
+fn wrongs() -> [(Option<Value>, &'static [Kind]); 13] {
     use Kind::{Address, Flag, Id, List, NeededAddress, Number, Object, Option, Text};
     const SIMPLE: &[Kind] = &[Id, Text, Address, NeededAddress, Flag, Object, List, Number];
     let long = "x".repeat(100_000);
-    vec![
+    [
         (None, &[Id, NeededAddress]),
         (Some(Value::Null), &[Id, NeededAddress]),
         (
@@ -535,8 +553,8 @@ impl Drop for Disk {
 fn what_cannot_be_written_down_is_not_done() {
     let pair = Pair::cold(Lab::new());
     let disk = Disk::mount(&pair.host1.state());
-    let door = Door::up_on(pair);
-    let host = &door.pair.host1;
+    let door = Door::up_on(pair, Some(disk));
+    let (host, disk) = (&door.pair.host1, door.disk.as_ref().unwrap());
     // An endpoint that is about to be joined, and one that is.
     for number in [2, 3] {
         let address = door.done("IpamDriver.RequestAddress", &door.request(""));
@@ -556,12 +574,12 @@ fn what_cannot_be_written_down_is_not_done() {
     let full: [(&str, Value); 7] = [
         ("IpamDriver.RequestPool", pool.clone()),
         ("IpamDriver.RequestAddress", door.request("")),
-        ("IpamDriver.RequestAddress", door.request("10.40.9.9")),
+        ("IpamDriver.RequestAddress", door.request(&door.own(9))),
         ("NetworkDriver.CreateNetwork", network.clone()),
         ("NetworkDriver.CreateEndpoint", door.endpoint(4, "")),
         (
             "NetworkDriver.CreateEndpoint",
-            door.endpoint(5, "10.40.9.9/16"),
+            door.endpoint(5, &door.own(9)),
         ),
         ("NetworkDriver.Join", door.of(2)),
     ];
@@ -600,11 +618,10 @@ fn an_endpoint_is_removed_after_it_was_made_and_others_go_on_meanwhile() {
     let pair = Pair::cold(Lab::new());
     let debug = ["--log", "info,weft_control=debug"].map(str::to_owned);
     pair.host1.give_agent(&debug);
-    let door = Door::up_on(pair);
+    let door = Door::up_on(pair, None);
     let host = &door.pair.host1;
-    // The first address takes a block, which stays this node's.
-    let address = door.done("IpamDriver.RequestAddress", &door.request(""));
-    let address = address["Address"].as_str().unwrap();
+    let address = &door.own(0);
+    door.done("IpamDriver.RequestAddress", &door.request(address));
     let replies = thread::scope(|scope| {
         // Nobody hears of the new endpoint now, so that making it takes a while.
         let frozen = Frozen::new(door.pair.controller.pid());

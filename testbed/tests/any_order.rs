@@ -4,7 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use weft_testbed::lab::traffic::{ping, transfer};
-use weft_testbed::lab::verdict::wait_until;
+use weft_testbed::lab::verdict::{SOON, wait_until};
 use weft_testbed::{Lab, Pair};
 
 #[test]
@@ -17,11 +17,9 @@ fn agents_that_start_before_their_controller_join_when_it_comes() {
         let token = &tokens[usize::from(host.name == "host2")];
         host.join_with(&pair.controller, token)
     });
-    wait_until(
-        Duration::from_secs(5),
-        "the agents' sockets are there",
-        || pair.host1.socket().exists(),
-    );
+    wait_until(SOON, "the agents' sockets are there", || {
+        pair.host1.socket().exists()
+    });
     let refusal = pair.host1.refused(&["network", "create", "blue"]);
     assert!(
         !refusal.message.is_empty(),

@@ -6,10 +6,8 @@
 use serde_json::{Value, json};
 use weft_control::api::{Detached, Port};
 use weft_testbed::Pair;
-use weft_testbed::lab::verdict::wait_until;
+use weft_testbed::lab::verdict::{SOON, wait_until};
 use weft_testbed::lab::{Lab, Namespace};
-
-use std::time::Duration;
 
 fn attachment(container: &str, ifname: &str) -> Value {
     json!({ "owner": "cni:pods", "container": container, "ifname": ifname })
@@ -95,9 +93,7 @@ fn an_attachment_is_found_and_ended_by_its_programs_names() {
     assert_eq!(listed(""), ["eth1"]);
     // Its namespace gone, the port goes by itself, and the end of the attachment is no error.
     ns.delete();
-    wait_until(Duration::from_secs(5), "the port goes", || {
-        listed("").is_empty()
-    });
+    wait_until(SOON, "the port goes", || listed("").is_empty());
     assert_eq!(detach("a1", "eth1"), None);
 }
 

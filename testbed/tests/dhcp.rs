@@ -10,15 +10,12 @@ use std::fs;
 use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use weft_testbed::lab::traffic::ping;
-use weft_testbed::lab::verdict::wait_until;
+use weft_testbed::lab::verdict::{SOON, wait_until};
 use weft_testbed::{Container, Lab, Pair};
-
-const SOON: Duration = Duration::from_secs(20);
 
 /// What udhcpc and dhclient run with what they were told: sets it, and writes it down. Nothing of the machine is touched.
 const SCRIPT: &str = r#"#!/bin/sh

@@ -10,15 +10,17 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
-use std::time::Duration;
 
 use weft_control::api::NetworkEgress;
 use weft_testbed::lab::Namespace;
+<<<<<<< HEAD
 use weft_testbed::lab::traffic::{ping, ping_full, ping_in_fragments, transfer};
 use weft_testbed::lab::verdict::wait_until;
+=======
+use weft_testbed::lab::traffic::{ping, ping_full, transfer};
+use weft_testbed::lab::verdict::{SOON, wait_until};
+>>>>>>> lead
 use weft_testbed::{Host, Lab, Outside, Pair};
-
-const PATIENCE: Duration = Duration::from_secs(10);
 
 fn way_of(host: &Host, network: &str) -> NetworkEgress {
     let ways: Vec<NetworkEgress> = host.json(&["egress", "--network", network]);
@@ -26,14 +28,14 @@ fn way_of(host: &Host, network: &str) -> NetworkEgress {
 }
 
 fn connect(from: &Namespace, to: SocketAddr) -> std::io::Result<TcpStream> {
-    from.enter(|| TcpStream::connect_timeout(&to, PATIENCE))
+    from.enter(|| TcpStream::connect_timeout(&to, SOON))
 }
 
 /// Sends back every datagram until nothing comes for a while.
 fn echo_datagrams(ns: &Namespace, ip: IpAddr) -> SocketAddr {
     let socket = ns.enter(|| UdpSocket::bind((ip, 0)).unwrap());
     let address = socket.local_addr().unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.set_read_timeout(Some(SOON)).unwrap();
     thread::spawn(move || {
         let mut buffer = vec![0; 65_536];
         while let Ok((len, from)) = socket.recv_from(&mut buffer) {
@@ -74,7 +76,7 @@ fn containers_reach_the_outside_by_tcp_udp_and_ping() {
             let server = echo_datagrams(&outside.ns, to);
             let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
             let socket = container.ns.enter(|| UdpSocket::bind(any).unwrap());
-            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            socket.set_read_timeout(Some(SOON)).unwrap();
             socket.connect(server).unwrap();
             for len in [0, 1, 1200, 5_000, 40_000] {
                 let sent: Vec<u8> = (0..len).map(|i| u8::try_from(i % 251).unwrap()).collect();
@@ -116,7 +118,7 @@ fn containers_reach_the_outside_by_tcp_udp_and_ping() {
     );
     let way = way_of(&pair.host1, "blue");
     assert!(way.opened >= 15 && way.out_bytes > 20_000_000, "{way:?}");
-    wait_until(PATIENCE, "finished TCP flows are forgotten", || {
+    wait_until(SOON, "finished TCP flows are forgotten", || {
         way_of(&pair.host1, "blue").tcp_flows == 0
     });
 }
@@ -142,7 +144,7 @@ fn what_is_not_to_be_reached_is_refused_with_an_answer_and_counted() {
         );
         let any = if ip.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
         let socket = inner.ns.enter(|| UdpSocket::bind(any).unwrap());
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_read_timeout(Some(SOON)).unwrap();
         socket.connect((ip, 9)).unwrap();
         socket.send(b"anybody?").unwrap();
         let error = socket.recv(&mut [0; 9]).unwrap_err();
@@ -268,7 +270,7 @@ fn the_way_out_closes_for_a_network_and_opens_again_and_survives_the_agent() {
     let _open = connect(&blue.ns, address).unwrap();
     let (mut served, _) = listener.accept().unwrap();
     pair.host1.disconnect("blue", &blue.ns);
-    served.set_read_timeout(Some(PATIENCE)).unwrap();
+    served.set_read_timeout(Some(SOON)).unwrap();
     let ended = served.read(&mut [0]).map_err(|error| error.kind());
     assert!(
         matches!(ended, Ok(0) | Err(ErrorKind::ConnectionReset)),

@@ -17,12 +17,11 @@ use std::time::Duration;
 use weft_control::api::NetworkEgress;
 use weft_testbed::lab::raw::{FrameSocket, ethernet};
 use weft_testbed::lab::traffic::{ping, transfer};
-use weft_testbed::lab::verdict::wait_until;
+use weft_testbed::lab::verdict::{SOON, wait_until};
 use weft_testbed::{Container, Host, Lab, Outside, Pair};
 use weft_wire::MacAddr;
 use weft_wire::checksum::Sum;
 
-const PATIENCE: Duration = Duration::from_secs(10);
 /// Longer than the rest of a packet may take.
 const GIVEN_UP: Duration = Duration::from_secs(30);
 /// How long something that must not come is waited for.
@@ -140,7 +139,7 @@ fn odd_packets_are_bounded_counted_and_harm_nobody() {
         let offset = u16::try_from(at * 8).unwrap();
         hostile.send(place(1, offset, at != last), piece);
     }
-    assert_eq!(hears(PATIENCE), Some(payload));
+    assert_eq!(hears(SOON), Some(payload));
     // Bytes twice, two ends, beyond the end of all packets: the packet is given up, and what is left of it isn't one.
     let before = refused(host, "fragment");
     let overlapping = datagram(&[7; 40]);
@@ -149,7 +148,7 @@ fn odd_packets_are_bounded_counted_and_harm_nobody() {
     hostile.send(place(3, 16, false), &overlapping[16..]);
     hostile.send(place(3, 24, true), &overlapping[24..]);
     hostile.send(place(4, 65_528, false), &[0; 64]);
-    wait_until(PATIENCE, "contradictions are counted", || {
+    wait_until(SOON, "contradictions are counted", || {
         refused(host, "fragment") >= before + 3
     });
     // As many unfinished ones as there may be, and more.
@@ -157,7 +156,7 @@ fn odd_packets_are_bounded_counted_and_harm_nobody() {
     for id in 100..200 {
         hostile.send(place(id, 0, true), &overlapping[..8]);
     }
-    wait_until(PATIENCE, "there is no room for more", || {
+    wait_until(SOON, "there is no room for more", || {
         refused(host, "fragment") >= before + 60
     });
     // Their last hop is the gateway, thousands of times.

@@ -13,10 +13,9 @@ use std::time::{Duration, Instant};
 use weft_control::api::NetworkEgress;
 use weft_testbed::lab::Namespace;
 use weft_testbed::lab::traffic::{answers, iperf_start, ping, transfer};
-use weft_testbed::lab::verdict::wait_until;
+use weft_testbed::lab::verdict::{SOON, wait_until};
 use weft_testbed::{Container, Host, Lab, Outside, Pair};
 
-const PATIENCE: Duration = Duration::from_secs(10);
 /// As fast as an answer, not as a timeout.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
@@ -46,7 +45,7 @@ fn rules(host: &Namespace) -> String {
 fn is_refused_at_once(from: &Namespace, to: IpAddr) {
     let began = Instant::now();
     let to = SocketAddr::new(to, 9);
-    let refused = from.enter(|| TcpStream::connect_timeout(&to, PATIENCE));
+    let refused = from.enter(|| TcpStream::connect_timeout(&to, SOON));
     let error = refused.unwrap_err();
     assert!(
         began.elapsed() < AT_ONCE,
@@ -59,7 +58,7 @@ fn is_refused_at_once(from: &Namespace, to: IpAddr) {
 fn seen_as(from: &Namespace, outside: &Namespace, to: IpAddr) -> IpAddr {
     let listener = outside.enter(|| TcpListener::bind((to, 0)).unwrap());
     let at = listener.local_addr().unwrap();
-    let client = from.enter(|| TcpStream::connect_timeout(&at, PATIENCE).unwrap());
+    let client = from.enter(|| TcpStream::connect_timeout(&at, SOON).unwrap());
     let (_, seen) = listener.accept().unwrap();
     drop(client);
     seen.ip()
@@ -130,12 +129,12 @@ fn a_network_leaves_by_the_kernel_of_its_host() {
     assert_eq!(rules(&host.ns), operators);
     // By the agent's sockets, and back again.
     host.weft(&["network", "set", "blue", "--egress", "nat"]);
-    wait_until(PATIENCE, "connections are the agent's", || {
+    wait_until(SOON, "connections are the agent's", || {
         seen_as(&inner.ns, &outside.ns, outside.addresses()[0]);
         way_of(host, "blue").opened > 0
     });
     host.weft(&["network", "set", "blue", "--egress", "kernel"]);
-    wait_until(PATIENCE, "connections are the kernel's", || {
+    wait_until(SOON, "connections are the kernel's", || {
         let before = way_of(host, "blue").opened;
         seen_as(&inner.ns, &outside.ns, outside.addresses()[0]);
         way_of(host, "blue").opened == before

@@ -15,7 +15,7 @@ use weft_testbed::lab::Process;
 use weft_testbed::lab::capture::{Capture, Captured};
 use weft_testbed::lab::raw::{VtepSocket, udp_frame, vxlan};
 use weft_testbed::lab::traffic::{Prober, answers, ping, ping_full, transfer};
-use weft_testbed::lab::verdict::wait_until;
+use weft_testbed::lab::verdict::{SOON, wait_until};
 use weft_testbed::layout::Routed;
 use weft_testbed::{Container, Host, Hosts, Lab, Namespace, Pair};
 
@@ -388,9 +388,7 @@ fn frames_in_clear_are_refused_and_counted() {
         let drops = pair.host1.peer_at(pair.host2.underlay).traffic.drops;
         drops.get("in_clear").copied()
     };
-    wait_until(Duration::from_secs(5), "they are counted", || {
-        refused() == Some(3)
-    });
+    wait_until(SOON, "they are counted", || refused() == Some(3));
     assert_eq!(capture.stop().frames.len(), 0);
     let refusal = pair
         .host1

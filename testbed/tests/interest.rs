@@ -9,10 +9,9 @@ use std::time::Duration;
 
 use weft_testbed::lab::Host;
 use weft_testbed::lab::traffic::{answers, ping};
-use weft_testbed::lab::verdict::wait_until;
+use weft_testbed::lab::verdict::{SOON, wait_until};
 use weft_testbed::{Hosts, Lab};
 
-const SOON: Duration = Duration::from_secs(10);
 /// An agent lets go of a network half a minute after its last port.
 const LET_GO: Duration = Duration::from_secs(60);
 

@@ -10,11 +10,8 @@ use std::time::Duration;
 
 use weft_control::api::{Audit, Lease};
 use weft_testbed::lab::namespace::Namespace;
-use weft_testbed::lab::verdict::wait_until;
+use weft_testbed::lab::verdict::{SOON, wait_for, wait_until};
 use weft_testbed::{Host, Lab, Pair};
-
-/// What the kernel may take to take a device down.
-const SOON: Duration = Duration::from_secs(5);
 
 fn leases(host: &Host, network: &str) -> Vec<Lease> {
     host.json(&["ipam", "ls", network])
@@ -228,6 +225,13 @@ fn whenever_an_agent_crashes_addresses_belong_to_live_namespaces() {
             ns.create_again();
             pair.host1.restart_agent();
             pair.host1.wait_in_sync();
+            // The kernel takes it apart after its deletion returned: the agent may still have found the port.
+            wait_until(SOON, "its port went with it", || {
+                pair.host1
+                    .ports()
+                    .iter()
+                    .all(|port| port.netns != ns.name())
+            });
         }
         let found = audit(&pair.host1);
         let faults: Vec<_> = found
@@ -255,9 +259,10 @@ fn whenever_an_agent_crashes_addresses_belong_to_live_namespaces() {
                 ns.ifnames().len() == here
             });
         }
-        assert_eq!(held(&pair.host1, "blue"), in_namespaces, "round {round}");
-        pair.host2.wait_in_sync();
-        assert_eq!(held(&pair.host2, "blue"), in_namespaces, "round {round}");
+        for host in [&pair.host1, &pair.host2] {
+            let what = format!("{} holds what namespaces have, round {round}", host.name);
+            wait_for(SOON, &what, &in_namespaces, || held(host, "blue"));
+        }
     }
     for ns in &namespaces {
         let _ = pair

@@ -5,6 +5,7 @@
 use std::net::IpAddr;
 
 use weft_testbed::lab::traffic::{iperf_start, ping, transfer};
+use weft_testbed::lab::verdict::{SOON, wait_until};
 use weft_testbed::{Container, Host, Lab, Namespace, Pair};
 
 fn blue(pair: &Pair, extra: &[&str]) -> (Container, Container) {
@@ -130,11 +131,7 @@ fn all_is_lost_on_a_dead_line_and_a_namespace_behind_one_still_dies() {
     assert!(round_trips(&near.ns, far.ip(), 3).is_empty());
     assert!(line_of(&pair.host1, "near").unwrap().from_port.lost >= 3);
     near.ns.delete();
-    weft_testbed::lab::verdict::wait_until(
-        std::time::Duration::from_secs(5),
-        "the port is gone",
-        || pair.host1.ports().is_empty(),
-    );
+    wait_until(SOON, "the port is gone", || pair.host1.ports().is_empty());
 }
 
 #[test]

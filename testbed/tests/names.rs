@@ -20,11 +20,9 @@ use std::time::{Duration, Instant};
 use weft_control::api;
 use weft_testbed::lab::namespace::Namespace;
 use weft_testbed::lab::process;
-use weft_testbed::lab::verdict::wait_until;
+use weft_testbed::lab::verdict::{SOON, wait_until};
 use weft_testbed::{Container, Host, Lab, Pair};
 
-/// What a name may take to be known on the other host.
-const SOON: Duration = Duration::from_secs(5);
 const COMMAND: Duration = Duration::from_secs(30);
 /// Where the tests' upstream listens, on host1.
 const UPSTREAM: &str = "10.99.0.1:5300";

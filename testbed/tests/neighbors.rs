@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use weft_testbed::lab::capture::Capture;
 use weft_testbed::lab::traffic::ping;
-use weft_testbed::lab::verdict::wait_until;
+use weft_testbed::lab::verdict::{SOON, wait_until};
 use weft_testbed::{Lab, Pair};
 
 fn blue(pair: &Pair) {
@@ -70,22 +70,18 @@ fn who_takes_anothers_address_is_told_and_both_are_named() {
             .contains(&owner.mac().to_string()),
         "{finished}"
     );
-    wait_until(Duration::from_secs(5), "the ARP probe is told", || {
-        warned(owner.v4().into())
-    });
+    wait_until(SOON, "the ARP probe is told", || warned(owner.v4().into()));
     // By duplicate address detection (RFC 4862).
     let six = format!("{}/64", owner.v6());
     std::thread::sleep(Duration::from_secs(1));
     thief.ns.ip(&["addr", "add", &six, "dev", "eth0"]);
-    wait_until(Duration::from_secs(5), "the address is not taken", || {
+    wait_until(SOON, "the address is not taken", || {
         thief
             .ns
             .ip(&["addr", "show", "dev", "eth0"])
             .contains("dadfailed")
     });
-    wait_until(Duration::from_secs(5), "the probe is told", || {
-        warned(owner.v6())
-    });
+    wait_until(SOON, "the probe is told", || warned(owner.v6()));
     // Its kernel keeps the address that it may not use.
     thief.ns.ip(&["addr", "del", &six, "dev", "eth0"]);
     ping(&thief.ns, owner.v4().into());
@@ -121,7 +117,7 @@ fn who_may_spoof_is_named_too() {
             .iter()
             .any(|warning| warning.contains(&to) && warning.contains("port spoof"))
     };
-    wait_until(Duration::from_secs(5), "both holders are named", told);
+    wait_until(SOON, "both holders are named", told);
 }
 
 #[test]

@@ -5,6 +5,7 @@
 use std::fs;
 
 use weft_testbed::lab::traffic::ping;
+use weft_testbed::lab::verdict::{SOON, wait_until};
 use weft_testbed::{Lab, Pair};
 
 /// Bits of capabilities (linux/capability.h).
@@ -94,15 +95,11 @@ fn agent_and_holder_have_the_capabilities_that_they_need_and_no_more() {
         ],
     );
     let pid = sleeper.pid().to_string();
-    weft_testbed::lab::verdict::wait_until(
-        std::time::Duration::from_secs(5),
-        "it is another user's",
-        || {
-            fs::read_to_string(format!("/proc/{pid}/status"))
-                .unwrap_or_default()
-                .contains("Uid:\t65534")
-        },
-    );
+    wait_until(SOON, "it is another user's", || {
+        fs::read_to_string(format!("/proc/{pid}/status"))
+            .unwrap_or_default()
+            .contains("Uid:\t65534")
+    });
     pair.host1
         .weft(&["network", "connect", "blue", "--pid", &pid]);
     sleeper.kill();

@@ -10,12 +10,10 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
-use std::time::Duration;
 
 use weft_testbed::lab::Namespace;
+use weft_testbed::lab::verdict::SOON;
 use weft_testbed::{Lab, Outside, Pair};
-
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Answers each connection with what it said, and tells who it was.
 fn serve(ns: &Namespace, port: u16) -> Receiver<SocketAddr> {
@@ -25,7 +23,7 @@ fn serve(ns: &Namespace, port: u16) -> Receiver<SocketAddr> {
         while let Ok((mut stream, from)) = listener.accept() {
             let _ = clients.send(from);
             thread::spawn(move || {
-                stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                stream.set_read_timeout(Some(SOON)).unwrap();
                 let mut said = Vec::new();
                 let _ = stream.read_to_end(&mut said);
                 let _ = stream.write_all(&said);
@@ -36,14 +34,14 @@ fn serve(ns: &Namespace, port: u16) -> Receiver<SocketAddr> {
 }
 
 fn connect(from: &Namespace, to: SocketAddr) -> std::io::Result<TcpStream> {
-    from.enter(|| TcpStream::connect_timeout(&to, PATIENCE))
+    from.enter(|| TcpStream::connect_timeout(&to, SOON))
 }
 
 /// Says something long and hears it again; returns what the container heard before it.
 #[track_caller]
 fn ask(from: &Namespace, to: SocketAddr) -> Vec<u8> {
     let stream = connect(from, to).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
     let said: Vec<u8> = (0..700_001u32)
         .map(|i| u8::try_from(i % 251).unwrap())
         .collect();
@@ -105,18 +103,18 @@ fn clients_reach_a_container_by_ports_of_its_host_also_after_a_restart() {
     let check = || {
         for (host, gateway) in outside.host_addresses().into_iter().zip(gateways) {
             assert!(ask(&outside.ns, SocketAddr::new(host, 8080)).is_empty());
-            let from = seen.recv_timeout(PATIENCE).unwrap();
+            let from = seen.recv_timeout(SOON).unwrap();
             assert_eq!(from.ip().to_canonical(), gateway);
         }
     };
     check();
     // The container learns who its client is, in three ways.
     let header = ask(&outside.ns, at("192.0.2.1", 8081));
-    seen.recv_timeout(PATIENCE).unwrap();
+    seen.recv_timeout(SOON).unwrap();
     assert_eq!(header.len(), 28);
     assert_eq!(header[16..24], [192, 0, 2, 2, 192, 0, 2, 1]);
     let header = String::from_utf8(ask(&outside.ns, at("2001:db8::1", 8083))).unwrap();
-    seen.recv_timeout(PATIENCE).unwrap();
+    seen.recv_timeout(SOON).unwrap();
     assert!(
         header.starts_with("PROXY TCP6 2001:db8::2 2001:db8::1 "),
         "{header}"
@@ -127,7 +125,7 @@ fn clients_reach_a_container_by_ports_of_its_host_also_after_a_restart() {
         .zip(outside.addresses())
     {
         ask(&outside.ns, SocketAddr::new(host, 8082));
-        let from = seen.recv_timeout(PATIENCE).unwrap();
+        let from = seen.recv_timeout(SOON).unwrap();
         assert_eq!(from.ip().to_canonical(), client);
     }
     // A container may come by there, too; and the host itself.
@@ -136,13 +134,13 @@ fn clients_reach_a_container_by_ports_of_its_host_also_after_a_restart() {
         (&pair.host1.ns, "127.0.0.1:8082"),
     ] {
         ask(from, to.parse().unwrap());
-        let from = seen.recv_timeout(PATIENCE).unwrap();
+        let from = seen.recv_timeout(SOON).unwrap();
         assert_eq!(from.ip().to_canonical(), gateways[0]);
     }
     // Nobody listens in the container: a reset, no silence.
     // It may come before the client has looked at its own connection.
     let ended = connect(&outside.ns, at("192.0.2.1", 8099)).and_then(|mut nobody| {
-        nobody.set_read_timeout(Some(PATIENCE))?;
+        nobody.set_read_timeout(Some(SOON))?;
         nobody.read(&mut [0])
     });
     assert_eq!(ended.unwrap_err().kind(), ErrorKind::ConnectionReset);
@@ -159,7 +157,7 @@ fn clients_reach_a_container_by_ports_of_its_host_also_after_a_restart() {
     let speak = |to: SocketAddr| {
         let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
         let socket = outside.ns.enter(|| UdpSocket::bind(any).unwrap());
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_read_timeout(Some(SOON)).unwrap();
         // Connected: an answer from elsewhere would not be heard.
         socket.connect(to).unwrap();
         for len in [0usize, 5, 1200, 9000] {
@@ -167,11 +165,7 @@ fn clients_reach_a_container_by_ports_of_its_host_also_after_a_restart() {
             let heard = socket.recv(&mut vec![0; 65_536]).unwrap();
             assert_eq!(heard, len, "to {to}");
         }
-        datagrams
-            .recv_timeout(PATIENCE)
-            .unwrap()
-            .ip()
-            .to_canonical()
+        datagrams.recv_timeout(SOON).unwrap().ip().to_canonical()
     };
     assert_eq!(speak(at("192.0.2.1", 5300)), gateways[0]);
     while datagrams.try_recv().is_ok() {}
@@ -200,7 +194,7 @@ fn clients_reach_a_container_by_ports_of_its_host_also_after_a_restart() {
     pair.host1
         .connect("blue", &web.ns, &["--publish", "8080:80"]);
     ask(&outside.ns, at("192.0.2.1", 8080));
-    seen.recv_timeout(PATIENCE).unwrap();
+    seen.recv_timeout(SOON).unwrap();
 }
 
 #[test]

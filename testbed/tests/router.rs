@@ -511,7 +511,7 @@ fn a_narrower_network_gets_fragments_of_whose_sender_allows_it() {
     let pair = Pair::up(Lab::new());
     networks(&pair.host1);
     pair.host1
-        .weft(&["network", "set", "green", "--mtu", "1000"]);
+        .weft(&["network", "set", "green", "--mtu", "1280"]);
     pair.wait_in_sync();
     let fast = pair.lab.container(&pair.host1, "blue", "fast", &[]);
     let plain = pair
@@ -543,12 +543,12 @@ fn a_narrower_network_gets_fragments_of_whose_sender_allows_it() {
             // Who forbids it is told what fits.
             let said = ping(&["-M", "do", "-s", "1300"]);
             assert!(
-                said.stdout.contains("mtu = 1000") || said.stderr.contains("mtu=1000"),
+                said.stdout.contains("mtu = 1280") || said.stderr.contains("mtu=1280"),
                 "{said}"
             );
         }
     }
-    ping_full(&fast.ns, near.v4().into(), 1000);
+    ping_full(&fast.ns, near.v4().into(), 1280);
     transfer(&fast.ns, &far.ns, far.v4().into(), 1_000_003);
 }
 

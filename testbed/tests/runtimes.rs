@@ -14,8 +14,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
+<<<<<<< HEAD
 use weft_testbed::lab::verdict::wait_until;
 use weft_testbed::lab::{Finished, Host, image};
+=======
+use weft_testbed::lab::verdict::{SOON, wait_until};
+use weft_testbed::lab::{Finished, Host};
+>>>>>>> lead
 use weft_testbed::{Lab, Pair};
 
 /// A daemon-less podman may take its time on a busy machine.
@@ -151,9 +156,7 @@ fn expect_published(podman: &Podman<'_>) {
         let ask = "busybox nc -w 2 10.99.0.1 8087 </dev/null";
         podman.host.ns.run("sh", &["-c", ask]).stdout
     };
-    wait_until(Duration::from_secs(10), "the port answers", || {
-        ask() == "hello\n"
-    });
+    wait_until(SOON, "the port answers", || ask() == "hello\n");
     podman.run(&["rm", "--force", "--time", "0", "served"]);
     assert_eq!(ask(), "");
 }
@@ -280,7 +283,7 @@ fn podmans_containers_reach_each_other_across_hosts_and_leave_nothing() {
     assert!(refused.stderr.contains("no agent listens"), "{refused}");
     one.run(&["rm", "--force", "--time", "0", "last"]);
     pair.host1.restart_agent();
-    wait_until(Duration::from_secs(5), "the port is forgotten", || {
+    wait_until(SOON, "the port is forgotten", || {
         pair.host1.ports().is_empty()
     });
 }
@@ -355,7 +358,5 @@ fn containerd_connects_its_containers() {
     assert_eq!(done.code, Some(0), "{done}\n{log}");
     assert_eq!(done.stdout.matches(" 0% packet loss").count(), 2, "{done}");
     assert_eq!(done.stdout.matches("inet 10.40.").count(), 2, "{done}");
-    wait_until(Duration::from_secs(5), "its ports go", || {
-        host.ports().is_empty()
-    });
+    wait_until(SOON, "its ports go", || host.ports().is_empty());
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use weft_testbed::lab::say;
 use weft_testbed::lab::traffic::{Prober, answers, iperf_start, ping, transfer};
-use weft_testbed::lab::verdict::{wait_for, wait_until};
+use weft_testbed::lab::verdict::{SOON, wait_for, wait_until};
 use weft_testbed::{Container, Host, Lab, Pair};
 
 /// What a restart of the agent may cost at most; the figure itself is printed.
@@ -136,7 +136,7 @@ fn an_agent_that_is_stopped_with_its_ports_leaves_nothing() {
     assert_eq!(told, serde_json::json!({"removed": ["c1"], "left": 0}));
     assert!(pair.host1.agent().expect_end(NOTICE_MAX).success());
     assert_eq!(c1.ns.ifnames(), Vec::<String>::new());
-    wait_until(Duration::from_secs(5), "the fd holder ends", || {
+    wait_until(SOON, "the fd holder ends", || {
         pair.host1.holders().is_empty()
     });
     pair.host2.wait_in_sync();
@@ -180,14 +180,10 @@ fn hosts_go_on_without_the_controller_and_agree_when_it_is_back() {
     pair.host2.kill_agent();
     pair.host2.restart_agent();
     ping(&c4.ns, c1.ip());
-    wait_until(
-        Duration::from_secs(10),
-        "the agent knows that it is alone",
-        || {
-            let status = pair.host1.status();
-            !status.in_sync && status.controller.connected.is_none()
-        },
-    );
+    wait_until(SOON, "the agent knows that it is alone", || {
+        let status = pair.host1.status();
+        !status.in_sync && status.controller.connected.is_none()
+    });
 
     pair.controller.start();
     pair.wait_in_sync();
@@ -289,7 +285,7 @@ fn a_killed_fd_holder_is_replaced_without_loss() {
             .expect_done();
     }
     ping(&c1.ns, c3.ip());
-    wait_until(Duration::from_secs(5), "a new holder has the ports", || {
+    wait_until(SOON, "a new holder has the ports", || {
         pair.host1.status().ports_survive
     });
     pair.host1.kill_agent();

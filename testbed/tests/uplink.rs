@@ -7,12 +7,11 @@
 )]
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use weft_testbed::lab::capture::Capture;
 use weft_testbed::lab::raw::{FrameSocket, ethernet, tagged};
 use weft_testbed::lab::traffic::{answers, ping, transfer};
-use weft_testbed::lab::verdict::wait_until;
+use weft_testbed::lab::verdict::{SOON, wait_until};
 use weft_testbed::{Lab, Namespace, Pair};
 use weft_wire::MacAddr;
 
@@ -121,7 +120,7 @@ fn containers_are_on_the_lan_of_their_host_with_their_own_macs() {
             says(warning, &taken) && says(warning, "c1") && says(warning, "behind lan0")
         })
     };
-    wait_until(Duration::from_secs(5), "both holders are named", told);
+    wait_until(SOON, "both holders are named", told);
 }
 
 #[test]
@@ -140,29 +139,17 @@ fn an_uplink_comes_back_with_its_link_and_with_a_new_agent() {
     ping(&lan, ours);
     pair.host1.ns.ip(&["link", "set", "lan0", "down"]);
     let up = || pair.host1.weft(&["uplink", "ls"]).contains(" up ");
-    wait_until(
-        Duration::from_secs(5),
-        "the link is seen to be down",
-        || !up(),
-    );
+    wait_until(SOON, "the link is seen to be down", || !up());
     pair.host1.ns.ip(&["link", "set", "lan0", "up"]);
-    wait_until(Duration::from_secs(5), "the link is seen to be up", up);
-    wait_until(Duration::from_secs(5), "the LAN is reached", || {
-        answers(&lan, ours)
-    });
+    wait_until(SOON, "the link is seen to be up", up);
+    wait_until(SOON, "the LAN is reached", || answers(&lan, ours));
     // Gone and made again is another link of the same name.
     lan.ip(&["link", "del", "p1"]);
-    wait_until(
-        Duration::from_secs(5),
-        "the link is seen to be gone",
-        || !up(),
-    );
+    wait_until(SOON, "the link is seen to be gone", || !up());
     lan.veth("p1", &pair.host1.ns, "lan0");
     lan.ip(&["link", "set", "p1", "master", "br0", "up"]);
     pair.host1.ns.ip(&["link", "set", "lan0", "up"]);
-    wait_until(Duration::from_secs(10), "the LAN is reached again", || {
-        answers(&lan, ours)
-    });
+    wait_until(SOON, "the LAN is reached again", || answers(&lan, ours));
     let again = ["uplink", "add", "lab", "--dev", "lan0"];
     assert_eq!(pair.host1.refused(&again).code, "link_taken");
     let nothing = ["uplink", "add", "lab", "--dev", "nothing0"];

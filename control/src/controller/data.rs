@@ -59,6 +59,19 @@ impl DataLock {
     }
 }
 
+/// Opens the store. A token that is just being minted, or a controller that is just dying, holds it for a moment only.
+pub(super) fn open_store(data: &Path) -> Result<RedbStore, StoreError> {
+    let patience = Instant::now() + STARTING_PATIENCE;
+    loop {
+        match RedbStore::open_or_make(data) {
+            Err(StoreError::Locked { .. }) if Instant::now() < patience => {
+                std::thread::sleep(STARTING_LOOK);
+            }
+            result => return result,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,18 +89,5 @@ mod tests {
             error.contains("weft controller import") && error.contains("weft.redb"),
             "{error}"
         );
-    }
-}
-
-/// Opens the store. A token that is just being minted, or a controller that is just dying, holds it for a moment only.
-pub(super) fn open_store(data: &Path) -> Result<RedbStore, StoreError> {
-    let patience = Instant::now() + STARTING_PATIENCE;
-    loop {
-        match RedbStore::open_or_make(data) {
-            Err(StoreError::Locked { .. }) if Instant::now() < patience => {
-                std::thread::sleep(STARTING_LOOK);
-            }
-            result => return result,
-        }
     }
 }

@@ -11,6 +11,9 @@ use std::path::Path;
 /// Between two looks.
 const TICK: Duration = Duration::from_millis(10);
 
+/// So long a test waits for what has no deadline of its own: much longer than it takes, also on a slow machine.
+pub const SOON: Duration = Duration::from_secs(20);
+
 /// Waits until `holds`; returns how long that took. The test ends here when it takes longer than `limit`.
 #[track_caller]
 pub fn wait_until(limit: Duration, what: &str, mut holds: impl FnMut() -> bool) -> Duration {

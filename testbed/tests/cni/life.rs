@@ -5,14 +5,13 @@ use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use weft_testbed::lab::Namespace;
 use weft_testbed::lab::cni::{List, Runtime, overlay};
 use weft_testbed::lab::process::Frozen;
 use weft_testbed::lab::traffic::ping;
-use weft_testbed::lab::verdict::wait_until;
+use weft_testbed::lab::verdict::{SOON, wait_until};
 
 use super::*;
 
@@ -206,9 +205,7 @@ fn without_an_agent_containers_still_end_and_their_addresses_come_back() {
     two.delete();
     runtime.del(&sandbox(&two, "c2"), &list, &second);
     host.restart_agent();
-    wait_until(Duration::from_secs(5), "both are forgotten", || {
-        host.ports().is_empty()
-    });
+    wait_until(SOON, "both are forgotten", || host.ports().is_empty());
     let again = runtime.add(&sandbox(&one, "c1"), &fixed).unwrap();
     assert_eq!(ips(&again)[0], "10.32.0.66".parse::<IpAddr>().unwrap());
 }

@@ -1,13 +1,12 @@
 //! The protocol to the letter.
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use weft_testbed::lab::Namespace;
 use weft_testbed::lab::cni::{Runtime, Sandbox, overlay};
 use weft_testbed::lab::traffic::ping;
-use weft_testbed::lab::verdict::wait_until;
+use weft_testbed::lab::verdict::{SOON, wait_until};
 use weft_testbed::{Lab, Pair};
 
 use super::*;
@@ -133,9 +132,7 @@ fn check_finds_what_is_not_as_it_was_told() {
         runtime.check(&container, &list, &result).unwrap();
         harm(&ns, ips(&result)[0]);
         if expected.starts_with("no port") {
-            wait_until(Duration::from_secs(5), "the agent sees it", || {
-                pair.host1.ports().is_empty()
-            });
+            wait_until(SOON, "the agent sees it", || pair.host1.ports().is_empty());
         }
         let message = fault(&result);
         assert!(message.contains(expected), "{expected}: {message}");

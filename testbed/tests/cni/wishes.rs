@@ -1,11 +1,10 @@
 //! What a runtime asks for one container.
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use weft_testbed::lab::cni::{List, Runtime, Sandbox, overlay};
-use weft_testbed::lab::verdict::wait_until;
+use weft_testbed::lab::verdict::{SOON, wait_until};
 
 use super::*;
 
@@ -51,7 +50,7 @@ fn what_is_asked_for_one_container_is_given() {
         let ask = r"printf 'GET / HTTP/1.0\r\n\r\n' | busybox nc -w 2 10.99.0.1 8080";
         pair.host2.ns.run("sh", &["-c", ask]).stdout.contains("404")
     };
-    wait_until(Duration::from_secs(10), "the host's port answers", answers);
+    wait_until(SOON, "the host's port answers", answers);
     // The same port of the host for another one: refused, with the name of who has it.
     let late = pair.lab.namespace("late");
     let mut wanting = pods(&runtime, NEWEST);

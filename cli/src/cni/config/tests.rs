@@ -3,6 +3,8 @@ use serde_json::json;
 
 use super::*;
 
+mod fields;
+
 fn read(value: &Value) -> Result<Config, CniError> {
     read_for(Command::Add, value)
 }

@@ -6,16 +6,12 @@
 use std::fs;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use weft_testbed::lab::Host;
 use weft_testbed::lab::cri::Containerd;
 use weft_testbed::lab::traffic::ping;
-use weft_testbed::lab::verdict::wait_until;
+use weft_testbed::lab::verdict::{SOON, wait_until};
 use weft_testbed::{Lab, Pair};
-
-/// What goes on by itself is done by then.
-const NOTICE: Duration = Duration::from_secs(20);
 
 /// Plugin directory and network configuration of a node, as `weft cni install` makes them.
 fn install(host: &Host) -> (PathBuf, PathBuf) {
@@ -37,8 +33,9 @@ fn pods_of_two_nodes_reach_each_other_by_address_and_name_and_leave_nothing() {
         let (bin, conf) = install(host);
         Containerd::start(host, (&bin, &conf))
     });
-    let web = one.pod("web", &[(8088, 80)]).unwrap();
-    let db = two.pod("db", &[]).unwrap();
+    let slow = [("kubernetes.io/ingress-bandwidth", "800M")];
+    let web = one.pod("web", (&[(8088, 80)], &slow)).unwrap();
+    let db = two.pod("db", (&[], &[])).unwrap();
     let addresses = one.addresses(&web).unwrap();
     // What containerd tells its kubelet is what the agent gave.
     let port = pair.host1.ports().remove(0);
@@ -61,17 +58,22 @@ fn pods_of_two_nodes_reach_each_other_by_address_and_name_and_leave_nothing() {
     }
     let (code, said) = one.exec(&main, "nslookup db.pods. 10.40.0.1").unwrap();
     assert!(code == 0 && said.contains(&there[0]), "{said}");
-    // hostPort.
+    // Rates and ports, which containerd writes in words of its own.
+    let rate = port.line.and_then(|line| line.limits.to_port);
+    assert_eq!(rate.map(|rate| rate.bits_per_sec), Some(800_000_000));
     let serve = "mkdir /www; echo hello >/www/index.html; httpd -p 80 -h /www";
     let (code, said) = one.exec(&main, serve).unwrap();
     assert_eq!(code, 0, "{said}");
+    assert_eq!(port.published.len(), 1, "{:?}", port.published);
+    let ask = r"printf 'GET / HTTP/1.0\r\n\r\n' | nc -w 2 127.0.0.1 80";
+    wait_until(SOON, "the container serves", || {
+        let (_, said) = one.exec(&main, ask).unwrap();
+        said.ends_with("hello\n")
+    });
     let ask = r"printf 'GET / HTTP/1.0\r\n\r\n' | busybox nc -w 2 10.99.0.1 8088";
-    wait_until(NOTICE, "the node's port answers", || {
-        pair.host2
-            .ns
-            .run("sh", &["-c", ask])
-            .stdout
-            .ends_with("hello\n")
+    wait_until(SOON, "the node's port answers", || {
+        let asked = pair.host2.ns.run("sh", &["-c", ask]);
+        asked.stdout.ends_with("hello\n")
     });
     // Pods don't notice a new agent; a host of the network reaches them.
     pair.host1.kill_agent();
@@ -81,14 +83,14 @@ fn pods_of_two_nodes_reach_each_other_by_address_and_name_and_leave_nothing() {
     ping(&far.ns, web_ip);
     // Without an agent a pod is refused with the reason; one that runs can be removed.
     pair.host1.stop_agent();
-    let why = one.pod("late", &[]).unwrap_err();
+    let why = one.pod("late", (&[], &[])).unwrap_err();
     assert!(why.contains("no agent listens"), "{why}");
     one.remove(&web.id).unwrap();
     pair.host1.restart_agent();
-    wait_until(NOTICE, "its port is forgotten", || {
+    wait_until(SOON, "its port is forgotten", || {
         pair.host1.ports().is_empty()
     });
-    let again = one.pod("again", &[]).unwrap();
+    let again = one.pod("again", (&[], &[])).unwrap();
     ping(&far.ns, one.addresses(&again).unwrap()[0].parse().unwrap());
     one.remove(&again.id).unwrap();
     two.remove(&db.id).unwrap();
@@ -96,7 +98,7 @@ fn pods_of_two_nodes_reach_each_other_by_address_and_name_and_leave_nothing() {
     for host in hosts {
         assert!(host.ports().is_empty(), "{:?}", host.ports());
     }
-    wait_until(NOTICE, "no endpoint is left", || {
+    wait_until(SOON, "no endpoint is left", || {
         pair.host1.network("pods").members.is_empty()
     });
     let locks = pair.host1.socket().with_file_name("cni");

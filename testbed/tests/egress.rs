@@ -10,16 +10,12 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
+use std::time::Duration;
 
 use weft_control::api::NetworkEgress;
 use weft_testbed::lab::Namespace;
-<<<<<<< HEAD
 use weft_testbed::lab::traffic::{ping, ping_full, ping_in_fragments, transfer};
-use weft_testbed::lab::verdict::wait_until;
-=======
-use weft_testbed::lab::traffic::{ping, ping_full, transfer};
 use weft_testbed::lab::verdict::{SOON, wait_until};
->>>>>>> lead
 use weft_testbed::{Host, Lab, Outside, Pair};
 
 fn way_of(host: &Host, network: &str) -> NetworkEgress {

@@ -14,13 +14,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
-<<<<<<< HEAD
-use weft_testbed::lab::verdict::wait_until;
-use weft_testbed::lab::{Finished, Host, image};
-=======
 use weft_testbed::lab::verdict::{SOON, wait_until};
-use weft_testbed::lab::{Finished, Host};
->>>>>>> lead
+use weft_testbed::lab::{Finished, Host, image};
 use weft_testbed::{Lab, Pair};
 
 /// A daemon-less podman may take its time on a busy machine.

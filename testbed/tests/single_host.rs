@@ -4,19 +4,15 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use weft_testbed::lab::process::{Finished, pids_mentioning};
 use weft_testbed::lab::traffic::ping;
-use weft_testbed::lab::verdict::wait_until;
+use weft_testbed::lab::verdict::{SOON, wait_until};
 use weft_testbed::lab::{Docker, Namespace, weft_bin};
 use weft_testbed::{Lab, Pair};
-
-/// What ends is gone by then.
-const NOTICE: Duration = Duration::from_secs(20);
 
 /// Runs `weft` inside the host, as a user there would.
 fn weft(ns: &Namespace, args: &[&str]) -> Finished {
@@ -61,7 +57,7 @@ fn one_command_makes_a_network_and_one_ends_it() {
     assert!(text.contains("weft down"), "{text}");
     weft(&host, &["down"]).expect_done();
     // Its socket goes a moment before it does.
-    wait_until(NOTICE, "the agent has ended", || has_ended(pid));
+    wait_until(SOON, "the agent has ended", || has_ended(pid));
     assert!(web.ifnames().is_empty() && db.ifnames().is_empty());
     // The network is there again.
     let third = up(&host, &flags);
@@ -97,7 +93,7 @@ fn what_a_dead_agent_left_is_ended_too() {
             weft(&host, &["agent", "stop"]).expect_done();
         } else {
             kill(Pid::from_raw(pid.try_into().unwrap()), Signal::SIGKILL).unwrap();
-            wait_until(NOTICE, "the agent has ended", || has_ended(pid));
+            wait_until(SOON, "the agent has ended", || has_ended(pid));
         }
         assert_eq!(web.ifnames(), ["eth0"], "the holder keeps it");
         let text = down(&["--json"]).expect_done();
@@ -110,10 +106,10 @@ fn what_a_dead_agent_left_is_ended_too() {
             .collect();
         assert_eq!(removed.len(), 2, "{told}");
         assert!(removed.contains(&web.name()), "{told}");
-        wait_until(NOTICE, "the interfaces are gone", || {
+        wait_until(SOON, "the interfaces are gone", || {
             web.ifnames().is_empty() && !host.ifnames().iter().any(|name| name.starts_with("weft"))
         });
-        wait_until(NOTICE, "the holder has ended", || {
+        wait_until(SOON, "the holder has ended", || {
             pids_mentioning(Path::new(&state)).is_empty()
         });
         assert!(down(&[]).expect_done().contains("nothing to end"));

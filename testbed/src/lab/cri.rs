@@ -5,6 +5,7 @@
 //! containerd has a process namespace of its own, so that all it starts ends with it, and a mount namespace that shares
 //! nothing with the machine but /run/netns: the pods' namespaces are there, where the agent sees them.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -155,11 +156,17 @@ impl<'a> Containerd<'a> {
         });
     }
 
-    /// Makes a pod, as a kubelet does; a container runs in it.
+    /// Makes a pod, as a kubelet does: with ports of the host and of the pod, and with annotations.
     ///
     /// # Errors
     /// What containerd says.
-    pub fn pod(&self, name: &str, ports: &[(i32, i32)]) -> Result<Pod, String> {
+    pub fn pod(
+        &self,
+        name: &str,
+        (ports, annotations): (&[(i32, i32)], &[(&str, &str)]),
+    ) -> Result<Pod, String> {
+        let annotations = annotations.iter().copied();
+        let annotations = annotations.map(|(key, value)| (key.to_owned(), value.to_owned()));
         let config = PodSandboxConfig {
             metadata: Some(PodSandboxMetadata {
                 name: name.to_owned(),
@@ -177,6 +184,7 @@ impl<'a> Containerd<'a> {
                     host_port: *host_port,
                 })
                 .collect(),
+            annotations: annotations.collect(),
             linux: Some(LinuxPodSandboxConfig {}),
         };
         let request = RunPodSandboxRequest {
@@ -403,6 +411,8 @@ struct PodSandboxConfig {
     log_directory: String,
     #[prost(message, repeated, tag = "5")]
     port_mappings: Vec<PortMapping>,
+    #[prost(btree_map = "string, string", tag = "7")]
+    annotations: BTreeMap<String, String>,
     #[prost(message, optional, tag = "8")]
     linux: Option<LinuxPodSandboxConfig>,
 }

@@ -15,9 +15,6 @@ use weft_testbed::lab::verdict::{SOON, wait_until};
 
 use super::*;
 
-/// What goes on by itself is done by then.
-const NOTICE: Duration = Duration::from_secs(20);
-
 #[test]
 fn garbage_is_collected_by_network_and_status_tells_whether_containers_can_be_added() {
     let pair = up();
@@ -159,7 +156,7 @@ fn a_container_that_ends_while_it_begins_leaves_nothing() {
     // Nobody hears of the new endpoint, so that ADD takes a while: its runtime loses patience.
     let frozen = Frozen::new(pair.controller.pid());
     let mut add = runtime.start("weft", &vars, config.as_bytes());
-    wait_until(NOTICE, "the agent has begun", || {
+    wait_until(SOON, "the agent has begun", || {
         let log = host.agent().log();
         log.lines()
             .any(|line| line.contains("endpoint begun") && line.contains("c2"))

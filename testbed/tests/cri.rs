@@ -1,14 +1,14 @@
 //! Pods, as a kubelet has them made: Debian's containerd is asked by the container runtime interface and calls the CNI
 //! plugin.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::too_many_lines, reason = "scenarios are told in order")]
 
 use std::fs;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use weft_testbed::lab::Host;
-use weft_testbed::lab::cri::Containerd;
+use weft_testbed::lab::cri::{Containerd, PodWish};
 use weft_testbed::lab::traffic::ping;
 use weft_testbed::lab::verdict::{SOON, wait_until};
 use weft_testbed::{Lab, Pair};
@@ -33,9 +33,13 @@ fn pods_of_two_nodes_reach_each_other_by_address_and_name_and_leave_nothing() {
         let (bin, conf) = install(host);
         Containerd::start(host, (&bin, &conf))
     });
-    let slow = [("kubernetes.io/ingress-bandwidth", "800M")];
-    let web = one.pod("web", (&[(8088, 80)], &slow)).unwrap();
-    let db = two.pod("db", (&[], &[])).unwrap();
+    let plain = PodWish::default();
+    let wish = PodWish {
+        ports: &[(8088, 80)],
+        annotations: &[("kubernetes.io/ingress-bandwidth", "800M")],
+    };
+    let web = one.pod("web", &wish).unwrap();
+    let db = two.pod("db", &plain).unwrap();
     let addresses = one.addresses(&web).unwrap();
     // What containerd tells its kubelet is what the agent gave.
     let port = pair.host1.ports().remove(0);
@@ -83,14 +87,14 @@ fn pods_of_two_nodes_reach_each_other_by_address_and_name_and_leave_nothing() {
     ping(&far.ns, web_ip);
     // Without an agent a pod is refused with the reason; one that runs can be removed.
     pair.host1.stop_agent();
-    let why = one.pod("late", (&[], &[])).unwrap_err();
+    let why = one.pod("late", &plain).unwrap_err();
     assert!(why.contains("no agent listens"), "{why}");
     one.remove(&web.id).unwrap();
     pair.host1.restart_agent();
     wait_until(SOON, "its port is forgotten", || {
         pair.host1.ports().is_empty()
     });
-    let again = one.pod("again", (&[], &[])).unwrap();
+    let again = one.pod("again", &plain).unwrap();
     ping(&far.ns, one.addresses(&again).unwrap()[0].parse().unwrap());
     one.remove(&again.id).unwrap();
     two.remove(&db.id).unwrap();

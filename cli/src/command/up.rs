@@ -168,13 +168,12 @@ pub(super) fn down(
     let state = settings.state(flags.state);
     let removed = remove_leftovers(&state).map_err(|error| {
         let failure = Failure::from_error("agent", &error);
-        match error {
-            AgentError::State(StateError::InUse { .. }) => {
-                let message = format!("{}, but {}", missing.message, failure.message);
-                Failure::new("agent", message).hint("give that agent's --socket")
-            }
-            _ => failure,
+        let in_use = matches!(error, AgentError::State(StateError::InUse { .. }));
+        if !in_use {
+            return failure;
         }
+        let message = format!("{}, but {}", missing.message, failure.message);
+        Failure::new("agent", message).hint("give that agent's --socket")
     })?;
     let down = Stopping { removed, left: 0 };
     render::show(session.json, &down, |down| match down.removed.is_empty() {

@@ -50,6 +50,15 @@ pub struct Containerd<'a> {
     grpc: Grpc<Channel>,
 }
 
+/// What a pod is to have.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PodWish<'a> {
+    /// TCP ports of the host, with those of the pod that they lead to.
+    pub ports: &'a [(i32, i32)],
+    /// By key.
+    pub annotations: &'a [(&'a str, &'a str)],
+}
+
 /// A pod, as it was asked for.
 #[derive(Clone, Debug)]
 pub struct Pod {
@@ -156,16 +165,12 @@ impl<'a> Containerd<'a> {
         });
     }
 
-    /// Makes a pod, as a kubelet does: with ports of the host and of the pod, and with annotations.
+    /// Makes a pod, as a kubelet does.
     ///
     /// # Errors
     /// What containerd says.
-    pub fn pod(
-        &self,
-        name: &str,
-        (ports, annotations): (&[(i32, i32)], &[(&str, &str)]),
-    ) -> Result<Pod, String> {
-        let annotations = annotations.iter().copied();
+    pub fn pod(&self, name: &str, wish: &PodWish<'_>) -> Result<Pod, String> {
+        let annotations = wish.annotations.iter().copied();
         let annotations = annotations.map(|(key, value)| (key.to_owned(), value.to_owned()));
         let config = PodSandboxConfig {
             metadata: Some(PodSandboxMetadata {
@@ -176,7 +181,8 @@ impl<'a> Containerd<'a> {
             }),
             hostname: name.to_owned(),
             log_directory: self.dir.join("logs").to_string_lossy().into_owned(),
-            port_mappings: ports
+            port_mappings: wish
+                .ports
                 .iter()
                 .map(|(host_port, container_port)| PortMapping {
                     protocol: 0,

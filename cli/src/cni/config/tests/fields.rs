@@ -96,6 +96,7 @@ const READ_BY_ADD: [(&str, Kind); 17] = [
 ];
 
 /// Something wrong in a key's place, and which kinds it can't stand for; nothing at all when `None`.
+#[expect(clippy::too_many_lines, reason = "one table of cases")]
 fn wrongs() -> [(Option<Value>, &'static [Kind]); 11] {
     [
         (None, &[Needed]),

@@ -36,7 +36,7 @@ Config file:
     join = [\"10.99.0.1:6783\"]                  token = \"...\"    token-file = \"/etc/weft/token\"
     node = \"host2\"   underlay = \"10.99.0.2\"   state = \"/var/lib/weft\"
     standalone = false   workers = 4   vxlan-port = 4789   no-gso = false
-    dns-upstream = [\"9.9.9.9\"]   encrypted-port = 4788   rekey-after = \"1h\"
+    dns-upstream = [\"9.9.9.9\"]   encrypted-port = 4788   rekey-after = \"1h\"   idle-after = \"10m\"
     docker = false   docker-host = \"/run/docker.sock\"
     docker-socket = \"/run/docker/plugins/weft.sock\"
     data = \"/var/lib/weft-controller\"   listen = \"0.0.0.0:6783\"   store = \"etcd://...\"   ttl = \"24h\"   uses = 1

@@ -75,6 +75,7 @@ pub(crate) struct AgentSettings {
     /// The agent's own, when `None`; 0: none.
     pub(crate) encrypted_port: Option<u16>,
     pub(crate) rekey_after: Option<Duration>,
+    pub(crate) idle_after: Option<Duration>,
     pub(crate) no_gso: bool,
     /// The host's own when empty.
     pub(crate) dns_upstreams: Vec<SocketAddr>,
@@ -221,6 +222,7 @@ impl Settings {
             vxlan_port: flags.vxlan_port.or(file.vxlan_port),
             encrypted_port: flags.encrypted_port.or(file.encrypted_port),
             rekey_after: flags.rekey_after.or(file.rekey_after),
+            idle_after: flags.idle_after.or(file.idle_after),
             no_gso: flags.no_gso || file.no_gso.unwrap_or_default(),
             dns_upstreams: match flags.dns_upstreams.is_empty() {
                 true => file.dns_upstreams.clone().unwrap_or_default(),

@@ -119,6 +119,8 @@ pub struct AgentConfig {
     pub encrypted_port: Option<u16>,
     /// Age at which keys of encrypted tunnels are replaced; an hour when `None`.
     pub rekey_after: Option<Duration>,
+    /// Time after which a session of encrypted tunnels that nobody uses is closed; ten minutes when `None`.
+    pub idle_after: Option<Duration>,
     /// Hand trains of datagrams to the kernel (UDP_SEGMENT).
     pub gso: bool,
     /// Name servers that are asked for names of the outside; the host's own when empty.

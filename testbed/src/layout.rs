@@ -3,6 +3,7 @@
 
 mod kernel;
 mod outside;
+mod quic;
 mod redundant;
 mod routed;
 
@@ -12,6 +13,7 @@ use crate::lab::{Controller, Host, Lab, Namespace};
 
 pub use kernel::{KernelPair, KernelPeer, Wire};
 pub use outside::Outside;
+pub use quic::QuicPair;
 pub use redundant::Redundant;
 pub use routed::Routed;
 

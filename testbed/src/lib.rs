@@ -10,4 +10,4 @@ pub mod layout;
 pub mod lab;
 
 pub use lab::{Container, Controller, Host, Lab, Namespace};
-pub use layout::{Hosts, KernelPair, KernelPeer, Outside, Pair, Redundant, Wire};
+pub use layout::{Hosts, KernelPair, KernelPeer, Outside, Pair, QuicPair, Redundant, Wire};

@@ -55,6 +55,10 @@ const STRANGERS_MAX: usize = 256;
 /// What a caller may have in memory before it has shown who it is.
 const WINDOW_BYTES: u32 = 16 << 10;
 
+/// How long the key of a session that nobody used still opens what the other side sealed before it heard of the end; it may
+/// hear of it only when it asks for a sign of life.
+const LINGER: Duration = Duration::from_secs(10);
+
 /// Codes with which a session is closed.
 mod close {
     /// Another session has taken its place.
@@ -209,6 +213,7 @@ impl SessionKeeper {
             local: end.local,
             lines: Arc::clone(&lines),
             trains: end.trains,
+            lingering: Vec::new(),
             heard,
             tasks: JoinSet::new(),
             strangers: JoinSet::new(),
@@ -326,6 +331,8 @@ struct Keeper {
     local: SocketAddr,
     lines: Arc<Mutex<Lines>>,
     trains: SealedTrains,
+    /// Keys of sessions that ended because nobody used them, and until when they open what comes.
+    lingering: Vec<(Instant, Spi)>,
     heard: UnboundedReceiver<Event>,
     /// Handshakes that we began, and watches over sessions.
     tasks: JoinSet<()>,
@@ -389,7 +396,11 @@ impl Keeper {
                 why,
                 idle,
             } => {
-                self.shared.peers.sessions().close(spi);
+                if idle {
+                    self.lingering.push((now + LINGER, spi));
+                } else if !self.lingering.iter().any(|(_, of)| *of == spi) {
+                    self.shared.peers.sessions().close(spi);
+                }
                 if let Some(line) = lines.get_mut(&peer) {
                     line.ended(spi, why, idle);
                     settle(&mut self.trains, &table, peer, line);
@@ -456,6 +467,9 @@ impl Keeper {
         let mut lines = locked(&lines);
         let sessions = self.shared.peers.sessions();
         drop_strangers(sessions, &table, &mut lines);
+        for (_, spi) in self.lingering.extract_if(.., |(until, _)| *until <= now) {
+            sessions.close(spi);
+        }
         for peer in table.peers() {
             let Some(secure) = &peer.secure else { continue };
             let line = line_of(&mut lines, peer.id, secure, now);
@@ -488,13 +502,15 @@ impl Keeper {
                         peer = secure.node(),
                         "encrypted session closed: nobody uses it"
                     );
-                    for session in line.rest() {
-                        sessions.close(session.spi);
+                    let ended = line.rest();
+                    // From here on frames wait for another one.
+                    secure.unpublish();
+                    for session in ended {
+                        self.lingering.push((now + LINGER, session.spi));
                         session
                             .connection
                             .close(VarInt::from_u32(close::IDLE), b"nobody uses it");
                     }
-                    secure.unpublish();
                 }
             }
         }

@@ -70,6 +70,10 @@ pub(crate) struct Run {
     /// Age at which keys of encrypted networks are replaced, such as 30m [default: 1h]
     #[arg(long, value_name = "TIME", value_parser = values::rekey_age)]
     pub(crate) rekey_after: Option<Duration>,
+    /// Time after which the session with a host is closed that nothing was sent to or came from on encrypted networks; the
+    /// next frame opens another and waits for it [default: 10m]
+    #[arg(long, value_name = "TIME", value_parser = values::idle_time)]
+    pub(crate) idle_after: Option<Duration>,
     /// Serve Docker as the network and IPAM driver `weft`
     #[arg(long)]
     pub(crate) docker: bool,

@@ -90,6 +90,21 @@ pub(crate) fn rekey_age(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// The least time of a session without use: less would close it between two packets of a conversation.
+const IDLE_MIN: Duration = Duration::from_secs(2);
+/// The most.
+const IDLE_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// The time after which a session that nobody uses is closed.
+pub(crate) fn idle_time(text: &str) -> Result<Duration, String> {
+    let time = duration(text)?;
+    if (IDLE_MIN..=IDLE_MAX).contains(&time) {
+        Ok(time)
+    } else {
+        Err("want 2s to 24h".to_owned())
+    }
+}
+
 /// A filter for the log; only checked here.
 pub(crate) fn log_filter(text: &str) -> Result<String, String> {
     EnvFilter::try_new(text)

@@ -50,6 +50,7 @@ pub(super) fn run(settings: &Settings, flags: args::Run) -> Result<(), Failure> 
         vxlan_port: wish.vxlan_port,
         encrypted_port: wish.encrypted_port,
         rekey_after: wish.rekey_after,
+        idle_after: wish.idle_after,
         gso: !wish.no_gso,
         dns_upstreams: wish.dns_upstreams,
         docker: wish.docker,

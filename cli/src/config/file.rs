@@ -13,7 +13,7 @@ use crate::args::values;
 use crate::failure::Failure;
 
 /// Every key the file may have, in the order of the manual.
-pub(super) const KEYS: [&str; 31] = [
+pub(super) const KEYS: [&str; 32] = [
     "socket",
     "json",
     "log",
@@ -28,6 +28,7 @@ pub(super) const KEYS: [&str; 31] = [
     "vxlan-port",
     "encrypted-port",
     "rekey-after",
+    "idle-after",
     "no-gso",
     "dns-upstream",
     "docker",
@@ -64,6 +65,7 @@ pub(super) struct File {
     pub(super) vxlan_port: Option<u16>,
     pub(super) encrypted_port: Option<u16>,
     pub(super) rekey_after: Option<Duration>,
+    pub(super) idle_after: Option<Duration>,
     pub(super) no_gso: Option<bool>,
     pub(super) dns_upstreams: Option<Vec<SocketAddr>>,
     pub(super) docker: Option<bool>,
@@ -139,6 +141,7 @@ impl File {
             vxlan_port: keys.number("vxlan-port", u16::MAX)?,
             encrypted_port: keys.number_in("encrypted-port", 0..=u16::MAX)?,
             rekey_after: keys.parsed("rekey-after", values::rekey_age)?,
+            idle_after: keys.parsed("idle-after", values::idle_time)?,
             no_gso: keys.flag("no-gso")?,
             dns_upstreams: keys.list("dns-upstream", values::name_server)?,
             docker: keys.flag("docker")?,

@@ -54,7 +54,7 @@ fn a_flag_wins_over_the_environment_and_the_environment_over_the_file() {
 fn every_key_of_the_file_arrives() {
     let (dir, path) = config(
         "join = ['10.0.0.1:7', '10.0.0.2']\ntoken = 'T'\nnode = 'n'\nunderlay = 'fd00::1'\nstate = '/s'\nworkers = 3\n\
-         vxlan-port = 8472\nencrypted-port = 0\nrekey-after = '30m'\nno-gso = true\ndata = '/d'\nlisten = '1.2.3.4:5'\nadvertise = '5.6.7.8'\nstore = 'etcd://h:1'\nstore-ca = '/ca'\nstore-cert = '/c'\nstore-key = '/k'\nstore-user = 'u'\ncert-ttl = '2days'\nttl = '90m'\nuses = 7\njson = true",
+         vxlan-port = 8472\nencrypted-port = 0\nrekey-after = '30m'\nidle-after = '5m'\nno-gso = true\ndata = '/d'\nlisten = '1.2.3.4:5'\nadvertise = '5.6.7.8'\nstore = 'etcd://h:1'\nstore-ca = '/ca'\nstore-cert = '/c'\nstore-key = '/k'\nstore-user = 'u'\ncert-ttl = '2days'\nttl = '90m'\nuses = 7\njson = true",
     );
     let found = agent(&["--config", &path], &[]).unwrap();
     assert_eq!(found.controllers[0], "10.0.0.1:7".parse().unwrap());
@@ -77,6 +77,7 @@ fn every_key_of_the_file_arrives() {
         (found.encrypted_port, found.rekey_after),
         (Some(0), half_an_hour)
     );
+    assert_eq!(found.idle_after, Some(Duration::from_secs(300)));
     assert_eq!(found.state, PathBuf::from("/s"));
     let (_, settings) = settings(
         &["controller", "run", "--config", &path],

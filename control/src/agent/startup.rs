@@ -393,7 +393,7 @@ fn session_settings(config: &AgentConfig) -> SessionSettings {
     let usual = SessionSettings::default();
     SessionSettings {
         rekey_after: config.rekey_after.unwrap_or(usual.rekey_after),
-        ..usual
+        idle_after: config.idle_after.unwrap_or(usual.idle_after),
     }
 }
 

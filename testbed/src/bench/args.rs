@@ -36,7 +36,8 @@ pub(crate) struct Args {
     /// TCP's congestion control, such as cubic [default: the machine's]
     #[arg(long, value_name = "NAME")]
     pub(crate) congestion: Option<String>,
-    /// Measures an encrypted network of weft's as well
+    /// Measures an encrypted network of weft's as well, and what it is compared with: QUIC datagrams, and wireguard-go where
+    /// it is installed
     #[arg(long)]
     pub(crate) encrypted: bool,
     /// Measures two networks of weft's on one router as well

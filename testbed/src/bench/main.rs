@@ -13,6 +13,7 @@
 //! | `run` | one measurement |
 //! | `result` | samples reduced to rows |
 //! | `table` | rows as text |
+//! | `encrypted` | rows of what is encrypted |
 //! | `chart` | rows as a picture |
 //! | `profile` | where the agents' time goes |
 
@@ -25,6 +26,7 @@ mod out;
 mod run;
 mod result;
 mod table;
+mod encrypted;
 mod chart;
 mod profile;
 
@@ -79,11 +81,7 @@ fn bench(args: &Args, plan: &[Work]) -> Report {
     let lab = Lab::alone();
     lab.give_agents(&args.agent_arg);
     let kernel = Contender::kernel(&lab);
-    let peers = if args.peers {
-        peers::up(&lab)
-    } else {
-        Vec::new()
-    };
+    let peers = peers::up(&lab, args);
     let outs = if plan.iter().any(|work| work.reach == Reach::Out) {
         peers::up_out(&lab)
     } else {
@@ -181,6 +179,9 @@ fn print_report(report: &Report, markdown: bool) {
         "{}\n\n{table}\n\nOf a core, without traffic: {idle}",
         report.about
     ));
+    if let Some(encrypted) = report.encrypted(markdown) {
+        print(&format!("\n{encrypted}"));
+    }
     if let Some(routed) = report.routed() {
         print(&format!("\n{routed}"));
     }

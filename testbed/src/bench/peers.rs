@@ -5,6 +5,7 @@
 //! in each host is the end, which spares them the hop into a container.
 
 mod overlay;
+mod quic;
 mod switch;
 
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
@@ -13,9 +14,10 @@ use std::path::Path;
 use weft_testbed::Lab;
 use weft_testbed::lab::say;
 
+use crate::args::Args;
 use crate::contender::Contender;
 use crate::out;
-use crate::result::SLIRP;
+use crate::result::{QUINN, QUINN_PROTO, SLIRP, WIREGUARD};
 
 /// One of them.
 struct Peer {
@@ -25,7 +27,7 @@ struct Peer {
     up: fn(&Lab) -> Contender,
 }
 
-const PEERS: [Peer; 6] = [
+const PEERS: [Peer; 5] = [
     Peer {
         name: "ovs",
         needs: &[
@@ -60,15 +62,31 @@ const PEERS: [Peer; 6] = [
         needs: &[("vpncloud", "cargo install vpncloud")],
         up: overlay::vpncloud,
     },
-    Peer {
-        name: "wireguard-go",
-        needs: &[
-            ("wireguard-go", "Debian package wireguard-go"),
-            ("wg", "Debian package wireguard-tools"),
-        ],
-        up: overlay::wireguard_go,
-    },
 ];
+
+/// Those that an encrypted network is compared with.
+const ENCRYPTED: [Peer; 3] = [
+    Peer {
+        name: QUINN,
+        needs: &[],
+        up: quic::quinn,
+    },
+    Peer {
+        name: QUINN_PROTO,
+        needs: &[],
+        up: quic::quinn_proto,
+    },
+    WIREGUARD_GO,
+];
+
+const WIREGUARD_GO: Peer = Peer {
+    name: WIREGUARD,
+    needs: &[
+        ("wireguard-go", "Debian package wireguard-go"),
+        ("wg", "Debian package wireguard-tools"),
+    ],
+    up: overlay::wireguard_go,
+};
 
 /// Those that lead out.
 const OUT: [Peer; 2] = [
@@ -84,9 +102,18 @@ const OUT: [Peer; 2] = [
     },
 ];
 
-/// Starts all that are installed.
-pub(crate) fn up(lab: &Lab) -> Vec<Contender> {
-    start(&PEERS, lab)
+/// Starts all that are installed and that these arguments ask for.
+pub(crate) fn up(lab: &Lab, args: &Args) -> Vec<Contender> {
+    let mut contenders = Vec::new();
+    if args.peers {
+        contenders.extend(start(&PEERS, lab));
+    }
+    if args.encrypted {
+        contenders.extend(start(&ENCRYPTED, lab));
+    } else if args.peers {
+        contenders.extend(start(&[WIREGUARD_GO], lab));
+    }
+    contenders
 }
 
 /// Starts those that lead out, as far as they are installed.

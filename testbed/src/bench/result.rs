@@ -24,6 +24,12 @@ pub(crate) const SLIRP: &str = "slirp4netns";
 pub(crate) const WEFT: &str = "weft";
 /// The same agents on an encrypted network.
 pub(crate) const ENCRYPTED: &str = "weft encrypted";
+/// QUIC datagrams over quinn as it is.
+pub(crate) const QUINN: &str = "quinn";
+/// QUIC datagrams over quinn-proto, driven by weft's workers.
+pub(crate) const QUINN_PROTO: &str = "quinn-proto";
+/// WireGuard in userspace.
+pub(crate) const WIREGUARD: &str = "wireguard-go";
 
 /// The same agents between two networks of a router.
 pub(crate) const ROUTED: &str = "weft routed";

@@ -92,7 +92,7 @@ impl Report {
 }
 
 /// A median, and how far the rounds were from it.
-fn value(series: &Series) -> String {
+pub(crate) fn value(series: &Series) -> String {
     let median = number(Some(series.median));
     if series.samples.len() < 2 {
         return median;
@@ -101,7 +101,7 @@ fn value(series: &Series) -> String {
 }
 
 /// Three digits that count.
-fn number(value: Option<f64>) -> String {
+pub(crate) fn number(value: Option<f64>) -> String {
     match value {
         None => NONE.to_owned(),
         Some(value) if value >= 100.0 => format!("{value:.0}"),

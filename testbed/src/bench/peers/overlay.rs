@@ -11,6 +11,7 @@ use weft_testbed::lab::verdict::wait_until;
 use weft_testbed::{Lab, Namespace, Wire};
 
 use crate::contender::{Contender, Switch, Way};
+use crate::result::WIREGUARD;
 
 /// Until a daemon has made its interface.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -208,5 +209,5 @@ pub(super) fn wireguard_go(lab: &Lab) -> Contender {
         host.ip(&["link", "set", ifname, "up"]);
         daemon
     });
-    contender("wireguard-go", &hosts, &daemons)
+    contender(WIREGUARD, &hosts, &daemons)
 }

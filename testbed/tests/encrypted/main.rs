@@ -6,6 +6,9 @@
     reason = "scenarios are told in order, and a test may panic"
 )]
 
+mod packets;
+mod sessions;
+
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -30,9 +33,13 @@ const SESSION_PATIENCE: Duration = Duration::from_secs(15);
 const TRANSFER_LEN: usize = 3_000_017;
 
 fn create(host: &Host, name: &str) {
+    create_with(host, name, &[]);
+}
+
+fn create_with(host: &Host, name: &str, more: &[&str]) {
     let vni = VNI.to_string();
     let words = ["network", "create", name, "--encrypted", "--vni", &vni];
-    host.weft(&[&words[..], &["--subnet", "10.32.0.0/16"]].concat());
+    host.weft(&[&words[..], &["--subnet", "10.32.0.0/16"], more].concat());
 }
 
 /// Network dark with a container on each host.

@@ -1,7 +1,5 @@
 //! What a host is left alone with: no controller, a fd holder that hangs, a cluster that went on without it.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-
 use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};

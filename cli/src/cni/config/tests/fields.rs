@@ -76,7 +76,7 @@ const READ_ALWAYS: [(&str, Kind); 21] = [
 
 /// Keys that ADD reads besides.
 const READ_BY_ADD: [(&str, Kind); 17] = [
-    ("/args/cni/mac", Parsed),
+    ("/args/cni/mac", Text),
     ("/runtimeConfig/ips", Texts),
     ("/runtimeConfig/mac", Parsed),
     ("/runtimeConfig/aliases", Texts),

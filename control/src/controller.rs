@@ -6,7 +6,7 @@
 //! | `ledger` | the map in memory and in the store; one change after the other |
 //! | `claims` | addresses claimed but not used, until they are given up |
 //! | `fellows` | the other controllers, when the store is shared |
-//! | `data` | the data directory of a controller whose store is elsewhere |
+//! | `data` | the data directory, and the lock on it where the store is elsewhere |
 //! | `serve` | who may talk: QUIC connections, their certificates and protocols |
 //! | `audience` | whom a change concerns |
 //! | `session` | one agent: hello, the map and its changes, its requests |
@@ -190,7 +190,8 @@ pub async fn start(config: ControllerConfig) -> Result<ControllerHandle, Control
     let socket = bind(config.listen)?;
     let (store, data, shared) = open(&config).await?;
     let authorities = rotation::load(&*store).await?;
-    let endpoint = serve::endpoint(&authorities, (socket, config.cert_ttl))?;
+    let mark = data::mark(&config.data);
+    let endpoint = serve::endpoint(&authorities, mark, (socket, config.cert_ttl))?;
     let address = endpoint
         .local_addr()
         .map_err(|source| ControllerError::Listen {

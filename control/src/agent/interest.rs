@@ -193,8 +193,12 @@ impl Inner {
     ) {
         for (_, change) in &changes {
             if let Change::Delete(Key::Block(network, prefix)) = change {
-                // It may be ours again with the next change.
-                self.returning.remove(&(network.clone(), *prefix));
+                // It may be ours again with the next change; but until this one is on disk, an agent that starts there must
+                // know that it gave the block back.
+                let key = (network.clone(), *prefix);
+                if self.returning.remove(&key) {
+                    self.returned.insert(key, up_to);
+                }
             }
         }
         let Self { map, interest, .. } = self;
@@ -266,6 +270,8 @@ pub(super) async fn follow(agent: Arc<Agent>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::state::SavedMap;
+    use crate::model::{Block, Object};
 
     fn ids(names: &[&str]) -> BTreeSet<NetworkId> {
         names
@@ -277,6 +283,31 @@ mod tests {
     fn grant(interest: &mut Interest, names: &[&str], wish: u64) {
         interest.coverage = Coverage::of(Some(ids(names)));
         interest.granted = Some(wish);
+    }
+
+    #[test]
+    fn a_block_that_was_given_back_is_remembered_until_the_map_without_it_is_on_disk() {
+        let (us, network) = (NodeId("us".into()), NetworkId("a".into()));
+        let block = Block {
+            network: network.clone(),
+            prefix: "10.0.0.0/28".parse().unwrap(),
+            node: us.clone(),
+        };
+        let key = (network, block.prefix);
+        let mut saved = SavedMap::default();
+        saved.map.apply(6, Change::Put(Object::Block(block)));
+        let mut inner = Inner::starting(saved, &us, (&[], BTreeSet::new()), Vec::new());
+        inner.returning.insert(key.clone());
+        let gone = Change::Delete(Key::Block(key.0.clone(), key.1));
+        inner.take_changes(&us, vec![(7, gone)], 7);
+        inner.note_returned(&us);
+        assert!(inner.returning.is_empty(), "by the map it isn't ours");
+        // What would be found after a crash: a map of revision 6, by which it still is.
+        assert!(inner.to_save().returning.contains(&key));
+        inner.forget_returned(6);
+        assert!(inner.to_save().returning.contains(&key));
+        inner.forget_returned(7);
+        assert!(inner.to_save().returning.is_empty());
     }
 
     #[test]

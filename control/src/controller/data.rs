@@ -1,12 +1,13 @@
-//! The data directory of a controller whose store is elsewhere: for its admin socket, so one controller only.
+//! The data directory of a controller. One whose store is elsewhere has it for its admin socket, so one controller only.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::Flock;
+use tracing::warn;
 
-use crate::identity::make_dir;
+use crate::identity::{self, make_dir};
 use crate::lockfile;
 use crate::store::StoreError;
 use crate::store::redb::{self, RedbStore};
@@ -19,6 +20,22 @@ pub(super) const STARTING_LOOK: Duration = Duration::from_millis(50);
 
 /// The lock's name in the data directory.
 const LOCK_NAME: &str = "lock";
+
+/// The file with the controller's mark.
+const MARK_NAME: &str = "mark";
+
+/// Tells this controller from the others of its cluster, also after a restart; nothing secret.
+pub(super) fn mark(dir: &Path) -> [u8; 16] {
+    let path = dir.join(MARK_NAME);
+    if let Some(mark) = fs::read(&path).ok().and_then(|mark| mark.try_into().ok()) {
+        return mark;
+    }
+    let mark: [u8; 16] = rand::random();
+    if let Err(error) = identity::replace(&path, &mark) {
+        warn!(%error, "agents will notice the next restart of this controller late");
+    }
+    mark
+}
 
 /// Held by the controller that runs on a data directory.
 #[derive(Debug)]

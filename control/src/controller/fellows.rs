@@ -70,6 +70,22 @@ struct View {
     nodes: BTreeMap<NodeId, Presence>,
 }
 
+/// A question under way; nothing of it stays, also when nobody waits for the answer any more.
+struct Asked<'a> {
+    fellows: &'a Fellows,
+    live: &'a Live,
+    key: String,
+    nonce: String,
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.fellows.askers().remove(&self.nonce);
+        let answer = format!("{ANSWERS}{}/{}", self.fellows.id, self.nonce);
+        self.live.forget([std::mem::take(&mut self.key), answer]);
+    }
+}
+
 /// The other controllers. There are none when the store is embedded.
 #[derive(Debug)]
 pub(super) struct Fellows {
@@ -224,24 +240,20 @@ impl Fellows {
         let (asker, answer) = oneshot::channel();
         self.askers().insert(nonce.clone(), asker);
         let key = format!("{ASKS}{}/{nonce}", at.controller);
-        let asked = async {
-            if let Err(error) = live.send(&key, to_json(&question), &[]).await {
-                return Err(error.to_string());
-            }
-            let heard = timeout(ASK_PATIENCE + WAY_PATIENCE, answer).await;
-            match heard {
-                Ok(Ok(answer)) => answer,
-                Ok(Err(_)) | Err(_) => Err("nor does the controller it is connected to".to_owned()),
-            }
+        let asked = Asked {
+            fellows: self,
+            live,
+            key,
+            nonce,
         };
-        let answer = asked.await;
-        self.askers().remove(&nonce);
-        let ours = format!("{ANSWERS}{}/{nonce}", self.id);
-        for key in [key, ours] {
-            // What stays goes with a lease.
-            let _ = live.delete(&key).await;
+        if let Err(error) = live.send(&asked.key, to_json(&question), &[]).await {
+            return Some(Err(error.to_string()));
         }
-        Some(answer)
+        let heard = timeout(ASK_PATIENCE + WAY_PATIENCE, answer).await;
+        Some(match heard {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) | Err(_) => Err("nor does the controller it is connected to".to_owned()),
+        })
     }
 
     /// Ends well: the others hear at once.
@@ -445,12 +457,25 @@ async fn follow(
         let Some(event) = event else { return };
         match core.fellows.take(event) {
             None => {}
-            Some(News::Moved { node, session }) => core.sessions.end_moved(&node, session),
+            Some(News::Moved { node, session }) => {
+                let core = Arc::clone(&core);
+                tokio::spawn(async move { moved(&core, &node, session).await });
+            }
             Some(News::Asked { nonce, question }) => {
                 let core = Arc::clone(&core);
                 tokio::spawn(async move { answer(&core, &nonce, question).await });
             }
         }
+    }
+}
+
+/// Another controller says that it has a node's session. The map knows whose is the newer one: what that controller said may
+/// have been long under way.
+async fn moved(core: &Core, node: &NodeId, session: u64) {
+    let is_asked = core.ledger.refresh().await.is_ok();
+    let is_ours = is_asked && !core.ledger.read(|map| core.has_moved(map, node));
+    if !is_ours {
+        core.sessions.end_moved(node, session);
     }
 }
 

@@ -17,7 +17,7 @@ use crate::channel::messages::{JoinHello, JoinWelcome, RenewHello};
 use crate::channel::{FRAME_PATIENCE, Refusal, close, send};
 use crate::identity::TokenSecret;
 use crate::identity::ca::Applicant;
-use crate::model::NodeId;
+use crate::model::{ClusterMap, NodeId};
 use crate::store::{TokenRecord, TokenWrite};
 
 /// What a caller without a certificate wants.
@@ -86,11 +86,14 @@ impl Core {
         let applicant = applicant(&hello.csr)?;
         let node = applicant.node().clone();
         let before = self.find_token(hello).await?;
-        let token = self.use_up(before, &node)?;
         let welcome = self.issue(applicant, &hello.node_name)?;
         let joined = (hello.node_name.as_str(), &hello.facts);
         self.ledger
-            .decide_with_token(token, |map| node::join(map, &node, joined))
+            .decide_with_token(|map| {
+                // On the map that is decided on: a node that is being removed doesn't come back by a token it has used.
+                let token = use_up(map, before.clone(), &node)?;
+                Ok((node::join(map, &node, joined)?, token))
+            })
             .await?;
         info!(node = %hello.node_name, id = %node, underlay = %hello.facts.underlay, "node joined");
         Ok(welcome)
@@ -171,46 +174,75 @@ impl Core {
         }
         Ok(record)
     }
+}
 
-    /// A token lets so many nodes in. One of them may show it again, as long as it wasn't removed since.
-    fn use_up(&self, before: TokenRecord, node: &NodeId) -> Result<TokenWrite, Refusal> {
-        let mut after = before.clone();
-        let names = self.ledger.read(|map| {
-            let known = before.used_by.iter();
-            let known = known.map(|id| (id, map.nodes.get(id)));
-            if known
-                .clone()
-                .any(|(id, member)| id == node && member.is_some())
-            {
-                return None;
-            }
-            Some(known.map(|(id, _)| node_name(map, id)).collect::<Vec<_>>())
-        });
-        if let Some(names) = names {
-            let uses = before.uses as usize;
-            if before.used_by.len() >= uses || before.used_by.contains(node) {
-                let for_how_many = if uses == 1 {
-                    "a token lets in one node".to_owned()
-                } else {
-                    format!("it lets in {uses} nodes")
-                };
-                return Err(Refusal::new(
-                    "token_used",
-                    format!("token {} was used by node {}", before.id, enumerate(&names)),
-                )
-                .hint(format!(
-                    "{for_how_many}: make a new one with `weft controller token` on the controller"
-                )));
-            }
-            after.used_by.push(node.clone());
+/// A token lets so many nodes in. One of them may show it again, as long as it wasn't removed since.
+fn use_up(map: &ClusterMap, before: TokenRecord, node: &NodeId) -> Result<TokenWrite, Refusal> {
+    let mut after = before.clone();
+    let has_used = before.used_by.contains(node);
+    if !(has_used && map.nodes.contains_key(node)) {
+        let uses = before.uses as usize;
+        if before.used_by.len() >= uses || has_used {
+            let names: Vec<_> = before.used_by.iter().map(|id| node_name(map, id)).collect();
+            let for_how_many = if uses == 1 {
+                "a token lets in one node".to_owned()
+            } else {
+                format!("it lets in {uses} nodes")
+            };
+            return Err(Refusal::new(
+                "token_used",
+                format!("token {} was used by node {}", before.id, enumerate(&names)),
+            )
+            .hint(format!(
+                "{for_how_many}: make a new one with `weft controller token` on the controller"
+            )));
         }
-        Ok(TokenWrite {
-            before: Some(before),
-            after,
-        })
+        after.used_by.push(node.clone());
     }
+    Ok(TokenWrite {
+        before: Some(before),
+        after,
+    })
 }
 
 fn applicant(csr: &[u8]) -> Result<Applicant, Refusal> {
     Applicant::from_csr(csr).map_err(|why| Refusal::new("bad_request", why))
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_wire::Mtu;
+
+    use super::*;
+    use crate::model::{Change, Key, Node, Object, Transport};
+
+    #[test]
+    fn a_spent_token_serves_its_node_again_and_not_after_its_removal() {
+        let id = NodeId("a".to_owned());
+        let node = Node {
+            id: id.clone(),
+            name: "host1".to_owned(),
+            underlay: [192, 0, 2, 1].into(),
+            underlay_mtu: Mtu::new(1500).unwrap(),
+            vxlan_port: 4789,
+            encrypted_port: None,
+            transports: vec![Transport::Vxlan],
+            version: String::new(),
+        };
+        let mut map = ClusterMap::default();
+        map.apply(1, Change::Put(Object::Node(node)));
+        let record = TokenRecord {
+            id: "0123456789abcdef".to_owned(),
+            secret_digest: String::new(),
+            expires: u64::MAX,
+            uses: 1,
+            used_by: vec![id.clone()],
+            revoked: false,
+        };
+        let again = use_up(&map, record.clone(), &id).unwrap();
+        assert_eq!(again.before, Some(again.after));
+        map.apply(2, Change::Delete(Key::Node(id.clone())));
+        let refusal = use_up(&map, record, &id).unwrap_err();
+        assert_eq!(refusal.code, "token_used");
+    }
 }

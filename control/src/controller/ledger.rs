@@ -149,31 +149,31 @@ impl Ledger {
         &self,
         decide: impl Fn(&ClusterMap) -> Decision<(Vec<Change>, T)>,
     ) -> Decision<(Revision, T)> {
-        self.settle(None, decide).await
+        let decide = |map: &ClusterMap| decide(map).map(|(changes, told)| (changes, None, told));
+        self.settle(decide).await
     }
 
     /// The same with a token that is used up by it.
     pub(super) async fn decide_with_token(
         &self,
-        token: TokenWrite,
-        decide: impl Fn(&ClusterMap) -> Decision<Vec<Change>>,
+        decide: impl Fn(&ClusterMap) -> Decision<(Vec<Change>, TokenWrite)>,
     ) -> Decision<Revision> {
-        let decide = |map: &ClusterMap| Ok((decide(map)?, ()));
-        let (revision, ()) = self.settle(Some(token), decide).await?;
+        let decide =
+            |map: &ClusterMap| decide(map).map(|(changes, token)| (changes, Some(token), ()));
+        let (revision, ()) = self.settle(decide).await?;
         Ok(revision)
     }
 
     async fn settle<T>(
         &self,
-        token: Option<TokenWrite>,
-        decide: impl Fn(&ClusterMap) -> Decision<(Vec<Change>, T)>,
+        decide: impl Fn(&ClusterMap) -> Decision<(Vec<Change>, Option<TokenWrite>, T)>,
     ) -> Decision<(Revision, T)> {
         let mut writing = self.begin().await;
         let mut is_newest = !self.is_shared();
         let mut tries = TRIES;
         loop {
             let decided = decide(&self.shown().map);
-            let (changes, told) = match decided {
+            let (changes, token, told) = match decided {
                 Ok(decided) => decided,
                 Err(refusal) if is_newest => return Err(refusal),
                 Err(_) => {
@@ -182,7 +182,7 @@ impl Ledger {
                     continue;
                 }
             };
-            match self.commit(writing, changes, token.clone()).await? {
+            match self.commit(writing, changes, token).await? {
                 (_, Ok(revision)) => return Ok((revision, told)),
                 (again, Err(StoreError::Conflict { .. })) if tries > 0 => {
                     writing = again;
@@ -307,18 +307,15 @@ impl Ledger {
         if have <= self.revision() {
             return Ok(true);
         }
-        match self.book.store.reincarnate().await {
-            Ok(new) => {
-                warn!(
-                    have,
-                    revision = self.revision(),
-                    "the store was set back: an agent knows later changes; all agents get the whole map again"
-                );
-                self.book.shown_mut().incarnation = new;
-                self.book.board.wake_all();
-            }
-            Err(error) => error!(%error, "the store was set back, and that can't be noted in it"),
-        }
+        warn!(
+            have,
+            revision = self.revision(),
+            "the store was set back: an agent knows later changes; all agents get the whole map again"
+        );
+        self.book
+            .reincarnate(incarnation)
+            .await
+            .map_err(|error| refuse(&error))?;
         Ok(false)
     }
 
@@ -378,6 +375,30 @@ impl Book {
             }
         }
         Ok(())
+    }
+
+    /// Begins a new life of the store, if no other controller has ended the `old` one meanwhile. The caller has the right to
+    /// write.
+    async fn reincarnate(&self, old: &str) -> Result<(), StoreError> {
+        let mut tries = TRIES;
+        loop {
+            match self.store.reincarnate().await {
+                Ok(new) => {
+                    self.shown_mut().incarnation = new;
+                    self.board.wake_all();
+                    return Ok(());
+                }
+                // Another controller wrote something meanwhile: that was still the old life, or it saw the same.
+                Err(StoreError::Conflict { .. }) if tries > 0 => {
+                    tries -= 1;
+                    self.refresh().await?;
+                    if self.shown().incarnation != old {
+                        return Ok(());
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Lets readers see changes, and wakes the sessions that they concern.

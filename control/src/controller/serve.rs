@@ -33,14 +33,15 @@ const SHARE_OF_ONE: usize = 4;
 /// From so many strangers on, a new one must first prove its address (RFC 9000 section 8.1.2).
 const WARY_FROM: usize = 64;
 
-/// The QUIC endpoint; its own certificate lasts for `ttl`.
+/// The QUIC endpoint of the controller with that mark; its own certificate lasts for `ttl`.
 pub(super) fn endpoint(
     authorities: &Authorities,
+    mark: [u8; 16],
     (socket, ttl): (UdpSocket, Duration),
 ) -> Result<Endpoint, ControllerError> {
     let server = server_config(authorities, ttl)?;
     let runtime = Arc::new(TokioRuntime);
-    let config = endpoint_config(authorities.serving());
+    let config = endpoint_config(authorities.serving(), mark);
     Endpoint::new(config, Some(server), socket, runtime).map_err(|source| ControllerError::System {
         what: "use the control channel's socket",
         source,
@@ -65,8 +66,10 @@ pub(super) fn server_config(
 
 /// A restarted controller tells agents at once that their connection is gone (stateless reset, RFC 9000 section 10.3):
 /// the key for that is derived from the authority's, and connection ids carry no key of one process as quinn's own do.
-fn endpoint_config(authority: &Authority) -> EndpointConfig {
-    let mut config = EndpointConfig::new(Arc::new(authority.derive(b"weft quic stateless reset")));
+/// Each controller has a key of its own: one that answered for the connections of another would end them (section 21.11).
+fn endpoint_config(authority: &Authority, mark: [u8; 16]) -> EndpointConfig {
+    let purpose = [&b"weft quic stateless reset"[..], &mark].concat();
+    let mut config = EndpointConfig::new(Arc::new(authority.derive(&purpose)));
     config.cid_generator(|| Box::new(RandomIds));
     config
 }

@@ -1,6 +1,7 @@
 //! One agent's session: hello, the map and its changes, its requests; and who has one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -48,7 +49,9 @@ pub(super) struct Wish {
 /// Who is connected.
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
-    connections: Mutex<BTreeMap<NodeId, Connection>>,
+    connections: Mutex<BTreeMap<NodeId, Connected>>,
+    /// How many there were.
+    count: AtomicU64,
     /// The same for the other controllers: nodes and numbers of their sessions.
     roster: watch::Sender<BTreeMap<NodeId, u64>>,
     /// What each session is to tell.
@@ -58,8 +61,21 @@ pub(super) struct Sessions {
     pub(super) played: Mutex<BTreeSet<NodeId>>,
 }
 
+/// A session, with its number.
+#[derive(Clone, Debug)]
+struct Connected {
+    connection: Connection,
+    number: u64,
+}
+
+impl Connected {
+    fn is(&self, connection: &Connection) -> bool {
+        self.connection.stable_id() == connection.stable_id()
+    }
+}
+
 impl Sessions {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Connection>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Connected>> {
         self.connections
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -86,7 +102,8 @@ impl Sessions {
     pub(super) fn end_all(&self, why: &str) {
         let all = std::mem::take(&mut *self.lock());
         self.roster.send_replace(BTreeMap::new());
-        for connection in all.into_values() {
+        for connected in all.into_values() {
+            let connection = connected.connection;
             connection.close(VarInt::from_u32(close::STOPPING), why.as_bytes());
         }
     }
@@ -94,7 +111,8 @@ impl Sessions {
     /// Ends a session of a node that has a newer one at another controller.
     pub(super) fn end_moved(&self, node: &NodeId, session: u64) {
         let known = self.lock().get(node).cloned();
-        if let Some(connection) = known.filter(|known| number(known) == session) {
+        if let Some(known) = known.filter(|known| known.number == session) {
+            let connection = known.connection;
             self.leave(node, &connection);
             let reason = b"another agent with this node's identity connected to another controller";
             connection.close(VarInt::from_u32(close::REPLACED), reason);
@@ -103,8 +121,8 @@ impl Sessions {
 
     /// Ends the session of a node that is a member no more.
     pub(super) fn expel(&self, node: &NodeId) {
-        let connection = self.lock().remove(node);
-        if let Some(connection) = connection {
+        let connected = self.lock().remove(node);
+        if let Some(Connected { connection, .. }) = connected {
             self.roster.send_modify(|roster| {
                 roster.remove(node);
             });
@@ -115,13 +133,20 @@ impl Sessions {
 
     /// A newer session of the same node ends the older one: its agent was restarted.
     fn enter(&self, node: &NodeId, connection: &Connection) {
-        let older = self.lock().insert(node.clone(), connection.clone());
+        let number = self.count.fetch_add(1, Ordering::Relaxed);
+        let connected = Connected {
+            connection: connection.clone(),
+            number,
+        };
+        let older = self.lock().insert(node.clone(), connected);
         self.roster.send_modify(|roster| {
-            roster.insert(node.clone(), number(connection));
+            roster.insert(node.clone(), number);
         });
         if let Some(older) = older {
             let reason = b"another agent with this node's identity connected";
-            older.close(VarInt::from_u32(close::REPLACED), reason);
+            older
+                .connection
+                .close(VarInt::from_u32(close::REPLACED), reason);
         }
     }
 
@@ -133,7 +158,9 @@ impl Sessions {
                 roster.remove(node);
             });
             let reason = b"another agent with this node's identity connected";
-            older.close(VarInt::from_u32(close::REPLACED), reason);
+            older
+                .connection
+                .close(VarInt::from_u32(close::REPLACED), reason);
         }
     }
 
@@ -141,14 +168,14 @@ impl Sessions {
     fn is_current(&self, node: &NodeId, connection: &Connection) -> bool {
         let connections = self.lock();
         let known = connections.get(node);
-        known.is_some_and(|known| known.stable_id() == connection.stable_id())
+        known.is_some_and(|known| known.is(connection))
     }
 
     fn leave(&self, node: &NodeId, connection: &Connection) {
         let mut connections = self.lock();
         if connections
             .get(node)
-            .is_some_and(|known| known.stable_id() == connection.stable_id())
+            .is_some_and(|known| known.is(connection))
         {
             connections.remove(node);
             self.roster.send_modify(|roster| {
@@ -206,15 +233,10 @@ impl Sessions {
 
     /// Asks an agent; `None` when it isn't connected.
     pub(super) async fn ask(&self, node: &NodeId, ask: Ask) -> Option<Result<Answer, String>> {
-        let connection = self.lock().get(node).cloned()?;
-        let asked = timeout(ASK_PATIENCE, exchange(&connection, ask)).await;
+        let connected = self.lock().get(node).cloned()?;
+        let asked = timeout(ASK_PATIENCE, exchange(&connected.connection, ask)).await;
         Some(asked.unwrap_or_else(|_| Err(format!("for {} s", ASK_PATIENCE.as_secs()))))
     }
-}
-
-/// Tells sessions of one node apart.
-fn number(connection: &Connection) -> u64 {
-    connection.stable_id() as u64
 }
 
 async fn exchange(connection: &Connection, ask: Ask) -> Result<Answer, String> {
@@ -251,6 +273,14 @@ pub(super) async fn serve(core: Arc<Core>, connection: Connection, subject: Subj
         .read(|map| !map.nodes.contains_key(&subject.node))
     {
         core.sessions.expel(&subject.node);
+        return;
+    }
+    // The store was lost since the connection was taken: all sessions were ended, and this one is to find another
+    // controller, too.
+    if core.fellows.is_cut_off() {
+        core.sessions.leave(&subject.node, &connection);
+        let reason = b"this controller can't reach its store";
+        connection.close(VarInt::from_u32(close::STOPPING), reason);
         return;
     }
     info!(node = %subject.name, remote = %connection.remote_address(), version = %hello.version, "agent connected");
@@ -456,8 +486,17 @@ async fn admit(core: &Core, subject: &Subject, hello: &Hello) -> Result<Welcome,
 
 /// Notes what a member says of itself, and that it has its session here. Returns the revision that its map has to reach.
 pub(super) async fn enter(core: &Core, hello: &Hello) -> Result<Revision, Refusal> {
-    if hello.have > core.ledger.revision() || hello.incarnation != core.ledger.incarnation() {
-        // Another controller may have told it.
+    // Before anything is written: that would raise the revision, and hide that the store was set back.
+    let is_known = core
+        .ledger
+        .recognise(hello.have, &hello.incarnation)
+        .await?;
+    // Another controller may have told it, or have its session since: an old map would say that it has it here.
+    let seems_here = |map: &ClusterMap| {
+        let name = core.fellows.name();
+        name.is_some_and(|name| node::has_session(map, &hello.node, name))
+    };
+    if !is_known || core.ledger.read(seems_here) {
         core.ledger.refresh().await?;
     }
     let decide = |map: &ClusterMap| {

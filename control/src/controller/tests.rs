@@ -22,6 +22,7 @@ use crate::model::{
     ClusterMap, Coverage, Endpoint, EndpointId, Network, NetworkId, NodeId, Transport,
 };
 use crate::store::StoreError;
+use crate::store::etcd::EtcdConfig;
 
 mod admission;
 mod channel;
@@ -46,6 +47,8 @@ struct Keeper {
     data: TempDir,
     listen: SocketAddr,
     cert_ttl: Duration,
+    /// A store that is shared, if it is.
+    store: Option<EtcdConfig>,
     running: Option<(ControllerHandle, Runtime)>,
 }
 
@@ -55,11 +58,16 @@ impl Keeper {
     }
 
     async fn start_with(cert_ttl: Duration) -> Self {
+        Self::start_on(None, cert_ttl).await
+    }
+
+    async fn start_on(store: Option<EtcdConfig>, cert_ttl: Duration) -> Self {
         let data = tempfile::tempdir().unwrap();
         let mut keeper = Self {
             data,
             listen: SocketAddr::new(own_address(), 0),
             cert_ttl,
+            store,
             running: None,
         };
         keeper.start_again().await;
@@ -74,6 +82,7 @@ impl Keeper {
             .unwrap();
         let config = ControllerConfig {
             cert_ttl: self.cert_ttl,
+            store: self.store.clone(),
             ..ControllerConfig::new(self.data.path().to_owned(), self.listen)
         };
         // What a killed controller left of its tasks may hold the store a moment longer.

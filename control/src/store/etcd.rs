@@ -392,7 +392,7 @@ impl Store for EtcdStore {
     }
 
     fn reincarnate(&self) -> Promise<'_, String> {
-        Box::pin(self.begin_new_life())
+        Box::pin(async move { self.begin_new_life(self.know().await?).await })
     }
 }
 

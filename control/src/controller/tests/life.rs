@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::*;
+use crate::store::etcd::testing::Server;
 use crate::store::redb::FILE_NAME;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -97,6 +98,29 @@ async fn a_store_that_was_set_back_makes_agents_forget_what_it_lost() {
     assert_eq!(names, ["kept"]);
     // From here on deltas are enough again.
     a.create("new", &["10.33.0.0/16"]).await;
+    assert_eq!(a.seen.borrow().snapshots, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shared_store_that_was_set_back_is_noticed_although_entering_it_is_a_change() {
+    let mut server = Server::start();
+    let store = server.config("set-back");
+    let mut keeper = Keeper::start_on(Some(store), CERT_TTL).await;
+    let a = keeper.agent("a").await;
+    a.wait_up().await;
+    a.create("kept", &["10.32.0.0/16"]).await;
+    keeper.stop().await;
+    server.save();
+    keeper.start_again().await;
+    a.wait("up again", |seen| seen.ups == 2 && seen.caught_up == 2)
+        .await;
+    assert_eq!(a.seen.borrow().snapshots, 1);
+    // What is lost is no more than that it has its session here: it will be written again, and have the same number.
+    keeper.stop().await;
+    server.set_back();
+    keeper.start_again().await;
+    a.wait("up again", |seen| seen.ups == 3 && seen.caught_up == 3)
+        .await;
     assert_eq!(a.seen.borrow().snapshots, 2);
 }
 

@@ -110,13 +110,15 @@ impl Live {
         self.shared.txn(Vec::new(), ops).await.map(drop)
     }
 
-    /// Deletes a key.
-    ///
-    /// # Errors
-    /// [`StoreError::Etcd`].
-    pub async fn delete(&self, key: &str) -> Result<(), StoreError> {
-        let ops = vec![self.shared.delete(key)];
-        self.shared.txn(Vec::new(), ops).await.map(drop)
+    /// Deletes keys in a task of its own, if it can be done: what stays goes with a lease.
+    pub fn forget(&self, keys: [String; 2]) {
+        let shared = Arc::clone(&self.shared);
+        tokio::spawn(async move {
+            let ops = keys.iter().map(|key| shared.delete(key)).collect();
+            if let Err(error) = shared.txn(Vec::new(), ops).await {
+                debug!(%error, ?keys, "keys stay until their lease ends");
+            }
+        });
     }
 
     /// Ends well: others hear at once that we're gone.

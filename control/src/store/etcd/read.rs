@@ -100,8 +100,7 @@ impl EtcdStore {
                 revision = read.known.head.revision,
                 "the store was set back: all agents get the whole map again"
             );
-            *self.known() = Some(read.known);
-            self.begin_new_life().await?;
+            self.leave_life(read.known).await?;
             return self.since_ever().await;
         }
         if known_incarnation.as_ref() != Some(&read.known.head.incarnation)
@@ -120,6 +119,29 @@ impl EtcdStore {
         }
         *self.known() = Some(read.known);
         Ok(Since::Changes(changes))
+    }
+
+    /// Begins a new life after what was found in the store, if no other controller has begun one meanwhile. What was known
+    /// stays known until then: the next look must find the history foreign again if this is broken off.
+    async fn leave_life(&self, mut found: Known) -> Result<(), StoreError> {
+        let old = found.head.incarnation.clone();
+        let mut tries = READ_TRIES;
+        loop {
+            let revision = found.head.revision;
+            match self.begin_new_life(found).await {
+                Ok(_) => {
+                    // A revision of the new life says nothing of what the caller has.
+                    *self.known() = None;
+                    return Ok(());
+                }
+                Err(StoreError::Conflict { .. }) if tries > 0 => tries -= 1,
+                Err(error) => return Err(error),
+            }
+            found = self.base().log_from(revision).await?.known;
+            if found.head.incarnation != old {
+                return Ok(());
+            }
+        }
     }
 
     pub(super) async fn read_token(

@@ -12,6 +12,8 @@ use tempfile::TempDir;
 use super::EtcdConfig;
 
 const PATIENCE: Duration = Duration::from_secs(30);
+const DATA: &str = "data";
+const SAVED: &str = "saved";
 
 /// The process with its data.
 #[derive(Debug)]
@@ -78,6 +80,29 @@ impl Server {
         self.wait();
     }
 
+    /// Notes what is in it, for [`set_back`](Self::set_back).
+    pub(crate) fn save(&mut self) {
+        self.kill();
+        self.copy(DATA, SAVED);
+        self.start_again();
+    }
+
+    /// It is again as it was when it was saved.
+    pub(crate) fn set_back(&mut self) {
+        self.kill();
+        std::fs::remove_dir_all(self.dir.path().join(DATA)).unwrap();
+        self.copy(SAVED, DATA);
+        self.start_again();
+    }
+
+    fn copy(&self, from: &str, to: &str) {
+        let copied = Command::new("cp")
+            .arg("-a")
+            .args([from, to].map(|name| self.dir.path().join(name)))
+            .status();
+        assert!(copied.unwrap().success());
+    }
+
     /// `etcdctl` against it.
     pub(crate) fn ctl(&self, args: &[&str]) -> String {
         let told = Command::new("etcdctl")
@@ -141,7 +166,7 @@ fn spawn(address: Ipv4Addr, dir: &Path, is_secure: bool) -> Child {
     }
     command
         .arg("--data-dir")
-        .arg(dir.join("data"))
+        .arg(dir.join(DATA))
         .args([
             "--listen-client-urls",
             &client,

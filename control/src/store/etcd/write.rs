@@ -114,7 +114,7 @@ impl EtcdStore {
     }
 
     /// The head as we know it; read if nothing was read yet.
-    async fn know(&self) -> Result<Known, StoreError> {
+    pub(super) async fn know(&self) -> Result<Known, StoreError> {
         loop {
             if let Some(known) = self.known().clone() {
                 return Ok(known);
@@ -210,8 +210,7 @@ impl EtcdStore {
         Ok(())
     }
 
-    pub(super) async fn begin_new_life(&self) -> Result<String, StoreError> {
-        let known = self.know().await?;
+    pub(super) async fn begin_new_life(&self, known: Known) -> Result<String, StoreError> {
         let head = Head {
             incarnation: random_name(),
             ..known.head.clone()

@@ -6,7 +6,7 @@ WEFT_NEEDS=(
     ip:iproute2 ss:iproute2 bridge:iproute2 ping:iputils-ping iperf3:iperf3 tcpdump:tcpdump ethtool:ethtool jq:jq
     etcd:etcd-server etcdctl:etcd-client
     cc:build-essential traceroute:traceroute tracepath:iputils-tracepath arping:iputils-arping
-    dig:bind9-dnsutils musl-gcc:musl-tools busybox:busybox-static udhcpc:udhcpc dhclient:isc-dhcp-client
+    dig:bind9-dnsutils curl:curl musl-gcc:musl-tools busybox:busybox-static udhcpc:udhcpc dhclient:isc-dhcp-client
     dockerd:docker.io docker-compose:docker-compose
     iptables:iptables /usr/lib/cni/host-local:containernetworking-plugins podman:podman
     containerd:containerd runc:runc lintian:lintian dpkg-shlibdeps:dpkg-dev /lib/systemd/systemd:systemd man:man-db

@@ -92,7 +92,9 @@ Done twice it changes nothing. `weft down` ends the agent and its ports; the net
 For several hosts see `weft controller run` and `weft agent run`.")]
     Up(up::Up),
     /// Ends what `weft up` began: disconnects all ports of this host and stops its agent
-    Down,
+    #[command(after_help = "\
+Without a running agent (it was killed, or stopped alone) it takes down the ports that are left.")]
+    Down(up::Down),
     /// Overlay networks: create, connect containers, inspect
     #[command(subcommand, visible_alias = "net")]
     Network(network::Network),

@@ -92,10 +92,7 @@ pub(crate) fn run(command: Command, settings: Settings) -> Result<(), Vec<Failur
     };
     match command {
         Command::Up(flags) => Ok(up::run(&session()?, &settings, flags)?),
-        Command::Down => Ok(agent::stop(
-            &session()?,
-            crate::args::agent::Stop { remove_ports: true },
-        )?),
+        Command::Down(flags) => Ok(up::down(&session()?, &settings, flags)?),
         Command::Network(verb) => network::run(&session()?, verb),
         Command::Router(verb) => router::run(&session()?, verb),
         Command::Route(verb) => Ok(router::route(&session()?, verb)?),

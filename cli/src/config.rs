@@ -122,7 +122,7 @@ fn config_file(cli: &Cli, environment: &dyn Fn(&str) -> Option<String>) -> Resul
         | Command::Completion { .. }
         | Command::Man { .. } => Ok(File::default()),
         Command::Up(_)
-        | Command::Down
+        | Command::Down(_)
         | Command::Network(_)
         | Command::Router(_)
         | Command::Route(_)

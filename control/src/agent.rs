@@ -18,6 +18,7 @@
 //! | `docker` | Docker's network and IPAM driver |
 //! | `publish` | ports of the host whose clients are connected with an endpoint |
 //! | `state` | what is on disk |
+//! | `leftovers` | ports of an agent that isn't there any more |
 //! | `requests`, `views` | the API's writing and reading half |
 //! | `serve` | the API's HTTP |
 //!
@@ -37,6 +38,7 @@ mod error;
 mod interest;
 mod ipam;
 mod keeper;
+mod leftovers;
 mod line;
 mod outside;
 mod plan;
@@ -71,6 +73,7 @@ use weft_wire::{Mtu, PortId};
 pub use assemble::FabricError;
 pub use docker::{DEFAULT_DOCKER_HOST, DEFAULT_PLUGIN_SOCKET, DockerConfig, stand_in};
 pub use error::ApiError;
+pub use leftovers::remove_leftovers;
 pub use serve::SocketError;
 pub use startup::{AgentError, run};
 pub use state::StateError;

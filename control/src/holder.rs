@@ -128,6 +128,28 @@ pub enum HolderError {
 }
 
 impl HolderError {
+    /// Whether there is no holder, or one that was just ending.
+    pub fn is_absent(&self) -> bool {
+        match self {
+            Self::Closed { .. } => true,
+            Self::Socket { source, .. } => {
+                matches!(
+                    source.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+                )
+            }
+            Self::NameTooLong { .. }
+            | Self::NotASocket { .. }
+            | Self::AlreadyRunning { .. }
+            | Self::Foreign { .. }
+            | Self::Spawn { .. }
+            | Self::Ended { .. }
+            | Self::NoAnswer { .. }
+            | Self::Unexpected { .. }
+            | Self::Refused { .. } => false,
+        }
+    }
+
     fn socket(what: &'static str, path: &Path) -> impl Fn(io::Error) -> Self {
         move |source| Self::Socket {
             what,

@@ -188,7 +188,19 @@ pub fn check_name(kind: &str, name: &str) -> Result<(), String> {
     if fine {
         return Ok(());
     }
+    let name = brief(name);
     Err(format!(
         "{kind} name {name:?} is not usable: take 1 to 63 letters, digits, '_', '.' or '-', the first a letter or digit"
     ))
+}
+
+/// Characters of a wrong text that an error repeats.
+const BRIEF_CHARS: usize = 80;
+
+/// As much of a text as makes it known, for an error about it: it may be of any length.
+pub(crate) fn brief(text: &str) -> String {
+    match text.char_indices().nth(BRIEF_CHARS) {
+        Some((end, _)) => format!("{}...", text.get(..end).unwrap_or_default()),
+        None => text.to_owned(),
+    }
 }

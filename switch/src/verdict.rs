@@ -1,6 +1,6 @@
 //! Where a frame came from and every way it can end.
 
-use weft_wire::{MacAddr, PeerId, PortId, Vni};
+use weft_wire::{MacAddr, Mtu, PeerId, PortId, Vni};
 
 use crate::table::fdb::Place;
 
@@ -47,6 +47,8 @@ pub struct Routed {
     pub place: Place,
     /// Its network.
     pub vni: Vni,
+    /// The packet is longer than this, which is what the next network takes, and may be cut.
+    pub cut: Option<Mtu>,
 }
 
 impl Routed {

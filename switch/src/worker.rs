@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::EventFd;
-use weft_wire::{EthernetFrame, FrameRef, Mtu, Offload, PortId, Rewrite};
+use weft_wire::{EthernetFrame, FrameRef, Mtu, Offload, PortId, Rewrite, fragment};
 
 use crate::answers::{Answers, Asker};
 use crate::burst::Burst;
@@ -336,7 +336,12 @@ impl Egress<'_> {
             .map(|frame| (frame.source(), frame.destination()));
         // The datapath saw that it may live a hop longer.
         rewrite.apply(bytes);
-        let too_big = self.carry_out(&[routed.delivery()], FrameRef::new(bytes, offload));
+        let frame = FrameRef::new(bytes, offload);
+        let too_big = match routed.cut {
+            None => self.carry_out(&[routed.delivery()], frame),
+            Some(mtu) => Some(mtu),
+        };
+        let too_big = too_big.filter(|mtu| !self.send_cut(routed.delivery(), frame, *mtu));
         if let (Some(_), Some((source, destination))) = (too_big, before) {
             let rewrite = Rewrite {
                 source,
@@ -345,6 +350,22 @@ impl Egress<'_> {
             rewrite.readdress(bytes);
         }
         too_big
+    }
+
+    /// Sends a packet in fragments, if its sender allows it.
+    fn send_cut(&mut self, to: Action, frame: FrameRef<'_>, mtu: Mtu) -> bool {
+        let Some(pieces) = fragment(frame, mtu) else {
+            return false;
+        };
+        for piece in &pieces {
+            // The path to a peer may be narrower than the network.
+            if let Some(path) = self.carry_out(&[to], FrameRef::plain(piece)) {
+                for smaller in fragment(FrameRef::plain(piece), path).iter().flatten() {
+                    self.carry_out(&[to], FrameRef::plain(smaller));
+                }
+            }
+        }
+        true
     }
 
     /// Carries out what was decided on a frame, all from the one buffer it was read into. If it was too big for a tunnel,

@@ -11,6 +11,8 @@
 //! | `cni` | a container runtime that execs CNI plugins |
 //! | `node` | a host with an agent, the controller, the `weft` command line |
 //! | `docker` | a host's own dockerd |
+//! | `cri` | a host's own containerd, as a kubelet speaks to it |
+//! | `image` | what containers run, made without a network |
 //! | `traffic` | ping, byte-exact TCP, iperf3, a prober that measures gaps |
 //! | `flood` | small datagrams as fast as they go, and how many arrive |
 //! | `etcd` | a cluster of etcd members |
@@ -27,10 +29,12 @@ pub mod capture;
 pub mod clock;
 pub mod cni;
 pub mod container;
+pub mod cri;
 pub mod docker;
 pub mod echo;
 pub mod etcd;
 pub mod flood;
+pub mod image;
 pub mod machine;
 pub mod meter;
 pub mod namespace;

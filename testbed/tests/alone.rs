@@ -1,13 +1,10 @@
 //! What a host is left alone with: no controller, a fd holder that hangs, a cluster that went on without it.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-
 use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use weft_testbed::lab::process::Frozen;
 use weft_testbed::lab::traffic::{answers, ping};
 use weft_testbed::lab::verdict::wait_until;
 use weft_testbed::{Container, Hosts, Lab, Pair};
@@ -18,23 +15,6 @@ const NOTICE: Duration = Duration::from_secs(20);
 const ANSWER: Duration = Duration::from_secs(2);
 /// What an agent tries before it gives its ports' holder up.
 const GIVE_UP: Duration = Duration::from_secs(60);
-
-/// A process that is stopped until this is dropped.
-struct Frozen(Pid);
-
-impl Frozen {
-    fn new(pid: u32) -> Self {
-        let pid = Pid::from_raw(i32::try_from(pid).unwrap());
-        kill(pid, Signal::SIGSTOP).unwrap();
-        Self(pid)
-    }
-}
-
-impl Drop for Frozen {
-    fn drop(&mut self) {
-        let _ = kill(self.0, Signal::SIGCONT);
-    }
-}
 
 #[test]
 fn a_container_is_connected_anew_as_what_it_was_while_the_controller_is_away() {

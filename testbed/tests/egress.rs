@@ -10,10 +10,11 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
+use std::time::Duration;
 
 use weft_control::api::NetworkEgress;
 use weft_testbed::lab::Namespace;
-use weft_testbed::lab::traffic::{ping, ping_full, transfer};
+use weft_testbed::lab::traffic::{ping, ping_full, ping_in_fragments, transfer};
 use weft_testbed::lab::verdict::{SOON, wait_until};
 use weft_testbed::{Host, Lab, Outside, Pair};
 
@@ -66,6 +67,7 @@ fn containers_reach_the_outside_by_tcp_udp_and_ping() {
     {
         for container in [&inner, &plain] {
             ping(&container.ns, to);
+            ping_in_fragments(&container.ns, to);
             transfer(&container.ns, &outside.ns, to, 5_000_000);
             let server = echo_datagrams(&outside.ns, to);
             let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
@@ -270,4 +272,67 @@ fn the_way_out_closes_for_a_network_and_opens_again_and_survives_the_agent() {
         matches!(ended, Ok(0) | Err(ErrorKind::ConnectionReset)),
         "{ended:?}"
     );
+}
+
+/// Asks for a file by HTTP as people do; what came.
+fn fetch(from: &Namespace, to: IpAddr) -> Vec<u8> {
+    let host = match to {
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => format!("[{ip}]"),
+    };
+    let file = from.lab_file(&format!("{}-got", from.name()));
+    let (url, path) = (
+        format!("http://{host}:8080/file"),
+        file.display().to_string(),
+    );
+    let args = [
+        "-sSfg",
+        "--retry",
+        "5",
+        "--retry-connrefused",
+        "--max-time",
+        "60",
+        "-o",
+        &path,
+        &url,
+    ];
+    from.run_for(Duration::from_secs(120), "curl", &args)
+        .expect_done();
+    std::fs::read(file).unwrap()
+}
+
+#[test]
+fn curl_fetches_from_a_web_server_outside_from_both_hosts_also_after_a_restart() {
+    let pair = Pair::up(Lab::new());
+    two_networks(&pair);
+    pair.wait_in_sync();
+    let root = pair.lab.dir().join("www");
+    std::fs::create_dir_all(&root).unwrap();
+    let file: Vec<u8> = (0..3_000_000u32)
+        .map(|i| u8::try_from(i % 251).unwrap())
+        .collect();
+    std::fs::write(root.join("file"), &file).unwrap();
+    let root = root.display().to_string();
+    let places = [&pair.host1, &pair.host2].map(|host| {
+        let outside = Outside::of(&pair.lab, host, &format!("outside-{}", host.name));
+        let serve = ["httpd", "-f", "-p", "8080", "-h", &root];
+        outside
+            .ns
+            .spawn(&format!("httpd-{}", host.name), "busybox", &serve);
+        let container = pair
+            .lab
+            .container(host, "blue", &format!("c-{}", host.name), &[]);
+        (outside, container)
+    });
+    for restarted in [false, true] {
+        for (host, (outside, container)) in [&pair.host1, &pair.host2].into_iter().zip(&places) {
+            if restarted {
+                host.kill_agent();
+                host.restart_agent();
+            }
+            for to in outside.addresses() {
+                assert!(fetch(&container.ns, to) == file, "{to}");
+            }
+        }
+    }
 }

@@ -5,7 +5,7 @@
     reason = "scenarios are told in order, and a test may panic"
 )]
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use etherparse::{IpFragOffset, IpNumber, Ipv4Header, PacketBuilder};
@@ -490,4 +490,78 @@ fn what_the_path_between_hosts_does_not_take_is_said_by_the_gateway() {
         let path = output(&blue, "tracepath", &["-n", &name]);
         assert!(path.contains("pmtu 1350 hops 2"), "{path}");
     }
+    // IPv4 whose sender allows it gets there in fragments. Neither end has heard of the other's path yet.
+    let loose = pair.lab.container(&pair.host1, "blue", "loose", &[]);
+    let name = far.v4().to_string();
+    let args = [
+        "-n", "-c", "3", "-i", "0.1", "-W", "2", "-M", "dont", "-s", "1390", &name,
+    ];
+    wait_until(
+        Duration::from_secs(20),
+        "the path is known both ways",
+        || {
+            let said = loose.ns.run("ping", &args).stdout;
+            said.contains(" 0% packet loss")
+        },
+    );
+}
+
+#[test]
+fn a_narrower_network_gets_fragments_of_whose_sender_allows_it() {
+    let pair = Pair::up(Lab::new());
+    networks(&pair.host1);
+    pair.host1
+        .weft(&["network", "set", "green", "--mtu", "1280"]);
+    pair.wait_in_sync();
+    let fast = pair.lab.container(&pair.host1, "blue", "fast", &[]);
+    let plain = pair
+        .lab
+        .container(&pair.host1, "blue", "plain", &["--no-offload"]);
+    let near = pair.lab.container(&pair.host1, "green", "near", &[]);
+    let far = pair
+        .lab
+        .container(&pair.host2, "green", "far", &["--no-offload"]);
+    for from in [&fast, &plain] {
+        for to in [&near, &far] {
+            let name = to.v4().to_string();
+            let ping = |more: &[&str]| {
+                let args = ["-n", "-c", "3", "-i", "0.1", "-W", "2", &name];
+                from.ns.run("ping", &[more, &args].concat())
+            };
+            for size in ["1300", "1422", "4000"] {
+                let said = ping(&["-M", "dont", "-s", size]);
+                assert!(said.stdout.contains(" 0% packet loss"), "{size}: {said}");
+            }
+            // A datagram without a finished checksum, too.
+            let (server, client) = (udp(to, false), udp(from, true));
+            let there = server.local_addr().unwrap();
+            let sent: Vec<u8> = (0..1400).map(|i| u8::try_from(i % 251).unwrap()).collect();
+            client.send_to(&sent, there).unwrap();
+            let mut heard = vec![0; 2000];
+            let (len, _) = server.recv_from(&mut heard).unwrap();
+            assert!(heard[..len] == sent);
+            // Who forbids it is told what fits.
+            let said = ping(&["-M", "do", "-s", "1300"]);
+            assert!(
+                said.stdout.contains("mtu = 1280") || said.stderr.contains("mtu=1280"),
+                "{said}"
+            );
+        }
+    }
+    ping_full(&fast.ns, near.v4().into(), 1280);
+    transfer(&fast.ns, &far.ns, far.v4().into(), 1_000_003);
+}
+
+/// A socket of a container; one that `may_be_cut` lets routers cut what it sends.
+fn udp(container: &Container, may_be_cut: bool) -> UdpSocket {
+    let address = (container.v4(), 0);
+    // A socket is as this was when it was made.
+    let no_discovery = if may_be_cut { "1" } else { "0" };
+    container.ns.sysctl("ipv4/ip_no_pmtu_disc", no_discovery);
+    let socket = container.ns.enter(|| UdpSocket::bind(address).unwrap());
+    container.ns.sysctl("ipv4/ip_no_pmtu_disc", "0");
+    socket
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    socket
 }

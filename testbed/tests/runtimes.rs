@@ -15,41 +15,13 @@ use std::time::Duration;
 
 use serde_json::Value;
 use weft_testbed::lab::verdict::{SOON, wait_until};
-use weft_testbed::lab::{Finished, Host};
+use weft_testbed::lab::{Finished, Host, image};
 use weft_testbed::{Lab, Pair};
 
 /// A daemon-less podman may take its time on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// What the image has: names of busybox.
-const APPLETS: [&str; 6] = ["sh", "ip", "ping", "sleep", "cat", "nc"];
-
 fn write(path: &Path, text: &str) {
     fs::write(path, text).unwrap();
-}
-
-/// A root file system with nothing but busybox, as a tar.
-fn image(dir: &Path) -> PathBuf {
-    let bin = dir.join("image/bin");
-    fs::create_dir_all(&bin).unwrap();
-    fs::copy("/bin/busybox", bin.join("busybox")).expect("install busybox-static");
-    for applet in APPLETS {
-        symlink("busybox", bin.join(applet)).unwrap();
-    }
-    let tar = dir.join("image.tar");
-    let files = [
-        "-C",
-        dir.join("image").to_str().unwrap(),
-        "-cf",
-        tar.to_str().unwrap(),
-        ".",
-    ]
-    .map(str::to_owned);
-    let done = std::process::Command::new("tar")
-        .args(files)
-        .status()
-        .unwrap();
-    assert!(done.success());
-    tar
 }
 
 /// Plugin directory and network configurations of one host, as `weft cni install` makes them.
@@ -109,7 +81,7 @@ impl<'a> Podman<'a> {
         );
         write(&dir.join("storage.conf"), &storage);
         let podman = Self { host, dir };
-        let tar = image(&podman.dir);
+        let tar = image::root_tar(&podman.dir);
         podman.run(&["import", tar.to_str().unwrap(), "localhost/bb"]);
         podman
     }

@@ -5,9 +5,12 @@
 use std::fs;
 use std::path::Path;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
-use weft_testbed::lab::process::Finished;
+use weft_testbed::lab::process::{Finished, pids_mentioning};
 use weft_testbed::lab::traffic::ping;
+use weft_testbed::lab::verdict::{SOON, wait_until};
 use weft_testbed::lab::{Docker, Namespace, weft_bin};
 use weft_testbed::{Lab, Pair};
 
@@ -53,21 +56,91 @@ fn one_command_makes_a_network_and_one_ends_it() {
     let text = weft(&host, &[&["up"], &flags[..]].concat()).expect_done();
     assert!(text.contains("weft down"), "{text}");
     weft(&host, &["down"]).expect_done();
-    assert!(!Path::new(&format!("/proc/{pid}")).exists() || is_zombie(pid));
+    // Its socket goes a moment before it does.
+    wait_until(SOON, "the agent has ended", || has_ended(pid));
     assert!(web.ifnames().is_empty() && db.ifnames().is_empty());
     // The network is there again.
     let third = up(&host, &flags);
     assert_eq!(third["network"]["id"], first["network"]["id"]);
     assert_eq!(third["made"], Value::Bool(false));
-    weft(&host, &["down"]).expect_done();
-    let refusal = weft(&host, &["down"]);
-    assert_eq!(refusal.code, Some(1));
-    assert!(refusal.stderr.contains("no agent listens"), "{refusal}");
+    weft(&host, &["down", "--state", &state]).expect_done();
+    let again = weft(&host, &["down", "--state", &state]).expect_done();
+    assert!(
+        again.contains("nothing to end: no agent listens"),
+        "{again}"
+    );
+    assert!(again.contains(&state), "{again}");
 }
 
-/// It ended, and whoever started it hasn't asked.
-fn is_zombie(pid: u64) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+#[test]
+fn what_a_dead_agent_left_is_ended_too() {
+    let lab = Lab::new();
+    let host = lab.namespace("host");
+    let state = host.lab_file("up.state").to_string_lossy().into_owned();
+    let flags = ["--state", &state, "--no-docker"];
+    let down = |flags: &[&str]| weft(&host, &[&["down", "--state", &state], flags].concat());
+    for stopped in [false, true] {
+        let made = up(&host, &flags);
+        let pid = made["started"]["pid"].as_u64().unwrap();
+        let web = lab.namespace("web");
+        weft(
+            &host,
+            &["network", "connect", "weft", "--netns", web.name()],
+        )
+        .expect_done();
+        weft(&host, &["expose", "weft"]).expect_done();
+        if stopped {
+            weft(&host, &["agent", "stop"]).expect_done();
+        } else {
+            kill(Pid::from_raw(pid.try_into().unwrap()), Signal::SIGKILL).unwrap();
+            wait_until(SOON, "the agent has ended", || has_ended(pid));
+        }
+        assert_eq!(web.ifnames(), ["eth0"], "the holder keeps it");
+        let text = down(&["--json"]).expect_done();
+        let told: Value = serde_json::from_str(&text).unwrap();
+        let removed: Vec<&str> = told["removed"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(Value::as_str)
+            .collect();
+        assert_eq!(removed.len(), 2, "{told}");
+        assert!(removed.contains(&web.name()), "{told}");
+        wait_until(SOON, "the interfaces are gone", || {
+            web.ifnames().is_empty() && !host.ifnames().iter().any(|name| name.starts_with("weft"))
+        });
+        wait_until(SOON, "the holder has ended", || {
+            pids_mentioning(Path::new(&state)).is_empty()
+        });
+        assert!(down(&[]).expect_done().contains("nothing to end"));
+        web.delete();
+    }
+    // Addresses and networks are as after `weft down` of a running agent.
+    let made = up(&host, &flags);
+    assert_eq!(made["made"], Value::Bool(false));
+    assert_eq!(weft(&host, &["--json", "ports"]).expect_done().trim(), "[]");
+    // An agent behind another socket isn't ended from behind.
+    let refusal = host.run(
+        &weft_bin().to_string_lossy(),
+        &["--socket", "/nowhere/weft.sock", "down", "--state", &state],
+    );
+    assert_eq!(refusal.code, Some(1), "{refusal}");
+    assert!(
+        refusal.stderr.contains("in use by another agent"),
+        "{refusal}"
+    );
+    assert!(
+        refusal.stderr.contains("give that agent's --socket"),
+        "{refusal}"
+    );
+    weft(&host, &["down"]).expect_done();
+}
+
+/// Gone, or whoever started it hasn't asked yet.
+fn has_ended(pid: u64) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
+        return true;
+    };
     stat.rsplit(')')
         .next()
         .is_some_and(|rest| rest.trim_start().starts_with('Z'))

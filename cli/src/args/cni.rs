@@ -53,11 +53,14 @@ pub(crate) struct Install {
     /// Make the network encrypted between hosts
     #[arg(long, requires = "subnets")]
     pub(crate) encrypted: bool,
-    /// Chain this plugin of the plugin directory behind weft, with its usual capability: portmap, bandwidth, tuning,
-    /// firewall, sbr; repeat for several
+    /// Chain this plugin of the plugin directory (it must be there) behind weft, with its usual capability: portmap,
+    /// bandwidth, tuning, firewall, sbr; repeat for several
     #[arg(long = "chain", value_name = "PLUGIN", value_parser = values::cni_name)]
     pub(crate) chain: Vec<String>,
     /// Link to this program instead of copying it: for hosts where it is installed to stay
     #[arg(long)]
     pub(crate) link: bool,
+    /// Overwrite a configuration that is not as `install` wrote it, and chain plugins that aren't there yet
+    #[arg(long)]
+    pub(crate) force: bool,
 }

@@ -23,3 +23,11 @@ pub(crate) struct Up {
     #[arg(long)]
     pub(crate) no_docker: bool,
 }
+
+/// Flags of `weft down`.
+#[derive(Debug, Args)]
+pub(crate) struct Down {
+    /// Where `weft up` kept its files: only looked at when no agent answers [default: /var/lib/weft]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state: Option<PathBuf>,
+}

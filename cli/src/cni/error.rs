@@ -4,6 +4,9 @@ use serde_json::{Value, json};
 
 use crate::failure::Failure;
 
+/// Characters of a message that are printed.
+const MESSAGE_MAX_CHARS: usize = 1000;
+
 /// Error codes: those of the specification ("Error Codes"), and from 100 on our own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Code {
@@ -112,9 +115,17 @@ impl CniError {
         json!({
             "cniVersion": version,
             "code": self.code.number(),
-            "msg": self.message,
+            "msg": shortened(&self.message),
             "details": self.details,
         })
+    }
+}
+
+/// What was wrong may be of any length; runtimes log it, and people read it.
+fn shortened(message: &str) -> String {
+    match message.char_indices().nth(MESSAGE_MAX_CHARS) {
+        Some((end, _)) => format!("{}...", message.get(..end).unwrap_or_default()),
+        None => message.to_owned(),
     }
 }
 

@@ -296,8 +296,15 @@ impl<'a> Fields<'a> {
             .ok_or_else(|| format!("{name}: an object is expected, not {value}"))
     }
 
+    /// Plugins in Go read keys in any case, and containerd relies on it: it writes `HostPort` and `IngressRate`.
     fn field(&self, key: &str) -> Option<&'a Value> {
-        self.0.get(key).filter(|value| !value.is_null())
+        let in_any_case = || {
+            let mut all = self.0.iter();
+            all.find(|(name, _)| name.eq_ignore_ascii_case(key))
+        };
+        let found = self.0.get(key);
+        let found = found.or_else(|| in_any_case().map(|(_, value)| value));
+        found.filter(|value| !value.is_null())
     }
 
     fn wrong(&self, key: &str, want: &str, value: &Value) -> String {

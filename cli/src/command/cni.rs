@@ -14,8 +14,17 @@ use crate::config::Settings;
 use crate::failure::Failure;
 use crate::render;
 
+mod existing;
+
 /// Name of the plugin's file: what configurations call `type`.
 const PLUGIN: &str = "weft";
+/// Where distributions and runtimes put plugins.
+const PLUGIN_DIRS: [&str; 4] = [
+    "/opt/cni/bin",
+    "/usr/lib/cni",
+    "/usr/libexec/cni",
+    "/usr/local/lib/cni",
+];
 /// The version that today's runtimes all speak; newer ones choose from `cniVersions`.
 const COMMON_VERSION: Version = Version::V1_0_0;
 
@@ -30,7 +39,10 @@ pub(super) fn run(settings: &Settings, verb: Cni) -> Result<(), Failure> {
 
 fn install(settings: &Settings, flags: &Install) -> Result<(), Failure> {
     let (plugin, conf) = files(&flags.dirs);
-    refuse_others(&conf)?;
+    if !flags.force {
+        existing::expect_ours(&conf, &flags.name)?;
+        expect_chained(flags)?;
+    }
     let program = std::env::current_exe().map_err(|error| {
         Failure::new(
             "cni",
@@ -61,6 +73,31 @@ fn files(dirs: &Dirs) -> (PathBuf, PathBuf) {
         dirs.bin_dir.join(PLUGIN),
         dirs.conf_dir.join(&dirs.conf_file),
     )
+}
+
+/// A runtime that doesn't find a plugin of the chain starts no container, and says so only then.
+fn expect_chained(flags: &Install) -> Result<(), Failure> {
+    let dir = &flags.dirs.bin_dir;
+    let Some(missing) = flags.chain.iter().find(|name| !is_program(&dir.join(name))) else {
+        return Ok(());
+    };
+    let message = format!("{} has no plugin {missing} to chain", dir.display());
+    let elsewhere = PLUGIN_DIRS
+        .iter()
+        .find(|dir| is_program(&Path::new(dir).join(missing)));
+    Err(Failure::new("cni", message).hint(match elsewhere {
+        Some(other) => format!(
+            "it is in {other}: give --bin-dir {other} if the runtime looks there, link it into {}, or give --force",
+            dir.display()
+        ),
+        None => "install it (Debian: containernetworking-plugins, into /usr/lib/cni), mend the name, or give --force"
+            .to_owned(),
+    }))
+}
+
+fn is_program(path: &Path) -> bool {
+    let executable = |file: fs::Metadata| file.is_file() && file.permissions().mode() & 0o111 != 0;
+    fs::metadata(path).is_ok_and(executable)
 }
 
 fn shown(settings: &Settings, plugin: &Path, conf: &Path) -> Result<(), Failure> {
@@ -121,7 +158,7 @@ fn capability_of(plugin: &str) -> Option<String> {
 
 fn uninstall(settings: &Settings, dirs: &Dirs) -> Result<(), Failure> {
     let (plugin, conf) = files(dirs);
-    refuse_others(&conf)?;
+    existing::expect_weft(&conf)?;
     // The configuration first: a runtime that finds it looks for the plugin.
     for file in [&conf, &plugin] {
         match fs::remove_file(file) {
@@ -132,30 +169,6 @@ fn uninstall(settings: &Settings, dirs: &Dirs) -> Result<(), Failure> {
         }
     }
     shown(settings, &plugin, &conf)
-}
-
-/// A configuration that isn't about weft is somebody else's work.
-fn refuse_others(conf: &Path) -> Result<(), Failure> {
-    let text = match fs::read(conf) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(unwritable(conf, &error)),
-    };
-    let value: Value = serde_json::from_slice(&text).unwrap_or_default();
-    let ours = value["plugins"]
-        .as_array()
-        .is_some_and(|plugins| plugins.iter().any(|plugin| plugin["type"] == PLUGIN));
-    if ours {
-        return Ok(());
-    }
-    Err(Failure::new(
-        "cni",
-        format!(
-            "{} is there and is no configuration of weft",
-            conf.display()
-        ),
-    )
-    .hint("move it away, or name another with --conf-file"))
 }
 
 /// Makes a file beside, then moves it: whoever looks sees the old one or the new one.

@@ -1,5 +1,5 @@
 //! `weft up`: from nothing to a network on this host. It starts a standalone agent in the background if none answers, and
-//! makes the network if it isn't there; done twice it changes nothing.
+//! makes the network if it isn't there; done twice it changes nothing. `weft down`: the way back, also without the agent.
 
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 use hyper::Method;
 use ipnet::IpNet;
 use serde::Serialize;
-use weft_control::agent::DEFAULT_DOCKER_HOST;
-use weft_control::api::{NetworkCreate, NetworkDetail, NetworkInfo, Status};
+use weft_control::agent::{AgentError, DEFAULT_DOCKER_HOST, StateError, remove_leftovers};
+use weft_control::api::{NetworkCreate, NetworkDetail, NetworkInfo, Status, Stopping};
 use weft_control::docker::pools::default_v4_ranges;
 
 use super::Session;
+use crate::args::agent::Stop;
 use crate::args::up as args;
 use crate::client::ApiPath;
 use crate::config::Settings;
@@ -150,6 +151,39 @@ fn tail(log: &Path) -> String {
     let text = fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("; ")
+}
+
+/// # Errors
+/// The agent doesn't end, or what an agent left can't be taken down.
+pub(super) fn down(
+    session: &Session,
+    settings: &Settings,
+    flags: args::Down,
+) -> Result<(), Failure> {
+    let flags_of_stop = Stop { remove_ports: true };
+    let missing = match super::agent::stop(session, flags_of_stop) {
+        Err(failure) if failure.code == "no_agent" => failure,
+        done => return done,
+    };
+    let state = settings.state(flags.state);
+    let removed = remove_leftovers(&state).map_err(|error| {
+        let failure = Failure::from_error("agent", &error);
+        let in_use = matches!(error, AgentError::State(StateError::InUse { .. }));
+        if !in_use {
+            return failure;
+        }
+        let message = format!("{}, but {}", missing.message, failure.message);
+        Failure::new("agent", message).hint("give that agent's --socket")
+    })?;
+    let down = Stopping { removed, left: 0 };
+    render::show(session.json, &down, |down| match down.removed.is_empty() {
+        false => render::port::stopped(down),
+        true => render::line(format_args!(
+            "nothing to end: {}, and {} has no ports (another one: --state)",
+            missing.message,
+            state.display()
+        )),
+    })
 }
 
 fn wait(session: &Session) -> Result<(), Failure> {

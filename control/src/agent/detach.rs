@@ -18,6 +18,8 @@ use crate::netns::Netns;
 
 /// How long the end of a port that others have begun is waited for.
 const LEAVING_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a port that is just being made is waited for: as long as one may take while no controller answers.
+const BEGINNING_PATIENCE: Duration = Duration::from_secs(20);
 /// How often it is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
@@ -82,7 +84,7 @@ impl Agent {
 
     /// Waits until an attachment that is just being made is a port, or has failed, as far as that comes soon.
     async fn wait_for_pending(&self, attachment: &api::Attachment) {
-        let deadline = Instant::now() + LEAVING_PATIENCE;
+        let deadline = Instant::now() + BEGINNING_PATIENCE;
         let is_pending = || {
             let inner = self.inner();
             let mut pending = inner.pending.values();

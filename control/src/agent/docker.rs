@@ -173,5 +173,6 @@ fn now() -> UnixSecs {
 
 /// Enough of one of Docker's ids for people, as Docker itself shows it.
 fn short(id: &str) -> &str {
-    id.get(..12).unwrap_or(id)
+    let end = id.char_indices().nth(12).map_or(id.len(), |(end, _)| end);
+    id.get(..end).unwrap_or(id)
 }

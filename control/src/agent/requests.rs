@@ -11,7 +11,7 @@ use tracing::info;
 use super::{Agent, ApiError};
 use crate::api;
 use crate::channel::{Refusal, Reply, Request, RequestError};
-use crate::model::{Network, NetworkId, Revision};
+use crate::model::{Network, NetworkId, Revision, brief};
 
 /// How long a change may take from the controller's word to this agent's map.
 pub(super) const ARRIVAL_PATIENCE: Duration = Duration::from_secs(5);
@@ -53,8 +53,9 @@ impl Agent {
         if let Some(network) = self.inner().map.network_named(name) {
             return Ok(network.clone());
         }
+        let shown = brief(name);
         let error =
-            ApiError::not_found("unknown_network", format!("network {name:?} is not known"));
+            ApiError::not_found("unknown_network", format!("network {shown:?} is not known"));
         Err(match asked {
             Ok(_) => error.hint("see `weft network ls`, or make it with `weft network create`"),
             Err(_) => error.hint("no controller answers, so it may be newer than this agent's map; see `weft status`"),

@@ -37,6 +37,9 @@ pub struct Pool {
     /// Where automatic addresses come from, if Docker said so.
     #[serde(default)]
     pub ip_range: Option<IpNet>,
+    /// The overlay whose range Docker asked for by name (`--ipam-opt weft.network`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked_of: Option<String>,
     /// Name of the overlay that it belongs to, once Docker has made the network.
     #[serde(default)]
     pub network: Option<String>,
@@ -82,6 +85,7 @@ impl Ledger {
         let pool = Pool {
             cidr,
             ip_range,
+            asked_of: None,
             network: None,
             held: BTreeSet::new(),
             held_since: BTreeMap::new(),
@@ -89,6 +93,13 @@ impl Ledger {
         };
         self.pools.insert(id.clone(), pool);
         id
+    }
+
+    /// The overlay that a pool was asked of. It is known before Docker says which network the pool is for.
+    pub fn note_asked_of(&mut self, id: &str, overlay: String) {
+        if let Some(pool) = self.pools.get_mut(id) {
+            pool.asked_of = Some(overlay);
+        }
     }
 
     /// A range by what it was called.
@@ -141,6 +152,13 @@ impl Ledger {
         newest
             .filter_map(|id| self.pools.get(&id)?.ip_range)
             .collect()
+    }
+
+    /// The overlay that the pools of a network that is just being made were asked of, if any was.
+    pub fn asked_of(&self, cidrs: &[IpNet]) -> Option<String> {
+        let newest = cidrs.iter().filter_map(|cidr| self.newest_unbound(*cidr));
+        let mut named = newest.filter_map(|id| self.pools.get(&id)?.asked_of.clone());
+        named.next()
     }
 
     fn newest_unbound(&self, cidr: IpNet) -> Option<String> {

@@ -10,6 +10,8 @@ use std::collections::BTreeMap;
 
 use weft_wire::{Mtu, Vni};
 
+use crate::model::brief;
+
 /// MTU, as Docker's own drivers call it.
 const DRIVER_MTU: &str = "com.docker.network.driver.mtu";
 /// Whether containers of the network may talk to each other.
@@ -52,7 +54,7 @@ impl Options {
         for (key, value) in given {
             options
                 .take(key, value)
-                .map_err(|why| format!("option {key}={value}: {why}; {KNOWN}"))?;
+                .map_err(|why| format!("option {}={}: {why}; {KNOWN}", brief(key), brief(value)))?;
         }
         Ok(options)
     }

@@ -195,14 +195,9 @@ pub struct RequestAddress {
 /// # Errors
 /// [`BadCall`]: an unknown method, a body that is no JSON object, a field that is missing or wrong.
 pub fn parse(path: &str, body: &[u8]) -> Result<Call, BadCall> {
-    let method = path.trim_start_matches('/');
-    let (side, call) = match method.split_once('.') {
-        Some(("Plugin" | "NetworkDriver", _)) => (Side::Network, method),
-        Some(("IpamDriver", _)) => (Side::Ipam, method),
-        Some(_) | None => return Err(BadCall::Unknown(unknown(method))),
-    };
+    let (side, method) = addressed(path)?;
     let fields = Fields::read(method, side, body)?;
-    Ok(match call {
+    Ok(match method {
         "Plugin.Activate" => Call::Activate,
         "NetworkDriver.GetCapabilities" => Call::NetworkCapabilities,
         "NetworkDriver.GwAllocCheck" => Call::GatewayCheck,
@@ -240,6 +235,26 @@ pub fn parse(path: &str, body: &[u8]) -> Result<Call, BadCall> {
         },
         _ => return Err(BadCall::Unknown(unknown(method))),
     })
+}
+
+/// Whom a path is for, and the method's name.
+fn addressed(path: &str) -> Result<(Side, &str), BadCall> {
+    let method = path.trim_start_matches('/');
+    match method.split_once('.') {
+        Some(("Plugin" | "NetworkDriver", _)) => Ok((Side::Network, method)),
+        Some(("IpamDriver", _)) => Ok((Side::Ipam, method)),
+        Some(_) | None => Err(BadCall::Unknown(unknown(method))),
+    }
+}
+
+/// A call whose body could not be read as far as its end.
+pub fn unreadable(path: &str, why: &str) -> BadCall {
+    match addressed(path) {
+        Ok((side, method)) => {
+            BadCall::Field(side, format!("{method}: the body can't be read: {why}"))
+        }
+        Err(unknown) => unknown,
+    }
 }
 
 fn unknown(method: &str) -> String {

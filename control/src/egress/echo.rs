@@ -17,7 +17,7 @@ use weft_wire::{IpProtocol, Ipv4, MacAddr};
 
 use super::answer::{Ends, IcmpError, echo_reply, quote};
 use super::dial;
-use super::inside::{Counters, Inside, Notice};
+use super::inside::{Counters, Inside, Notice, may_be_told};
 use super::packet::{FlowKey, Packet};
 use super::refusal::Refusal;
 use super::shared::{Shared, Via};
@@ -122,6 +122,27 @@ impl Echo {
         matches!(packet.upper, [kind, 0, ..] if *kind == request)
     }
 
+    /// An echo request for the gateway itself that came in fragments: the switch answers only what is in one frame. The
+    /// reply is as long, and so goes back in fragments.
+    pub(super) fn answer(&mut self, inside: &Inside, packet: &Packet<'_>) {
+        if let Err(why) = checked(packet) {
+            return inside.counters.refusals.count(why);
+        }
+        if !may_be_told(packet.source) {
+            return inside.counters.refusals.count(Refusal::Malformed);
+        }
+        let ends = Ends {
+            source_mac: GATEWAY_MAC,
+            mac: packet.mac,
+            source: packet.destination,
+            destination: packet.source,
+        };
+        let rest = packet.upper.get(4..).unwrap_or_default();
+        let (protocol, message) = echo_reply(&ends, rest);
+        self.identification = self.identification.wrapping_add(1);
+        inside.send_upper(&ends, protocol, &message, self.identification);
+    }
+
     /// An echo request of a container.
     pub(super) fn handle_packet(
         &mut self,
@@ -130,16 +151,10 @@ impl Echo {
         packet: &Packet<'_>,
         shared: &mut Shared,
     ) {
-        let Some((header, data)) = packet.upper.split_first_chunk::<8>() else {
-            return inside.counters.refusals.count(Refusal::Malformed);
+        let (header, data) = match checked(packet) {
+            Ok(parts) => parts,
+            Err(why) => return inside.counters.refusals.count(why),
         };
-        let right = match packet.destination {
-            IpAddr::V4(_) => packet.unfinished || Sum::of(packet.upper).finish() == 0,
-            IpAddr::V6(_) => packet.verify(packet.upper).is_ok(),
-        };
-        if !right {
-            return inside.counters.refusals.count(Refusal::BadChecksum);
-        }
         let [kind, code, _, _, i0, i1, s0, s1] = *header;
         let key = Key {
             network,
@@ -312,6 +327,17 @@ impl Echo {
     }
 }
 
+/// Header and data of an echo request that is whole and has the right checksum.
+fn checked<'a>(packet: &Packet<'a>) -> Result<(&'a [u8; 8], &'a [u8]), Refusal> {
+    let parts = packet.upper.split_first_chunk::<8>();
+    let parts = parts.ok_or(Refusal::Malformed)?;
+    match packet.destination {
+        IpAddr::V4(_) if packet.unfinished || Sum::of(packet.upper).finish() == 0 => Ok(parts),
+        IpAddr::V4(_) => Err(Refusal::BadChecksum),
+        IpAddr::V6(_) => packet.verify(packet.upper).map(|()| parts),
+    }
+}
+
 fn receive(raw: &Raw, buffer: &mut [u8]) -> Option<(usize, IpAddr)> {
     let fd = raw.socket.as_raw_fd();
     let (len, from) = recvfrom::<SockaddrStorage>(fd, buffer).ok()?;
@@ -448,50 +474,4 @@ fn bring(
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn replies_and_errors_are_told_apart() {
-        let mut reply = vec![
-            0x45, 0, 0, 31, 0, 0, 0, 0, 64, 1, 0, 0, 192, 0, 2, 1, 10, 0, 0, 1,
-        ];
-        reply.extend([0, 0, 0, 0, 0x12, 0x34, 0, 7, b'a', b'b', b'c']);
-        let rest: &[u8] = &[0, 7, b'a', b'b', b'c'];
-        assert_eq!(
-            hear(V4, &reply),
-            Some(Heard::Reply {
-                identifier: 0x1234,
-                rest
-            })
-        );
-        let mut quoted = vec![0; 40];
-        quoted[6] = 58;
-        quoted[39] = 9;
-        quoted.extend([128, 0, 0, 0, 0x12, 0x34, 0, 1]);
-        let error = [&[3, 0, 0, 0, 0, 0, 0, 0][..], &quoted].concat();
-        let expected = Heard::Error {
-            identifier: 0x1234,
-            sequence: [0, 1],
-            error: IcmpError {
-                kind: 3,
-                code: 0,
-                rest: 0,
-            },
-            to: "::9".parse().unwrap(),
-        };
-        assert_eq!(hear(V6, &error), Some(expected));
-        quoted[40] = 129;
-        let error = [&[3, 0, 0, 0, 0, 0, 0, 0][..], &quoted].concat();
-        assert_eq!(hear(V6, &error), None, "about a reply");
-    }
-
-    proptest! {
-        #[test]
-        fn any_bytes_are_survived(v6: bool, bytes in proptest::collection::vec(any::<u8>(), 0..90)) {
-            hear(if v6 { V6 } else { V4 }, &bytes);
-        }
-    }
-}
+mod tests;

@@ -515,6 +515,9 @@ impl Kinds<'_> {
             return inside.counters.refusals.count(Refusal::Protocol);
         }
         let to = packet.destination;
+        if icmp && inside.spec.gateways.contains(&to) {
+            return self.echo.answer(inside, packet);
+        }
         if packet.protocol == IpProtocol::UDP
             && self
                 .visits

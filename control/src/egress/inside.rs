@@ -214,6 +214,6 @@ impl Inside {
 }
 
 /// RFC 1122 section 3.2.2: never to what is no single host.
-fn may_be_told(to: IpAddr) -> bool {
+pub(super) fn may_be_told(to: IpAddr) -> bool {
     !to.is_multicast() && !to.is_unspecified() && !to.is_loopback()
 }

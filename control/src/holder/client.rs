@@ -38,7 +38,7 @@ impl HolderClient {
     /// [`HolderError`].
     pub fn connect_or_spawn(socket_path: &Path, exe: &Path) -> Result<Self, HolderError> {
         match Self::connect(socket_path) {
-            Err(error) if is_absent(&error) => {}
+            Err(error) if error.is_absent() => {}
             result => return result,
         }
         let mut child = spawn(socket_path, exe)?;
@@ -70,7 +70,7 @@ impl HolderClient {
         let deadline = Instant::now() + START_WITHIN;
         loop {
             match Self::connect(path) {
-                Err(error) if is_absent(&error) => {}
+                Err(error) if error.is_absent() => {}
                 result => return result,
             }
             if let Ok(Some(status)) = child.try_wait() {
@@ -248,28 +248,6 @@ impl AsFd for HolderClient {
     /// For polling: readable when [`Self::is_alive`] has become false.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
-    }
-}
-
-/// No holder, or one that was just ending.
-fn is_absent(error: &HolderError) -> bool {
-    match error {
-        HolderError::Closed { .. } => true,
-        HolderError::Socket { source, .. } => {
-            matches!(
-                source.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
-            )
-        }
-        HolderError::NameTooLong { .. }
-        | HolderError::NotASocket { .. }
-        | HolderError::AlreadyRunning { .. }
-        | HolderError::Foreign { .. }
-        | HolderError::Spawn { .. }
-        | HolderError::Ended { .. }
-        | HolderError::NoAnswer { .. }
-        | HolderError::Unexpected { .. }
-        | HolderError::Refused { .. } => false,
     }
 }
 

@@ -7,7 +7,9 @@
 
 use std::net::IpAddr;
 
-use weft_wire::{EtherType, FrameRef, Ipv4, Ipv6, Mtu, PortId, VlanId, Vni};
+use weft_wire::{
+    EtherType, EthernetFrame, FrameRef, Ipv4, Ipv6, Mtu, PortId, VlanId, Vni, may_fragment,
+};
 
 use super::admit::{Admitted, packet_len};
 use super::transmit::to_port;
@@ -103,16 +105,26 @@ pub(super) fn route(
     if vni == admitted.vni && network.spec.isolate {
         return Err(DropReason::Isolated);
     }
-    if packet_len(frame, ethernet)? > network.spec.mtu.bytes() {
+    let too_long = packet_len(frame, ethernet)? > network.spec.mtu.bytes();
+    if too_long && !may_be_cut(ethernet) {
         return Err(DropReason::TooBig);
     }
-    let routed = next_hop((tables, fdb), (network, vni), hop, now)?;
+    let routed = Routed {
+        cut: too_long.then_some(network.spec.mtu),
+        ..next_hop((tables, fdb), (network, vni), hop, now)?
+    };
     if let (Source::Port(port), Action::ToPort(to)) = (from, routed.delivery())
         && port == to
     {
         return Err(DropReason::RouteLoop);
     }
     Ok(Way::Onward(routed))
+}
+
+/// Its sender allows that routers cut it.
+fn may_be_cut(ethernet: &EthernetFrame<'_>) -> bool {
+    ethernet.ethertype() == EtherType::IPV4
+        && Ipv4::new(ethernet.payload()).is_ok_and(|packet| may_fragment(&packet))
 }
 
 /// To the host's own port, whose kernel routes on.
@@ -129,6 +141,7 @@ pub(super) fn leave(
         destination: exit.mac,
         place: Place::Port(exit.port),
         vni,
+        cut: None,
     })
 }
 
@@ -154,6 +167,7 @@ fn next_hop(
         destination,
         place,
         vni,
+        cut: None,
     })
 }
 
@@ -162,7 +176,7 @@ pub(crate) fn network_mtu(tables: &Tables, port: PortId, frame: &[u8]) -> Option
     let network = tables.network(tables.port(port)?.network?)?;
     let own = network.spec.mtu;
     let next = || {
-        let ethernet = weft_wire::EthernetFrame::new(frame).ok()?;
+        let ethernet = EthernetFrame::new(frame).ok()?;
         let header = Header::of(ethernet.ethertype(), ethernet.payload())?;
         match network.spec.routes.lookup(header.destination)? {
             Route::Connected(vni) | Route::Via(vni, _) => Some(tables.network(vni)?.spec.mtu),

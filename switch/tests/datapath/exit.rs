@@ -44,6 +44,7 @@ fn leaves() -> Vec<Action> {
         destination: mac(HOST),
         place: Place::Port(PortId(HOST.into())),
         vni: blue(),
+        cut: None,
     })]
 }
 

@@ -107,6 +107,7 @@ fn routed(station: u8, place: Place, vni: Vni) -> Vec<Action> {
         destination: mac(station),
         place,
         vni,
+        cut: None,
     })]
 }
 
@@ -236,6 +237,20 @@ fn a_narrower_network_takes_what_fits_and_segments_that_do() {
         let actions = world.send_frame(FROM_A, FrameRef::new(&bytes, offload));
         assert_eq!(actions == there, fits, "segments of {size}");
     }
+    // Whose sender allows it is cut where it is carried out.
+    let mut loose = more;
+    loose[20] &= !0x40;
+    loose[24..26].copy_from_slice(&[0, 0]);
+    let checksum = weft_wire::checksum::Sum::of(&loose[14..34]).finish();
+    loose[24..26].copy_from_slice(&checksum.to_be_bytes());
+    let [Action::Routed(routed)] = there[..] else {
+        panic!("{there:?}")
+    };
+    let cut = Routed {
+        cut: Mtu::new(1300).ok(),
+        ..routed
+    };
+    assert_eq!(world.send(FROM_A, &loose), [Action::Routed(cut)]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 
@@ -109,28 +109,8 @@ impl<'a> Runtime<'a> {
     /// Execs one plugin with these variables and this standard input.
     #[track_caller]
     pub fn exec(&self, plugin: &str, vars: &[(&str, &str)], stdin: &[u8]) -> Answer {
-        let dirs = [self.bin.clone(), PathBuf::from(DEBIAN_PLUGINS)];
-        let file = dirs.iter().map(|dir| dir.join(plugin)).find(|f| f.exists());
-        let Some(file) = file else {
-            panic!("there is no CNI plugin {plugin}: install containernetworking-plugins");
-        };
-        let mut command = Command::new(file);
-        command
-            .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .envs(vars.iter().copied())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let output = self.host.ns.enter(move || {
-            let mut child = must(command.spawn(), "exec a CNI plugin");
-            let pipe = child.stdin.take();
-            if let Some(mut pipe) = pipe {
-                // A plugin may refuse before it has read.
-                let _ = pipe.write_all(stdin);
-            }
-            must(child.wait_with_output(), "wait for a CNI plugin")
-        });
+        let child = self.start(plugin, vars, stdin);
+        let output = must(child.wait_with_output(), "wait for a CNI plugin");
         let text = String::from_utf8_lossy(&output.stdout);
         let said = if text.trim().is_empty() {
             Value::Null
@@ -145,6 +125,32 @@ impl<'a> Runtime<'a> {
             said,
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         }
+    }
+
+    /// The same without waiting for its end.
+    #[track_caller]
+    pub fn start(&self, plugin: &str, vars: &[(&str, &str)], stdin: &[u8]) -> Child {
+        let dirs = [self.bin.clone(), PathBuf::from(DEBIAN_PLUGINS)];
+        let file = dirs.iter().map(|dir| dir.join(plugin)).find(|f| f.exists());
+        let Some(file) = file else {
+            panic!("there is no CNI plugin {plugin}: install containernetworking-plugins");
+        };
+        let mut command = Command::new(file);
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .envs(vars.iter().copied())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        self.host.ns.enter(move || {
+            let mut child = must(command.spawn(), "exec a CNI plugin");
+            if let Some(mut pipe) = child.stdin.take() {
+                // A plugin may refuse before it has read.
+                let _ = pipe.write_all(stdin);
+            }
+            child
+        })
     }
 
     /// One command to one plugin of a list.

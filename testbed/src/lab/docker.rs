@@ -5,7 +5,6 @@
 //! killed dockerd, as on any host; so this ends it all, by number.
 
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -16,14 +15,10 @@ use serde_json::Value;
 
 use super::process::{self, Finished, Process};
 use super::verdict::wait_until;
-use super::{Controller, Host, api, lock, must, names_in};
+use super::{Controller, Host, api, image, lock, must, names_in};
 
 /// Image of every container.
 pub const IMAGE: &str = "box";
-/// Names that the image's shell knows programs by.
-const PROGRAMS: [&str; 10] = [
-    "sh", "ip", "ping", "sleep", "cat", "nc", "nslookup", "wget", "httpd", "hostname",
-];
 /// How long dockerd may take to come up. With the plugin away it waits for it, see the tests.
 const UP_PATIENCE: Duration = Duration::from_secs(150);
 /// How long one `docker` command may take.
@@ -133,32 +128,7 @@ impl Docker {
     }
 
     fn import_image(&self) {
-        let root = self.dir.join("image");
-        must(fs::create_dir_all(root.join("bin")), "make the image");
-        let busybox = must(
-            process::run(
-                Command::new("sh").args(["-c", "command -v busybox"]),
-                COMMAND_PATIENCE,
-            )
-            .expect_done()
-            .trim()
-            .parse::<PathBuf>(),
-            "find busybox",
-        );
-        must(fs::copy(busybox, root.join("bin/busybox")), "copy busybox");
-        for program in PROGRAMS {
-            must(
-                symlink("busybox", root.join("bin").join(program)),
-                "name a program",
-            );
-        }
-        let tar = self.text("image.tar");
-        let root = root.to_string_lossy().into_owned();
-        process::run(
-            Command::new("tar").args(["-C", &root, "-cf", &tar, "."]),
-            COMMAND_PATIENCE,
-        )
-        .expect_done();
+        let tar = image::root_tar(&self.dir).to_string_lossy().into_owned();
         self.run(&["import", &tar, IMAGE]);
     }
 

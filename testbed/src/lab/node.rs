@@ -206,6 +206,12 @@ impl Controller {
         self.running().expect_end(2 * DAEMON_PATIENCE)
     }
 
+    /// Its process, as last started.
+    #[track_caller]
+    pub fn pid(&self) -> u32 {
+        self.running().pid()
+    }
+
     /// Whether its UDP port is bound in its namespace.
     fn listens(&self) -> bool {
         let wanted = format!(":{CONTROLLER_PORT:04X} ");

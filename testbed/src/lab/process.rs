@@ -206,3 +206,24 @@ pub fn pids_mentioning(dir: &Path) -> Vec<u32> {
         })
         .collect()
 }
+
+/// A process that is stopped (SIGSTOP) until this goes: it is there and says nothing.
+#[derive(Debug)]
+pub struct Frozen(Pid);
+
+impl Frozen {
+    /// Stops a process.
+    #[track_caller]
+    pub fn new(pid: u32) -> Self {
+        let pid = Pid::from_raw(must(i32::try_from(pid), "read a process' number"));
+        must(kill(pid, Signal::SIGSTOP), "stop a process");
+        Self(pid)
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        // It may have been killed meanwhile.
+        let _ = kill(self.0, Signal::SIGCONT);
+    }
+}

@@ -50,6 +50,20 @@ pub fn ping_full(from: &Namespace, to: IpAddr, mtu: u32) {
     assert!(finished.code == Some(0), "from {}: {finished}", from.name());
 }
 
+/// Pings with more than a frame holds: request and reply come in fragments.
+#[track_caller]
+pub fn ping_in_fragments(from: &Namespace, to: IpAddr) {
+    for size in ["3000", "20000"] {
+        let to = to.to_string();
+        let args = ["-n", "-c", "3", "-i", "0.1", "-W", "5", "-s", size, &to];
+        let finished = from.run("ping", &args);
+        assert!(
+            finished.code == Some(0) && finished.stdout.contains(" 0% packet loss"),
+            "{finished}"
+        );
+    }
+}
+
 /// Bytes that look like noise and are the same for the same seed (xorshift64*).
 struct Noise(u64);
 

@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use serde_json::{Value, json};
 use weft_testbed::lab::Namespace;
 use weft_testbed::lab::cni::{List, Runtime, overlay};
+use weft_testbed::lab::process::Frozen;
 use weft_testbed::lab::traffic::ping;
 use weft_testbed::lab::verdict::{SOON, wait_until};
 
@@ -123,6 +125,55 @@ fn many_containers_come_and_go_at_once() {
 }
 
 #[test]
+fn a_container_that_ends_while_it_begins_leaves_nothing() {
+    let pair = Pair::cold(Lab::new());
+    let debug = ["--log", "info,weft_control=debug"].map(str::to_owned);
+    pair.host1.give_agent(&debug);
+    pair.controller.start();
+    for host in [&pair.host1, &pair.host2] {
+        host.join(&pair.controller);
+    }
+    let create = ["network", "create", "pods", "--subnet", "10.32.0.0/16"];
+    pair.host1.weft(&create);
+    pair.wait_in_sync();
+    let host = &pair.host1;
+    let runtime = Runtime::new(host);
+    let list = pods(&runtime, NEWEST);
+    // The first address takes a block, which stays this node's: the next one needs no controller.
+    let ns = pair.lab.namespace("c1");
+    let first = runtime.add(&sandbox(&ns, "c1"), &list).unwrap();
+    runtime.del(&sandbox(&ns, "c1"), &list, &first);
+    let container = sandbox(&ns, "c2");
+    let (path, netns) = (runtime.path(), ns.path().display().to_string());
+    let vars = [
+        ("CNI_COMMAND", "ADD"),
+        ("CNI_CONTAINERID", container.id.as_str()),
+        ("CNI_NETNS", &netns),
+        ("CNI_IFNAME", "eth0"),
+        ("CNI_PATH", &path),
+    ];
+    let config = list.config(&list.plugins[0], &Value::Null).to_string();
+    // Nobody hears of the new endpoint, so that ADD takes a while: its runtime loses patience.
+    let frozen = Frozen::new(pair.controller.pid());
+    let mut add = runtime.start("weft", &vars, config.as_bytes());
+    wait_until(SOON, "the agent has begun", || {
+        let log = host.agent().log();
+        log.lines()
+            .any(|line| line.contains("endpoint begun") && line.contains("c2"))
+    });
+    add.kill().unwrap();
+    add.wait().unwrap();
+    runtime.del(&container, &list, &Value::Null);
+    assert!(host.ports().is_empty(), "{:?}", host.ports());
+    drop(frozen);
+    pair.wait_in_sync();
+    assert!(host.ports().is_empty() && ns.ifnames().is_empty());
+    assert_eq!(host.network("pods").network.endpoints, Some(0));
+    let again = runtime.add(&container, &list).unwrap();
+    runtime.check(&container, &list, &again).unwrap();
+}
+
+#[test]
 fn without_an_agent_containers_still_end_and_their_addresses_come_back() {
     let pair = up();
     let host = &pair.host1;
@@ -165,6 +216,20 @@ fn install_puts_plugin_and_configuration_where_runtimes_look() {
     let (bin_text, conf_text) = (bin.display().to_string(), conf.display().to_string());
     let dirs = ["--bin-dir", &bin_text, "--conf-dir", &conf_text];
     let install = |more: &[&str]| host.weft(&[&["cni", "install"], &dirs[..], more].concat());
+    let refused = |more: &[&str]| host.refused(&[&["cni", "install"], &dirs[..], more].concat());
+    // What is chained must be where the runtime will look for it.
+    let refusal = refused(&["--chain", "portmap"]);
+    assert!(refusal.message.contains("no plugin portmap"), "{refusal:?}");
+    assert!(
+        refusal.hint.contains("--bin-dir /usr/lib/cni"),
+        "{refusal:?}"
+    );
+    let refusal = refused(&["--chain", "nosuch"]);
+    assert!(refusal.message.contains("no plugin nosuch"), "{refusal:?}");
+    assert!(!conf.exists() && !bin.join("weft").exists());
+    install(&["--chain", "nosuch", "--force"]);
+    fs::remove_file(conf.join("10-weft.conflist")).unwrap();
+    symlink("/usr/lib/cni/portmap", bin.join("portmap")).unwrap();
     for more in [vec!["--link"], vec![]] {
         let flags = [
             "--network",
@@ -215,13 +280,25 @@ fn install_puts_plugin_and_configuration_where_runtimes_look() {
         assert_eq!(run("DEL"), "");
     }
     // Alone it offers all versions; in a chain only what everybody's plugins speak.
-    install(&["--name", "alone"]);
+    let refusal = refused(&["--name", "alone"]);
+    assert!(
+        refusal.message.contains("configures weft, not alone"),
+        "{refusal:?}"
+    );
+    assert!(refusal.hint.contains("--force"));
+    install(&["--name", "alone", "--force"]);
     let text = fs::read(conf.join("10-weft.conflist")).unwrap();
     let list: Value = serde_json::from_slice(&text).unwrap();
     assert_eq!(
         (&list["cniVersions"], &list["plugins"][0]["network"]),
         (&json!(VERSIONS), &json!("alone"))
     );
+    // What somebody added by hand isn't lost by installing once more.
+    let mut tuned = list.clone();
+    tuned["plugins"][0]["mtu"] = json!(1400);
+    fs::write(conf.join("10-weft.conflist"), tuned.to_string()).unwrap();
+    let refusal = refused(&["--name", "alone"]);
+    assert!(refusal.message.contains("it has mtu"), "{refusal:?}");
     // Somebody else's file stays.
     let foreign = conf.join("10-other.conflist");
     fs::write(&foreign, "{\"name\":\"other\",\"plugins\":[]}").unwrap();
@@ -234,7 +311,7 @@ fn install_puts_plugin_and_configuration_where_runtimes_look() {
     );
     for _ in 0..2 {
         host.weft(&[&["cni", "uninstall"], &dirs[..]].concat());
-        assert!(left(&bin).is_empty());
+        assert_eq!(left(&bin), ["portmap"]);
         assert_eq!(left(&conf), ["10-other.conflist"]);
     }
 }

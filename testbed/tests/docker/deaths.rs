@@ -132,6 +132,12 @@ fn a_dockerd_that_dies_in_the_middle_of_a_call_leaves_nothing() {
         host.status().networks
     });
     assert_eq!(ledger(host)["pools"].as_object().unwrap().len(), 1);
+    // An address that was forgotten is free for everybody.
+    wait_until(FORGOTTEN, "the other host may have 10.40.4.4", || {
+        let flags = ["--network", "shop", "--ip", "10.40.4.4"];
+        let run = [&["run", "--rm"], &flags[..], &[IMAGE, "sleep", "0"]].concat();
+        world.docker2.try_run(&run).code == Some(0)
+    });
     // And what Docker does know is as it was.
     docker.container("web", &["--network", "shop"]);
     assert!(docker.pings("web", &docker.address("web", "shop")));

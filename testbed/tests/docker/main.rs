@@ -8,6 +8,7 @@
 
 mod deaths;
 mod networks;
+mod protocol;
 mod refusals;
 mod way_out;
 

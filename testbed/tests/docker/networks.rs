@@ -237,6 +237,25 @@ fn both_families_ranges_that_nobody_named_and_addresses_kept_free() {
         world.pair.host1.network("net-10.44.0.0-16").network.name,
         "net-10.44.0.0-16"
     );
+    // What travels between the hosts is encrypted where that is said.
+    let safe = [
+        "--subnet",
+        "10.46.0.0/16",
+        "-o",
+        "weft.network=safe",
+        "-o",
+        "encrypted",
+    ];
+    for docker in [docker1, docker2] {
+        docker.create_network("safe", &safe);
+    }
+    assert!(world.pair.host2.network("safe").network.encrypted);
+    docker1.container("sealed", &["--network", "safe"]);
+    docker2.container("opener", &["--network", "safe"]);
+    let opener = docker2.address("opener", "safe");
+    wait_until(NOTICE, "the hosts have a session", || {
+        docker1.pings("sealed", &opener)
+    });
     // Docker's own IPAM knows this host only: what it gives is taken if nobody has it.
     for docker in [docker1, docker2] {
         docker.run(&[
@@ -254,6 +273,7 @@ fn both_families_ranges_that_nobody_named_and_addresses_kept_free() {
     docker1.container("first", &["--network", "own"]);
     let why = docker2.refused(&["run", "--rm", "--network", "own", IMAGE, "true"]);
     assert!(why.contains("is taken by endpoint"), "{why}");
+    assert!(why.contains("was --ipam-driver weft left out"), "{why}");
 }
 
 #[test]

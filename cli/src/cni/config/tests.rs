@@ -3,6 +3,8 @@ use serde_json::json;
 
 use super::*;
 
+mod fields;
+
 fn read(value: &Value) -> Result<Config, CniError> {
     read_for(Command::Add, value)
 }
@@ -387,3 +389,27 @@ const KEYS: [&str; 17] = [
     "cni.dev/valid-attachments",
     "defaultRoute",
 ];
+
+#[test]
+fn containerd_writes_what_it_asks_for_in_words_of_its_own() {
+    // As go-cni marshals it: structures without names for JSON.
+    let asked = json!({
+        "portMappings": [{ "HostPort": 8088, "ContainerPort": 80, "Protocol": "tcp", "HostIP": "" }],
+        "bandwidth": { "IngressRate": 8000, "IngressBurst": 2_147_483_647u32, "EgressRate": 16_000, "EgressBurst": 16_000 },
+        "dns": { "Servers": ["10.0.0.10"], "Searches": ["default.svc"], "Options": ["ndots:5"] },
+    });
+    let config = read(&with("runtimeConfig", asked)).unwrap();
+    let [port] = &config.wish.publish[..] else {
+        panic!("{:?}", config.wish.publish)
+    };
+    assert_eq!((port.host_port, port.port, port.ip), (8088, 80, None));
+    let limits = config.wish.limits;
+    assert_eq!(limits.to_port.unwrap().bits_per_sec, 8000);
+    assert_eq!(limits.from_port.unwrap().burst_bytes, Some(2000));
+    assert_eq!(config.dns.nameservers, ["10.0.0.10"]);
+    assert_eq!(config.dns.options, ["ndots:5"]);
+    // What is said as the conventions have it comes first.
+    let both = json!({ "portMappings": [{ "hostPort": 81, "HostPort": 82, "containerPort": 80 }] });
+    let config = read(&with("runtimeConfig", both)).unwrap();
+    assert_eq!(config.wish.publish[0].host_port, 81);
+}

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use tracing::debug;
 use weft_wire::MacAddr;
 
 use super::validate::OTHER_IP;
@@ -151,6 +152,7 @@ impl Agent {
             .expect("the guard keeps it");
         pending.endpoint.mac = mac;
         pending.complete = true;
+        debug!(network = %network.name, port = %pending.endpoint.name, ips = ?pending.endpoint.ips, "endpoint begun");
         Ok(pending.endpoint.clone())
     }
 

@@ -1,13 +1,14 @@
 //! Containers' interfaces. An endpoint is pending from `CreateEndpoint` to `Join` and a port from then on. A container with
 //! several has one that is its way out, which Docker chooses and may change: that one gets the published ports.
 
+use std::net::IpAddr;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use tracing::info;
 use weft_switch::port;
 
-use std::os::fd::AsFd;
-
+use super::network::IPAM_LEFT_OUT;
 use super::{now, short};
 use crate::agent::{Agent, ApiError, Pending};
 use crate::api::{PortProtocol, Publish};
@@ -34,7 +35,8 @@ impl Agent {
         // The container's name isn't known yet: `host` learns it.
         let guard = self.reserve_as(&network, &format!("docker-{}", short(&id)))?;
         let wanted = (call.ips.as_slice(), call.mac);
-        let endpoint = self.fill_given(&guard, &network, wanted).await?;
+        let filled = self.fill_given(&guard, &network, wanted).await;
+        let endpoint = filled.map_err(|error| self.explain_address(error, &network, &call.ips))?;
         self.announce_new(&endpoint).await?;
         let entry = EndpointEntry {
             network: call.of.network,
@@ -52,6 +54,17 @@ impl Agent {
         guard.keep();
         let mac = mac_for(&endpoint);
         Ok(Reply::Endpoint { mac })
+    }
+
+    /// An address of weft's own pools is taken by nobody else; where another IPAM driver gave it, that is why.
+    fn explain_address(&self, error: ApiError, network: &Network, ips: &[IpAddr]) -> ApiError {
+        let inner = self.inner();
+        let ours = |ip: &IpAddr| inner.held.contains(&(network.id.clone(), *ip));
+        if error.reply.code != "ip_taken" || ips.iter().all(ours) {
+            return error;
+        }
+        drop(inner);
+        error.hint(IPAM_LEFT_OUT)
     }
 
     /// The overlay of a Docker network.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use tracing::{info, warn};
 
 use super::{now, short};
@@ -18,7 +19,7 @@ impl Agent {
         call: CreateNetwork,
     ) -> Result<Reply, ApiError> {
         let refused = |why: String| ApiError::bad_request("bad_option", why);
-        let options = Options::read(&call.options).map_err(refused)?;
+        let mut options = Options::read(&call.options).map_err(refused)?;
         if !options.ignored.is_empty() {
             let ignored = options.ignored.join(", ");
             warn!(
@@ -30,22 +31,83 @@ impl Agent {
             .filter(|range| range.space == ADDRESS_SPACE)
             .map(|range| range.cidr)
             .collect();
+        self.read_pool_options(&ours, &mut options).await?;
         let ip_ranges = self.docker.ledger().wished_ranges(&ours);
         let wish = Wish::of(&call, &options, ip_ranges).map_err(refused)?;
         let _order = self.docker.overlays.lock().await;
-        let network = self.overlay(&wish).await?;
+        let foreign = ours.len() < call.ranges.len();
+        let network = self.overlay(&wish).await;
+        let network =
+            network.map_err(|error| match foreign && self.is_of_range(&error, &wish) {
+                true => error.hint(IPAM_LEFT_OUT),
+                false => error,
+            })?;
         let name = &network.name;
         if options.network.is_none() {
             info!(network = %name, docker_network = short(&call.network),
                 "no -o weft.network was given: the overlay's name is made from its range");
         }
-        if ours.len() < call.ranges.len() {
+        if foreign {
             info!(network = %name, "addresses come from another IPAM driver, which knows only this host's: give every host an --ip-range of its own, or --ipam-driver weft");
         }
         info!(network = %name, docker_network = short(&call.network), vni = %network.vni, "Docker network made");
-        self.note(move |ledger| ledger.add_network(&call.network, wish, now()))
-            .await?;
+        let name = network.name;
+        let noted = self.note(move |ledger| ledger.add_network(&call.network, wish, now()));
+        if let Err(error) = noted.await {
+            // Docker takes it for not made, and won't have it removed.
+            let agent = Arc::clone(self);
+            tokio::spawn(async move { agent.remove_unused(name).await });
+            return Err(error);
+        }
         Ok(Reply::Done)
+    }
+
+    /// Docker tells `--ipam-opt` to the IPAM driver only, before it makes the network: with `-o weft.network` it must name
+    /// the same overlay; without, an overlay that is there.
+    async fn read_pool_options(
+        self: &Arc<Self>,
+        ranges: &[IpNet],
+        options: &mut Options,
+    ) -> Result<(), ApiError> {
+        let Some(asked) = self.docker.ledger().asked_of(ranges) else {
+            return Ok(());
+        };
+        if let Some(named) = &options.network {
+            if *named == asked {
+                return Ok(());
+            }
+            let why = format!(
+                "-o weft.network={named} and --ipam-opt weft.network={asked} name two overlays"
+            );
+            return Err(ApiError::bad_request("bad_option", why)
+                .hint("give the same name twice, or leave one of them out"));
+        }
+        if let Err(error) = self.find_network(&asked).await {
+            let why = format!(
+                "--ipam-opt weft.network={asked} joins an overlay that is there: {}",
+                error.reply.message
+            );
+            let next = error.reply.hint.unwrap_or_default();
+            return Err(ApiError::not_found("unknown_network", why).hint(format!(
+                "to have it made give -o weft.network={asked} as well; else {next}"
+            )));
+        }
+        options.network = Some(asked);
+        Ok(())
+    }
+
+    /// Whether a network was refused for its range.
+    fn is_of_range(&self, error: &ApiError, wish: &Wish) -> bool {
+        match error.reply.code.as_str() {
+            "subnet_overlaps" | "underlay_in_subnet" => true,
+            "network_differs" => {
+                let inner = self.inner();
+                let there = inner.map.network_named(&wish.create.name);
+                let mut subnets = there.into_iter().flat_map(|network| &network.subnets);
+                subnets.any(|subnet| !wish.create.subnets.contains(&subnet.cidr))
+            }
+            _ => false,
+        }
     }
 
     /// `docker network rm`. The overlay goes with the last Docker network that made it and when nothing is on it.
@@ -109,7 +171,7 @@ impl Agent {
             Err(error) if error.reply.code == "subnet_overlaps" => {
                 let reply = error.reply.message.clone();
                 return Err(ApiError::conflict("subnet_overlaps", reply).hint(
-                    "choose another --subnet, or give -o weft.network=NAME (with --ipam-opt weft.network=NAME, too) to join that network",
+                    "choose another --subnet, or give -o weft.network=NAME to join that network (--ipam-opt weft.network=NAME takes its range, too)",
                 ));
             }
             Err(error) => return Err(error),
@@ -117,6 +179,9 @@ impl Agent {
         fitting(wish, self.find_network(name).await?)
     }
 }
+
+/// What is wrong where Docker's default IPAM driver chose a range or an address.
+pub(super) const IPAM_LEFT_OUT: &str = "Docker's own IPAM driver chose that, which knows this host only: was --ipam-driver weft left out of `docker network create`?";
 
 /// Who made a network, in the cluster's map.
 const MADE_BY: &str = "docker";

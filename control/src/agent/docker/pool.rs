@@ -11,9 +11,9 @@ use crate::docker::ledger::Pool;
 use crate::docker::pools::{first_host, free_range};
 use crate::docker::wire::{Reply, RequestAddress, RequestPool};
 use crate::link;
-use crate::model::{Network, Subnet};
+use crate::model::{Network, Subnet, brief};
 
-/// `--ipam-opt` by which a network without `--subnet` gets the range of an overlay that is there.
+/// `--ipam-opt` by which a network without `--subnet` gets the range of an overlay that is there, and joins it.
 const NETWORK_OPTIONS: [&str; 2] = ["weft.network", "network"];
 
 impl Agent {
@@ -25,7 +25,11 @@ impl Agent {
             if !NETWORK_OPTIONS.contains(&name.as_str()) {
                 return Err(ApiError::bad_request(
                     "bad_option",
-                    format!("this IPAM driver has no option {name}={value}"),
+                    format!(
+                        "this IPAM driver has no option {}={}",
+                        brief(name),
+                        brief(value)
+                    ),
                 )
                 .hint("known --ipam-opt: weft.network=NAME"));
             }
@@ -41,18 +45,22 @@ impl Agent {
             ));
         }
         let part = call.sub_pool.map(|part| part.trunc());
-        let id = self
-            .note(move |ledger| ledger.open_pool(cidr, part, now()))
-            .await?;
+        let named = named(&call).cloned();
+        let opened = self.note(move |ledger| {
+            let id = ledger.open_pool(cidr, part, now());
+            if let Some(name) = named {
+                ledger.note_asked_of(&id, name);
+            }
+            id
+        });
+        let id = opened.await?;
         Ok(Reply::Pool { id, cidr })
     }
 
     /// Nobody named a range.
     async fn choose_range(self: &Arc<Self>, call: &RequestPool) -> Result<IpNet, ApiError> {
-        let named = NETWORK_OPTIONS
-            .iter()
-            .find_map(|key| call.options.get(*key));
-        if let Some(name) = named
+        // One that isn't there is made by `CreateNetwork`, if that names it too.
+        if let Some(name) = named(call)
             && let Ok(network) = self.find_network(name).await
         {
             let subnets = network.subnets.iter().map(|subnet| subnet.cidr);
@@ -110,7 +118,7 @@ impl Agent {
         let pool = pool.ok_or_else(|| {
             ApiError::not_found(
                 "unknown_pool",
-                format!("this host has no address pool {:?}", call.pool),
+                format!("this host has no address pool {:?}", brief(&call.pool)),
             )
             .hint("its Docker network was made with another state directory of weft: `docker network rm` it and make it again")
         })?;
@@ -214,6 +222,13 @@ impl Agent {
             )),
         }
     }
+}
+
+/// The overlay that `--ipam-opt` names.
+fn named(call: &RequestPool) -> Option<&String> {
+    NETWORK_OPTIONS
+        .iter()
+        .find_map(|key| call.options.get(*key))
 }
 
 fn subnet_of<'a>(network: &'a Network, pool: &Pool) -> Result<&'a Subnet, ApiError> {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
+use axum::extract::rejection::BytesRejection;
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use tokio::net::UnixListener;
@@ -53,8 +54,16 @@ pub(super) fn router(plugin: Plugin) -> Router {
 }
 
 /// Any path and any body: Docker sends no content type, and a wrong call is to be answered in the protocol's own form.
-async fn handle(State(plugin): State<Plugin>, uri: Uri, body: Bytes) -> Response {
-    let call = match wire::parse(uri.path(), &body) {
+async fn handle(
+    State(plugin): State<Plugin>,
+    uri: Uri,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    let call = body.map_or_else(
+        |why| Err(wire::unreadable(uri.path(), &why.body_text())),
+        |body| wire::parse(uri.path(), &body),
+    );
+    let call = match call {
         Ok(call) => call,
         Err(BadCall::Unknown(sentence)) => {
             let body = wire::error_json(Side::Network, &sentence);
@@ -98,34 +107,11 @@ impl Plugin {
             return answer;
         }
         let agent = self.agent()?;
-        let lane = call.key().map(|key| self.lanes.enter(key));
-        let (done, answer) = oneshot::channel();
-        // Its own task: what was begun is carried to its end also when dockerd dies, and then taken back.
-        tokio::spawn(async move {
-            let turn = match &lane {
-                Some(lane) => Some(lane.turn.lock().await),
-                None => None,
-            };
-            let undo = Undo::of(&call);
-            let outcome = agent.carry_out(call).await;
-            if let Err(Ok(reply)) = done.send(outcome) {
-                agent.take_back(undo, &reply).await;
-            }
-            drop(turn);
-        });
-        match tokio::time::timeout(ANSWER_WITHIN, answer).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => Err(ApiError::internal("the agent failed on this call")
-                .hint("see the log of `weft agent run`")),
-            Err(_) => Err(ApiError::unavailable(
-                "timed_out",
-                format!(
-                    "this took longer than {} s and was given up",
-                    ANSWER_WITHIN.as_secs()
-                ),
-            )
-            .hint("see `weft status` and the agent's log, then try again")),
-        }
+        let (key, undo) = (call.key(), Undo::of(&call));
+        let again = Arc::clone(&agent);
+        let work = async move { agent.carry_out(call).await };
+        let take_back = |reply| async move { again.take_back(undo, &reply).await };
+        self.lanes.answer(key, work, take_back).await
     }
 
     fn agent(&self) -> Result<Arc<Agent>, ApiError> {
@@ -279,6 +265,43 @@ struct Place {
 }
 
 impl Lanes {
+    /// Does `work` when everything that came before it for the same thing is done, and answers in bounded time. Nobody
+    /// may wait for the outcome any more (dockerd died, or it took too long): a good one is then taken back, before the
+    /// next call for that thing.
+    async fn answer<T: Send + 'static, Back: Future<Output = ()> + Send>(
+        self: &Arc<Self>,
+        key: Option<String>,
+        work: impl Future<Output = Result<T, ApiError>> + Send + 'static,
+        take_back: impl FnOnce(T) -> Back + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let lane = key.map(|key| self.enter(key));
+        let (done, answer) = oneshot::channel();
+        // Its own task: what was begun is carried to its end also when dockerd dies.
+        tokio::spawn(async move {
+            let turn = match &lane {
+                Some(lane) => Some(lane.turn.lock().await),
+                None => None,
+            };
+            if let Err(Ok(reply)) = done.send(work.await) {
+                take_back(reply).await;
+            }
+            drop(turn);
+        });
+        match tokio::time::timeout(ANSWER_WITHIN, answer).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err(ApiError::internal("the agent failed on this call")
+                .hint("see the log of `weft agent run`")),
+            Err(_) => Err(ApiError::unavailable(
+                "timed_out",
+                format!(
+                    "this took longer than {} s and was given up",
+                    ANSWER_WITHIN.as_secs()
+                ),
+            )
+            .hint("see `weft status` and the agent's log, then try again")),
+        }
+    }
+
     fn enter(self: &Arc<Self>, key: String) -> Place {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let lane = open.entry(key.clone()).or_default();

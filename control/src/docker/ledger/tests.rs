@@ -167,3 +167,30 @@ fn it_is_the_same_after_being_written_and_read() {
     );
     assert_eq!(ledger.endpoints().count(), 0);
 }
+
+#[test]
+fn the_overlay_that_a_range_was_asked_of_counts_until_its_network_is_made() {
+    let mut ledger = Ledger::default();
+    let (v4, v6) = (net("10.40.0.0/16"), net("fd40::/64"));
+    let older = ledger.open_pool(v4, None, 100);
+    ledger.note_asked_of(&older, "old".to_owned());
+    let plain = ledger.open_pool(v4, None, 101);
+    assert_eq!(ledger.asked_of(&[v4]), None, "the newest counts");
+    ledger.close_pool(&plain);
+    let pool = ledger.open_pool(v6, None, 102);
+    ledger.note_asked_of(&pool, "shop".to_owned());
+    assert_eq!(ledger.asked_of(&[v6]).as_deref(), Some("shop"));
+    assert_eq!(ledger.asked_of(&[v4, v6]).as_deref(), Some("old"));
+    assert_eq!(ledger.asked_of(&[]), None);
+    let text = serde_json::to_string(&ledger).unwrap();
+    assert_eq!(serde_json::from_str::<Ledger>(&text).unwrap(), ledger);
+    ledger.add_network("n1", wish("shop", "fd40::/64"), 102);
+    assert_eq!(ledger.asked_of(&[v6]), None);
+    // What an agent wrote that knew nothing of it.
+    let before = text
+        .replace(r#","asked_of":"shop""#, "")
+        .replace(r#","asked_of":"old""#, "");
+    assert!(!before.contains("asked_of"), "{before}");
+    let before: Ledger = serde_json::from_str(&before).unwrap();
+    assert_eq!(before.asked_of(&[v4, v6]), None);
+}

@@ -9,6 +9,8 @@ use ipnet::IpNet;
 use serde_json::{Map, Value};
 use weft_wire::MacAddr;
 
+use crate::model::brief;
+
 use super::{
     BadCall, CreateEndpoint, CreateNetwork, EndpointRef, PortBinding, Range, RequestAddress,
     RequestPool, Side,
@@ -24,6 +26,8 @@ const PORT_MAP: &str = "com.docker.network.portmap";
 const ADDRESS_TYPE: &str = "RequestAddressType";
 /// The gateway's.
 const GATEWAY_TYPE: &str = "com.docker.network.gateway";
+/// Docker's own ids have 64 bytes; what is longer isn't kept.
+const ID_MAX_LEN: usize = 256;
 /// Prefix length of the range that Docker's `null` IPAM driver gives: there are no addresses.
 const NULL_POOL_LEN: u8 = 0;
 
@@ -85,8 +89,11 @@ impl<'a> Fields<'a> {
     }
 
     pub(super) fn id(&self, field: &str) -> Result<String, BadCall> {
-        self.text(field)?
-            .ok_or_else(|| self.bad(field, "is missing"))
+        match self.text(field)? {
+            Some(id) if id.len() <= ID_MAX_LEN => Ok(id),
+            Some(_) => Err(self.bad(field, "is longer than any id")),
+            None => Err(self.bad(field, "is missing")),
+        }
     }
 
     fn flag(&self, map: &Map<String, Value>, key: &str, field: &str) -> Result<bool, BadCall> {
@@ -125,7 +132,7 @@ impl<'a> Fields<'a> {
             Value::Number(number) => Ok((name, number.to_string())),
             Value::Null => Ok((name, String::new())),
             other @ (Value::Array(_) | Value::Object(_)) => {
-                Err(self.wrong(&format!("{field}[{name:?}]"), "text", &other))
+                Err(self.wrong(&format!("{field}[{:?}]", brief(&name)), "text", &other))
             }
         });
         texts.collect()
@@ -151,8 +158,12 @@ impl<'a> Fields<'a> {
     fn parse_address(&self, text: &str, field: &str) -> Result<IpAddr, BadCall> {
         let bare = text.parse::<IpAddr>().ok();
         let with_prefix = || text.parse::<IpNet>().ok().map(|net| net.addr());
-        bare.or_else(with_prefix)
-            .ok_or_else(|| self.bad(field, &format!("is {text:?}, which is no IP address")))
+        bare.or_else(with_prefix).ok_or_else(|| {
+            self.bad(
+                field,
+                &format!("is {:?}, which is no IP address", brief(text)),
+            )
+        })
     }
 
     fn cidr_in(
@@ -167,7 +178,10 @@ impl<'a> Fields<'a> {
         text.parse().map(Some).map_err(|_| {
             self.bad(
                 field,
-                &format!("is {text:?}, which is no range such as 10.40.0.0/16"),
+                &format!(
+                    "is {:?}, which is no range such as 10.40.0.0/16",
+                    brief(&text)
+                ),
             )
         })
     }
@@ -219,7 +233,7 @@ impl<'a> Fields<'a> {
         }
         let names = self.texts(item, "AuxAddresses", &format!("{place}.AuxAddresses"))?;
         let aux = names.into_iter().map(|(name, text)| {
-            let field = format!("{place}.AuxAddresses[{name:?}]");
+            let field = format!("{place}.AuxAddresses[{:?}]", brief(&name));
             Ok((name, self.parse_address(&text, &field)?))
         });
         Ok(Some(Range {
@@ -242,7 +256,7 @@ impl<'a> Fields<'a> {
             text.parse::<MacAddr>().map_err(|_| {
                 self.bad(
                     "Interface.MacAddress",
-                    &format!("is {text:?}, which is no MAC address"),
+                    &format!("is {:?}, which is no MAC address", brief(&text)),
                 )
             })
         });
@@ -288,6 +302,7 @@ impl<'a> Fields<'a> {
             Some(value) => {
                 let number = value.as_u64().and_then(|number| T::try_from(number).ok());
                 number.ok_or_else(|| {
+                    let value = brief(&value.to_string());
                     self.bad(PORT_MAP, &format!("has {key} {value}, which can't be"))
                 })
             }

@@ -85,11 +85,11 @@ fn members_without_room_take_no_changes_and_nothing_else_stops() {
     // A controller can't: it ends, and says why.
     net.controllers[2].kill();
     net.controllers[2].start_soon();
-    let status = net.controllers[2].expect_end();
+    let ended = net.controllers[2].expect_end();
     let log = net.controllers[2].log();
     assert!(
-        !status.success() && log.contains("space exceeded") && log.contains("alarm disarm"),
-        "{status}: {log}"
+        !ended.success() && log.contains("space exceeded") && log.contains("alarm disarm"),
+        "{ended}: {log}"
     );
     ping(&c1.ns, c2.ip());
 

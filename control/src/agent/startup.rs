@@ -232,14 +232,7 @@ impl Running {
         };
         let controllers = match (&controller, config.controllers.is_empty()) {
             (Some(controller), _) => vec![controller.address()],
-            (None, true) => {
-                let told = state.load_controllers()?;
-                let more = identity
-                    .controllers
-                    .iter()
-                    .filter(|joined| !told.contains(joined));
-                told.iter().chain(more).copied().collect()
-            }
+            (None, true) => known_controllers(&state, &identity)?,
             (None, false) => config.controllers.clone(),
         };
         let place = (facts, underlay, fabric);
@@ -275,6 +268,14 @@ impl Running {
 }
 
 /// What this node tells the controller of itself.
+/// Those that the cluster told of last, then those that took the node in.
+fn known_controllers(state: &StateDir, identity: &Identity) -> Result<Vec<SocketAddr>, AgentError> {
+    let told = state.load_controllers()?;
+    let joined = identity.controllers.iter();
+    let more = joined.filter(|joined| !told.contains(joined));
+    Ok(told.iter().chain(more).copied().collect())
+}
+
 fn node_facts(settings: &Settings, underlay: &Underlay) -> NodeFacts {
     let encrypted_port = settings.encrypted_port.unwrap_or(ENCRYPTED_PORT);
     let encrypted_port = Some(encrypted_port).filter(|port| *port != 0);

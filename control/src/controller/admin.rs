@@ -316,16 +316,15 @@ pub(super) fn ask(data: &Path, question: &Question) -> Result<Option<Answer>, Co
 
 /// What the end of a socket's patience means.
 fn in_words(error: io::Error) -> io::Error {
-    match error.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-            let why = format!("it did not answer within {} s", PATIENCE.as_secs());
-            io::Error::new(io::ErrorKind::TimedOut, why)
-        }
-        io::ErrorKind::UnexpectedEof => {
-            io::Error::new(error.kind(), "it hung up without an answer")
-        }
-        _ => error,
+    let kind = error.kind();
+    if matches!(kind, io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) {
+        let why = format!("it did not answer within {} s", PATIENCE.as_secs());
+        return io::Error::new(io::ErrorKind::TimedOut, why);
     }
+    if kind == io::ErrorKind::UnexpectedEof {
+        return io::Error::new(kind, "it hung up without an answer");
+    }
+    error
 }
 
 fn exchange(stream: &mut UnixStream, question: &Question) -> io::Result<Result<Answer, Refusal>> {

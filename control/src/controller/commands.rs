@@ -131,7 +131,7 @@ pub fn advance_authority(data: &Path) -> Result<AuthorityInfo, ControllerError> 
 /// Who answered.
 pub(super) enum Asked {
     /// The controller that runs.
-    Running(Answer),
+    Running(Box<Answer>),
     /// Nobody: the store is ours meanwhile.
     Alone(RedbStore, tokio::runtime::Runtime),
 }
@@ -140,7 +140,7 @@ pub(super) fn ask(data: &Path, question: &Question) -> Result<Asked, ControllerE
     let patience = Instant::now() + STARTING_PATIENCE;
     loop {
         match admin::ask(data, question) {
-            Ok(Some(answer)) => return Ok(Asked::Running(answer)),
+            Ok(Some(answer)) => return Ok(Asked::Running(Box::new(answer))),
             Ok(None) => {}
             // It died with our question, or is dying: then its store fails, too.
             Err(ControllerError::Admin { .. } | ControllerError::Failed(_))

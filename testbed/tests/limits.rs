@@ -1,5 +1,8 @@
 //! What an agent with a hundred ports may cost.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,10 +12,32 @@ use weft_testbed::{Lab, Pair};
 
 const PORTS: usize = 100;
 const RESIDENT_MAX_KIB: u64 = 64 * 1024;
-const CONNECT_MAX: Duration = Duration::from_millis(50);
+/// Twenty milliseconds where nothing else runs; this is for a slow machine, and less than a look at each port would take.
+const CONNECT_MAX: Duration = Duration::from_millis(250);
+/// Times a second that all of its threads together may wake up: by the clock, not for each port.
+const WAKEUPS_MAX: f64 = 80.0;
+/// Per cent of a core, by a build that isn't optimised on a machine that may be slow at the moment: a port that is polled
+/// takes all of it.
+const SHARE_MAX: f64 = 20.0;
 /// Windows that may pass until it is quiet.
 const IDLE_WINDOWS: usize = 5;
 const IDLE_WATCH: Duration = Duration::from_secs(6);
+
+/// How often the threads of a process have gone to sleep so far.
+fn switches(pid: u32) -> u64 {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    // A thread may end meanwhile.
+    let status = tasks
+        .flatten()
+        .flat_map(|task| fs::read_to_string(task.path().join("status")));
+    let count = |text: String| -> u64 {
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        line.unwrap().trim().parse().unwrap()
+    };
+    status.map(count).sum()
+}
 
 #[test]
 fn an_agent_with_a_hundred_ports_is_small_idle_and_quick() {
@@ -35,20 +60,22 @@ fn an_agent_with_a_hundred_ports_is_small_idle_and_quick() {
     let agent = host.agent().pid();
 
     // The containers' kernels send router solicitations and multicast reports for a while after they came up.
-    let mut share = f64::MAX;
+    let (mut share, mut wakeups) = (f64::MAX, f64::MAX);
     for _ in 0..IDLE_WINDOWS {
-        let began = (Instant::now(), processor_time(agent));
+        let began = (Instant::now(), processor_time(agent), switches(agent));
         thread::sleep(IDLE_WATCH);
-        share = (processor_time(agent) - began.1).as_secs_f64() / began.0.elapsed().as_secs_f64()
-            * 100.0;
+        let seconds = began.0.elapsed().as_secs_f64();
+        share = (processor_time(agent) - began.1).as_secs_f64() / seconds * 100.0;
+        wakeups = (switches(agent) - began.2) as f64 / seconds;
         say(&format!(
-            "idle agent with {PORTS} ports: {share:.2} % of a core"
+            "idle agent with {PORTS} ports: {share:.2} % of a core, {wakeups:.0} wakeups a second"
         ));
-        if share < 1.0 {
+        if share < SHARE_MAX && wakeups < WAKEUPS_MAX {
             break;
         }
     }
-    assert!(share < 1.0, "{share} % of a core");
+    assert!(wakeups < WAKEUPS_MAX, "{wakeups} wakeups a second");
+    assert!(share < SHARE_MAX, "{share} % of a core");
 
     let resident = resident_kib(agent);
     let holders: Vec<u64> = host.holders().into_iter().map(resident_kib).collect();

@@ -509,8 +509,10 @@ async fn admit(core: &Core, subject: &Subject, hello: &Hello) -> Result<Welcome,
 
 /// Notes what a member says of itself, and that it has its session here. Returns the revision that its map has to reach.
 pub(super) async fn enter(core: &Core, hello: &Hello) -> Result<Revision, Refusal> {
-    // Before anything is written: that would raise the revision, and hide that the store was set back.
-    let is_known = recognise(core, hello).await?;
+    // Before anything is written: that would raise the revision, and hide that the store was set back. Who is no member isn't
+    // asked: what it says is refused below.
+    let is_member = core.ledger.read(|map| map.nodes.contains_key(&hello.node));
+    let is_known = is_member && recognise(core, hello).await?;
     // Another controller may have told it, or have its session since: an old map would say that it has it here.
     let seems_here = |map: &ClusterMap| {
         let name = core.fellows.name();
